@@ -1,0 +1,68 @@
+"""Command line of the workshop: each setting of `self_instruct_workshop.Config` is a flag, and Config is its only home.
+
+    python self_instruct.py --num-instructions 20                       the practice model, or the provider whose key is set
+    python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
+    python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
+    python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+
+import self_instruct_workshop as workshop
+
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, 130 interrupted by Ctrl-C"
+
+
+def command_line() -> argparse.ArgumentParser:
+    """A flag for every setting, with the setting's own type, default, choices and help."""
+    title = workshop.__doc__.splitlines()[0]
+    usage = "python self_instruct.py [--provider NAME] [--num-instructions N] [any other flag below]"
+    parser = argparse.ArgumentParser(usage=usage, description=title, epilog=EXIT_CODES, allow_abbrev=False)
+    for setting in fields(workshop.Config):
+        kind, choices = type(setting.default), setting.metadata["choices"] or None
+        shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
+        help_text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
+        parser.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            type=kind,
+            default=setting.default,
+            choices=tuple(workshop.PROVIDERS) if setting.name == "provider" else choices,
+            metavar=None if choices or setting.name == "provider" else {int: "N", float: "X", str: "TEXT"}[kind],
+            help=help_text.replace("%", "%%"),
+        )
+    parser.add_argument("--show-prompts", action="store_true", help="print what each stage would send, and ask nothing")
+    parser.add_argument("--version", action="version", version=f"self-instruct {workshop.__version__}")
+    return parser
+
+
+def show_prompts(config: workshop.Config) -> str:
+    """The first prompt of each kind, made from the seed tasks."""
+    seed_tasks = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
+    instruction = seed_tasks[0].instruction
+    labelled = next((task.instruction for task in seed_tasks if task.is_classification), instruction)
+    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
+    if every := config.classification_every:
+        prompts["stage 1, classification"] = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
+    prompts["stage 2"] = workshop.classify_prompt(config, instruction)
+    prompts["stage 3, input-first"] = workshop.instances_prompt(config, instruction, False)
+    prompts["stage 3, output-first"] = workshop.instances_prompt(config, labelled, True)
+    return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line()
+    settings = vars(parser.parse_args(arguments))
+    only_show = settings.pop("show_prompts")
+    try:
+        config = workshop.Config(**settings)
+    except workshop.UsageError as error:
+        parser.error(str(error))
+    return workshop.main(config, show_prompts if only_show else workshop.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1366 @@
+"""Self-Instruct in one file: grow a few seed tasks into an instruction dataset, as in https://arxiv.org/abs/2212.10560.
+
+                     .------ what is new joins the pool ------.
+                     v                                        |
+    seed tasks -> 1 generate instructions -> like another? -> out
+                     |
+                     '-> 2 classification or not -> 3 generate instances -> 4 filter and dedupe -> dataset
+
+    python self_instruct_workshop.py                   the whole workshop on the practice model: no key, a few seconds
+    python self_instruct.py --provider openai          the same with a real model: minutes, and cents
+
+Vocabulary, as in the paper:
+    instruction   what to do, in words: "Sort these words by length."
+    instance      one worked example of an instruction: an input (may be empty) and its output
+    task          an instruction with its instances; people write *seed tasks*, the model writes *machine tasks*
+    pool          every instruction so far, seed and machine; a *novel* one is unlike all of it (ROUGE-L at most 0.7)
+    input-first   an instance is written as input, then output; *output-first*, for classification, the label first
+
+Read from top to bottom: settings, a task, the journal that makes a run safe, seeds, providers, the one door to a model,
+similarity, then the four stages, each prompt above the parser of its reply, and `run`, which is all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import re
+import signal
+import sys
+import threading
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import regex
+from rouge_score.tokenize import tokenize as rouge_tokenize
+
+__version__ = "0.1.0"
+
+DATA = Path(__file__).resolve().parent / "data"
+STAGES = ("generate", "classify", "instances", "filter")
+STEP_FILES = ("step1_instructions.jsonl", "step2_is_classification.jsonl", "step3_raw_instances.jsonl", "step4_final.jsonl")
+DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
+
+
+class WorkshopError(Exception):
+    """Something the user can put right: one line that says what, where, and what to do next (exit 1)."""
+
+
+class UsageError(WorkshopError):
+    """A setting that cannot be used (exit 2)."""
+
+
+class RequestFailed(Exception):
+    """One request got no usable reply: its task stays undone, is counted, and is asked again by the next run."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Settings. Each number stands here once, with unit and source; the command line and run.json are made from these lines.
+
+
+def setting(default: Any, help: str, low: float = -math.inf, high: float = math.inf, choices: tuple = ()) -> Any:
+    """A dataclass field that knows its help text and its bounds (both ends allowed)."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass
+class Config:
+    """All settings of a run. Raises UsageError for a value out of bounds."""
+
+    # What it costs: about 2.2 requests for each instruction, each reply at most max_tokens long.
+    num_instructions: int = setting(100, "machine tasks to make (the paper made 52,445)", 1)
+    max_tokens: int = setting(512, "longest reply, in tokens; a reply cut here loses only its last task or instance", 1)
+    instances_per_instruction: int = setting(1, "instances asked for per task, in one request", 1, 5)
+    # Who answers.
+    provider: str = setting("", "who answers; default: the first provider whose key is set, else the practice model")
+    model: str = setting("", "model name; default: the provider's")
+    base_url: str = setting("", "address of the server; default: the provider's")
+    temperature: float = setting(0.7, "sampling temperature of stages 1 and 3 (paper: 0.7); stage 2 uses 0", 0, 2)
+    # What goes in, and where it comes out.
+    seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
+    language: str = setting("en", "language of the prompts and of the default seed tasks", choices=tuple(DEFAULT_SEEDS))
+    work_dir: str = setting(str(DATA / "workshop"), "folder for everything a run writes")
+    output_path: str = setting("", "write the final dataset to this file as well")
+    until: str = setting("filter", "stop after this stage; the next call goes on", choices=STAGES)
+    # How stage 1 looks for new tasks.
+    rouge_threshold: float = setting(0.7, "highest ROUGE-L with any other instruction (paper: 0.7)", 0, 1)
+    tasks_shown: int = setting(8, "tasks shown in a prompt (paper: 8)", 1, 50)
+    machine_tasks_shown: int = setting(2, "how many of those may be machine tasks (paper: 2)", 0, 50)
+    tasks_asked: int = setting(8, "new tasks asked for in a prompt (paper: about 8)", 1, 50)
+    classification_every: int = setting(4, "every n-th prompt asks for classification tasks; 0: none does", 0)
+    patience: int = setting(10, "requests in a row without anything new, after which stage 1 ends", 1)
+    seed: int = setting(42, "random seed: which tasks a prompt shows, and what the practice model says")
+    # How requests are sent.
+    concurrency: int = setting(8, "requests in flight at once: changes how fast, never what", 1, 256)
+    max_attempts: int = setting(6, "times a request is sent before its task is left undone", 1)
+    request_timeout: float = setting(60.0, "seconds of silence after which a request counts as lost", 0.1)
+    deadline: float = setting(300.0, "seconds that one request may take with all its retries", 0.1)
+    first_wait: float = setting(0.5, "seconds before the first retry; doubles each time, up to 30", 0.0)
+    recipe: str = setting("modern", "rules for prompts, parsing and filtering", choices=("modern",))
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            flag, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
+            choices = tuple(PROVIDERS) if f.name == "provider" and value else f.metadata["choices"]
+            low, high = f.metadata["low"], f.metadata["high"]
+            if choices and value not in choices:
+                raise UsageError(f"{flag} must be one of {', '.join(choices)}, not {value!r}")
+            if not isinstance(value, str) and not low <= value <= high:
+                allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+                raise UsageError(f"{flag} must be {allowed}, not {value}")
+        if self.base_url and not re.match(r"https?://[^/\s]", self.base_url):
+            raise UsageError(f"--base-url must begin with http:// or https://, not {self.base_url!r}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A task: the record that the workshop reads, grows and writes; the schema of the official seed file.
+
+
+@dataclass
+class Task:
+    """An instruction with its instances. Every stage fills in one more field."""
+
+    id: str
+    instruction: str
+    is_classification: bool | None = None  # None: not asked yet, or the answer could not be read
+    instances: list[dict[str, str]] = field(default_factory=list)  # each {"input": str, "output": str}
+    name: str = ""
+    notes: dict[str, dict] = field(default_factory=dict)  # stage -> what its step file says beside the fields above
+
+
+@dataclass
+class Results:
+    """What a run has made so far; the stages add to it, so that nothing is lost where one breaks off."""
+
+    tasks: list[Task] = field(default_factory=list)
+    rejected: list[dict] = field(default_factory=list)
+    dataset: list[dict] = field(default_factory=list)
+    status: str = "interrupted"
+
+    def reject(
+        self, stage: str, rule: str, *instructions: str, pair: tuple = (None, None), evidence: tuple = ("", None)
+    ) -> None:
+        """Note what was turned away, by which rule, on what evidence (the neighbour and its score)."""
+        for instruction in instructions:
+            row = {"stage": stage, "rule": rule, "instruction": instruction, "input": pair[0], "output": pair[1]}
+            self.rejected.append(row | {"evidence": evidence[0], "score": evidence[1]})
+
+    def rows(self, stage: str) -> list[dict]:
+        """The rows of a stage's step file: a view of the tasks that have come through it."""
+        if stage == "filter":
+            return self.dataset
+        shown = {"classify": ["is_classification"], "instances": ["is_classification", "instances"]}.get(stage, [])
+        through = [task for task in self.tasks if stage in task.notes]
+        return [{n: getattr(task, n) for n in ["id", "instruction", *shown]} | task.notes[stage] for task in through]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files. A paid reply is on disk, in responses.jsonl, before anything is made of it. Every other file is a view of that
+# journal: delete it and lose nothing, since running the same command again reads the journal and asks nothing twice.
+
+
+def to_json(row: dict) -> str:
+    """One line of JSON. Lone surrogates, which other readers refuse, become question marks."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8") + "\n"
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write all lines or none: into a temporary file first, then one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+    os.replace(temporary, path)
+
+
+@dataclass
+class Reply:
+    """What a model answered, as the journal keeps it."""
+
+    text: str
+    finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
+    prompt_tokens: int = 0  # 0: the server did not say
+    reply_tokens: int = 0
+    prompt: str = ""
+    created_at: str = ""  # UTC, ISO 8601
+
+    @property
+    def cut(self) -> bool:
+        return self.finish_reason == "length"
+
+
+class Journal:
+    """responses.jsonl: a line per reply, appended, flushed, fsynced. Memory holds only where each line starts.
+
+    Raises WorkshopError where a line is damaged. A last line torn by a kill is cut off: nothing was made of it yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock, self.torn = path, threading.Lock(), False
+        self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to that question
+        self.file = open(path, "a+b")
+        start = self.file.seek(0)
+        for number, line in enumerate(self.file, 1):
+            if not line.endswith(b"\n"):
+                self.torn = True
+                self.file.truncate(start)
+                break
+            try:
+                self.starts[json.loads(line)["key"]] = start
+            except (ValueError, KeyError, TypeError):
+                problem = f"{path}, line {number} is damaged: delete that line; only its reply is asked for again"
+                raise WorkshopError(problem) from None
+            start += len(line)
+
+    def get(self, key: str) -> dict | None:
+        with self.lock:
+            if key not in self.starts:
+                return None
+            self.file.seek(self.starts[key])
+            return json.loads(self.file.readline())
+
+    def append(self, record: dict) -> None:
+        with self.lock:
+            start = self.file.seek(0, os.SEEK_END)
+            try:
+                self.file.write(to_json(record).encode())
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            except OSError:  # a full disk: leave no half line behind
+                self.file.truncate(start)
+                raise
+            self.starts[record["key"]] = start
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Seed tasks: all that people write of the dataset (paper, section 2.1: 175 tasks, 25 of them classification).
+
+
+def load_seed_tasks(path: str | Path) -> list[Task]:
+    """Read seed tasks from .jsonl or .json (records of the official schema, or just {"instruction": ...}) or .txt (one
+    instruction a line). Exact duplicates are merged with a notice. Raises WorkshopError, naming file and line."""
+    path, tasks = Path(path), {}
+    try:
+        records = list(seed_records(path, path.read_text(encoding="utf-8-sig")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise WorkshopError(f"cannot read the seed file {path} ({reason}): check --seed-file") from None
+    for where, record in records:
+        task = seed_task(where, record, len(tasks))
+        tasks.setdefault(task.instruction, task)
+    if not tasks:
+        raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
+    if len(tasks) < len(records):
+        print(f"notice: {path}: {len(records) - len(tasks)} duplicates merged", file=sys.stderr)
+    return list(tasks.values())
+
+
+def seed_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where it stands, record) from the text of a seed file."""
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    try:
+        if path.suffix == ".json":
+            number, array = 1, json.loads(text)
+            yield from ((f"{path}, record {n}", record) for n, record in enumerate(array, 1))
+        else:
+            for number, line in lines:
+                yield f"{path}, line {number}", {"task": line} if path.suffix == ".txt" else json.loads(line)
+    except (ValueError, TypeError) as error:
+        number = getattr(error, "lineno", 1) + (0 if path.suffix == ".json" else number - 1)
+        wanted = "a JSON array of records" if path.suffix == ".json" else "a JSON record on each line"
+        raise WorkshopError(f"{path}, line {number} is malformed: {wanted} is expected") from None
+
+
+def seed_task(where: str, record: Any, index: int) -> Task:
+    """Make a Task of one record."""
+    record = record if isinstance(record, dict) else {}
+    texts = [record.get(key) for key in ("instruction", "Instruction", "task", "Task")]
+    instruction = next((text.strip() for text in texts if isinstance(text, str)), "")
+    if not instruction:
+        raise WorkshopError(f'{where} has no instruction: it needs at least {{"instruction": "..."}}')
+    flag, pairs = record.get("is_classification"), record.get("instances") or []
+    paired = isinstance(pairs, list) and all(isinstance(p, dict) and isinstance(p.get("output"), str) for p in pairs)
+    if flag not in (None, True, False) or not paired:
+        raise WorkshopError(f"{where}: is_classification must be true or false, instances a list of input and output")
+    instances = [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
+    name, id_ = str(record.get("name") or ""), str(record.get("id") or f"seed_task_{index}")
+    return Task(id_, instruction, flag, instances, name)
+
+
+@cache
+def read_data(name: str, language: str = "") -> list[dict]:
+    """The rows of data/NAME.jsonl, of one language or all."""
+    lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    return [row for row in map(json.loads, lines) if language in ("", row["language"])]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Providers: rows of one table. A function per wire format turns (prompt, parameters) into a Reply, or raises what the
+# server's answer means. Another provider that speaks OpenAI's format is one more row.
+
+CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take only one of them
+FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
+FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
+FILTERED = ["content_filter", "content_policy_violation", "DataInspectionFailed", "data_inspection_failed"]
+
+
+class Transient(Exception):
+    """Worth another try: a rate limit, a server or connection fault, or an answer that is none."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds that the server asks us to wait
+
+
+class ParameterRefused(Exception):
+    """The model does not take a parameter, args[0]."""
+
+
+def judge_error(
+    model: Model, status: int, code: str, message: str, headers: Any, sent: dict, named: str = ""
+) -> Exception:
+    """What a server's error means: try again, stop the run, adapt a parameter, or leave this one task undone."""
+    said = model.clean(f"{status} {code} {message}")
+    if code.startswith("Throttling") or (status in (408, 409, 429) and code not in FATAL) or status >= 500:
+        return Transient(said, retry_after(headers))
+    if status in (401, 402, 403, 404) or code in FATAL:
+        check = f"check {model.provider.key or 'the server'}, --model ({model.model}) and the address"
+        return WorkshopError(f"{model.name} at {model.base_url} said {said}: {check}")
+    name = named if named in sent else next((name for name in sent if re.search(rf"\b{name}\b", message)), "")
+    unknown = re.search(r"support|unrecogni|unknown|unexpected|instead|permitted|allowed", message, re.I)
+    return ParameterRefused(name) if name and (unknown or name not in CAPS) else RequestFailed(said)
+
+
+def retry_after(headers: Any) -> float:
+    """Seconds to wait, from `retry-after-ms` or `Retry-After` (a number or an HTTP date); 0: the server did not say."""
+    headers = {name.lower(): value for name, value in headers.items()}
+    value = headers.get("retry-after", "0")
+    if re.fullmatch(r"[\d.]+", headers.get("retry-after-ms", value)):
+        return float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(value)
+    try:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def openai_client(model: Model) -> Any:
+    import openai
+
+    timeout = model.config.request_timeout
+    client = openai.OpenAI(api_key=model.key, base_url=model.base_url, max_retries=0, timeout=timeout)
+    if model.name != "openai":  # the SDK reads these from the shell and would send them to any host
+        client.organization, client.project, client._custom_headers = None, None, {}
+    return client
+
+
+def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
+    """Ask an OpenAI-compatible chat endpoint once."""
+    import openai
+
+    client = model.client(openai_client)
+    messages = [{"role": "user", "content": prompt}]
+    try:
+        answer = client.chat.completions.create(model=model.model, messages=messages, extra_body=parameters)
+    except openai.APIStatusError as error:
+        if error.code in FILTERED:
+            return Reply("", "content_filter")
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = (error.code or "", str(message or error.message), error.response.headers)
+        raise judge_error(model, error.status_code, *said, parameters, error.param or "") from None
+    except openai.APIConnectionError as error:
+        raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
+    except ValueError:
+        raise Transient("200 with a body that is not JSON") from None
+    if not getattr(answer, "choices", None):  # HTML arrives as a string, {"error": ...} as choices=None
+        raise Transient(model.clean(f"200 without choices: {getattr(answer, 'error', answer)}"))
+    choice, usage = answer.choices[0], answer.usage
+    finish, text = choice.finish_reason or "stop", getattr(choice.message, "content", None)
+    if text is None and finish == "stop":
+        raise Transient("200 with content null")
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+    return Reply(text or "", finish, *tokens)
+
+
+def dashscope_client(model: Model) -> Any:
+    """A connection pool as wide as the run; it also turns DashScope's errors with status 200 into errors."""
+    import requests
+
+    def mark_errors(response: Any, **_: Any) -> None:
+        if response.status_code == 200 and b'"output"' not in response.content:
+            response.status_code = 400 if b'"code"' in response.content else 502
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency))
+    session.hooks["response"].append(mark_errors)
+    return session
+
+
+def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
+    """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
+    import logging
+
+    import dashscope
+    import requests
+
+    logging.getLogger("dashscope").addHandler(logging.NullHandler())  # or each fault prints a traceback
+    where = {"api_key": model.key, "base_address": model.base_url, "session": model.client(dashscope_client)}
+    asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}], "result_format": "message"}
+    try:
+        answer = dashscope.Generation.call(**asked, **where, request_timeout=model.config.request_timeout, **parameters)
+    except requests.JSONDecodeError:
+        raise Transient("a body that is not JSON") from None
+    except requests.RequestException as error:
+        raise Transient(model.clean(f"connection: {error}")) from None
+    if answer.code in FILTERED:
+        return Reply("", "content_filter")
+    if answer.status_code != 200:
+        status = 503 if answer.code in ("InternalError", "ServiceUnavailable") else answer.status_code
+        raise judge_error(model, status, answer.code or "", str(answer.message), answer.headers or {}, parameters)
+    choice, usage = ((answer.output or {}).get("choices") or [{}])[0], answer.usage or {}
+    finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
+    if text is None and finish != "length":
+        raise Transient("200 without choices or content")
+    return Reply(text or "", finish, usage.get("input_tokens") or 0, usage.get("output_tokens") or 0)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A row of the table: how to speak to a provider, where, with which key, and its default model."""
+
+    send: Callable[[Model, str, dict], Reply]
+    base_url: str
+    key: str  # environment variable that holds the API key; empty: none needed
+    model: str  # empty: the first that the server lists
+    extra: dict = field(default_factory=dict)  # parameters sent with every request
+    cap: str = "max_tokens"
+    url_variable: str = ""  # environment variable that may name another address
+
+
+def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
+    """Answer from a bank of written tasks the way a chat model would write. It is NOT a language model: it looks up.
+
+    The same prompt and --seed give the same reply. Bad tasks and instances stand in the bank on purpose.
+    """
+    lines, language, rng = prompt.split("\n"), model.config.language, random.Random(f"{model.config.seed}/{prompt}")
+    bank = read_data("practice_tasks", language)
+    task = next((row for line in lines[:-4:-1] for row in bank if row["instruction"] == line), None)
+    if number := dangling_number(prompt):
+        text = practice_list(rng, bank, number, lines)
+    elif not task:
+        text = ""
+    elif lines[-1] == (words := wording("classify", CLASSIFY_PROMPT, language))["question"]:
+        answer = words["answers"][task["is_classification"]]
+        text = rng.choice([answer] * 12 + [f"{answer}.", f"**{answer}**", "It depends."])
+    else:
+        chosen = rng.sample(task["instances"], min(int(re.search(r"\d", lines[0])[0]), len(task["instances"])))
+        fields = wording("instances", INSTANCE_PROMPT, language)["fields"]
+        text = "\n\n".join(example_text(instance, fields, task["is_classification"]) for instance in chosen)
+    limit = 4 * parameters["max_tokens"]  # about four letters to a token
+    return Reply(text[:limit], "length" if len(text) > limit else "stop", len(prompt) // 4, len(text[:limit]) // 4)
+
+
+def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
+    """Eight tasks of the bank in one of the styles that chat models write; now and then a copy, or small talk."""
+    labelled = "classification" in lines[0] or "分类" in lines[0]
+    rows = rng.sample([row for row in bank if row["is_classification"] or not labelled], 8)
+    tasks = [row["instruction"] for row in rows]
+    if rng.random() < 0.2:
+        tasks[-1] = re.sub(r"^\d+\. ", "", lines[-2])  # models repeat what they were shown, too
+    style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
+    listed = [style.format(n, task) for n, task in enumerate(tasks, number)]
+    if rng.random() < 0.4:  # go on right behind the dangling number
+        return "\n".join([tasks[0], *listed[1:]])
+    return rng.choice(["", "Sure! Here are some more tasks:\n\n"]) + "\n".join(listed)
+
+
+PROVIDERS = {
+    "openai": Provider(
+        send_openai, "https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-6-luna",
+        {"reasoning_effort": "none"}, "max_completion_tokens", "OPENAI_BASE_URL",
+    ),
+    "dashscope": Provider(
+        send_dashscope, "https://dashscope.aliyuncs.com/api/v1", "DASHSCOPE_API_KEY", "qwen-plus",
+        {"enable_thinking": False}, url_variable="DASHSCOPE_HTTP_BASE_URL",
+    ),
+    "groq": Provider(
+        send_openai, "https://api.groq.com/openai/v1", "GROQ_API_KEY", "openai/gpt-oss-20b", {"reasoning_effort": "low"}
+    ),
+    "huggingface": Provider(
+        send_openai, "https://router.huggingface.co/v1", "HF_TOKEN", "openai/gpt-oss-20b", {"reasoning_effort": "low"}
+    ),
+    "local": Provider(send_openai, "http://localhost:11434/v1", "", ""),  # Ollama's port
+    "practice": Provider(send_practice, "", "", "data/practice_tasks.jsonl"),
+}  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The shell's variables, and those of the nearest .env from the current folder upwards. The shell wins; empty
+    values count as unset."""
+    from dotenv import dotenv_values, find_dotenv
+
+    variables = dotenv_values(find_dotenv(usecwd=True)) | {k: v for k, v in os.environ.items() if v.strip()}
+    return {name: value.strip() for name, value in variables.items() if value and value.strip()}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Asking: one door to a model. Look into the journal; else send, with the one layer of retries; write down; return.
+
+
+class Model:
+    """A provider's model as one run asks it: `with Model(config) as model: ...`. Holds the journal, and the lock of the
+    folder. Raises WorkshopError where a key or a model name is missing, or the folder cannot be used."""
+
+    def __init__(self, config: Config, sleep: Callable[[float], Any] | None = None) -> None:
+        self.config, variables = config, environment()
+        keyed = [name for name, row in PROVIDERS.items() if row.key and row.key in variables]
+        self.name = config.provider or [*keyed, "local" if config.base_url else "practice"][0]
+        self.provider = PROVIDERS[self.name]
+        self.key = variables.get(self.provider.key, "") if self.provider.key else "none"
+        if not self.key or not self.key.isascii():
+            problem = "holds a character that no key has" if self.key else "is not set"
+            raise WorkshopError(f"{self.provider.key} {problem}: put it into .env, or use --provider practice")
+        self.base_url = config.base_url or variables.get(self.provider.url_variable) or self.provider.base_url
+        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.sleep = sleep or self.stop.wait
+        self.refused: dict[str, str] = {}  # parameter -> what we do instead
+        self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
+        self.tokens: dict[str, Counter[str]] = {}  # stage -> replies used, asked now, tokens
+        self.failed_in_a_row, self.answered, self._client = 0, False, None
+        self.folder_lock = lock_folder(Path(config.work_dir))
+        self.journal = Journal(Path(config.work_dir) / "responses.jsonl")
+        self.model = config.model or self.provider.model or self.first_listed()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop.set()
+        self.folder_lock.release()
+
+    def client(self, build: Callable[[Model], Any]) -> Any:
+        """The SDK's client: one for all threads, built when the first request goes out."""
+        with self.lock:
+            self._client = self._client or build(self)
+            return self._client
+
+    def first_listed(self) -> str:
+        import openai
+
+        try:
+            return self.client(openai_client).models.list().data[0].id
+        except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError):
+            problem = f"{self.base_url} lists no model: start a server there, or name the model with --model"
+            raise WorkshopError(problem) from None
+
+    def ask(self, stage: str, prompt: str, temperature: float, question: dict, readable: Callable = bool) -> Reply:
+        """Return the reply to a question, from the journal if it is there. One that was filtered, or is not `readable`,
+        is asked for once more. `question` says what is asked beside the settings. Raises RequestFailed."""
+        for attempt in (0, 1):
+            reply = self.ask_once(stage, attempt, prompt, temperature, question)
+            filtered = reply.finish_reason == "content_filter"
+            if not filtered and (reply.cut or readable(reply.text)):
+                return reply
+        if filtered:
+            raise RequestFailed("the content filter held the reply back, twice")
+        return reply
+
+    def ask_once(self, stage: str, attempt: int, prompt: str, temperature: float, question: dict) -> Reply:
+        limit, names = self.config.max_tokens, [f.name for f in fields(Reply)]
+        identity = {"stage": stage, "attempt": attempt, "provider": self.name, "model": self.model}
+        identity |= {"temperature": temperature, "recipe": self.config.recipe, **question}
+        key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        record = self.journal.get(key)
+        asked_now = record is None or (record["finish_reason"] == "length" and record["max_tokens"] < limit)
+        if asked_now:
+            prompt = record["prompt"] if record else prompt  # a logged request keeps its prompt
+            parameters = {"max_tokens": limit, "temperature": temperature, **self.provider.extra}
+            reply, sent = self.send(prompt, parameters)
+            reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
+            record = {"version": 1, "key": key, **identity, **asdict(reply), "max_tokens": limit}
+            self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
+        reply = Reply(**{name: record[name] for name in names})
+        with self.lock:
+            spent = self.tokens.setdefault(stage, Counter())
+            spent.update(replies=1, asked_now=asked_now, prompt=reply.prompt_tokens, reply=reply.reply_tokens)
+        return reply
+
+    def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
+        """Send until a reply comes or `max_attempts` or `deadline` is used up; return it with the parameters sent."""
+        import tenacity
+
+        backoff = tenacity.wait_exponential_jitter(self.config.first_wait, max=30, jitter=self.config.first_wait)
+        attempts, delay = tenacity.stop_after_attempt(self.config.max_attempts), self.config.deadline
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            stop=attempts | tenacity.stop_before_delay(delay),
+            wait=lambda state: max(backoff(state), state.outcome.exception().retry_after),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        try:
+            answer = retrying(self.send_once, prompt, parameters)
+            self.failed_in_a_row, self.answered = 0, True
+            return answer
+        except Transient as fault:
+            with self.lock:
+                self.failed_in_a_row += 1
+            if self.answered and self.failed_in_a_row < self.config.patience:
+                raise RequestFailed(str(fault)) from None
+            problem = f"no answer from {self.name} at {self.base_url} ({fault})"  # the first request, or ten in a row
+            raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
+
+    def send_once(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
+        while not self.stop.is_set():
+            sent = self.accepted(parameters)
+            try:
+                return self.provider.send(self, prompt, sent), sent
+            except ParameterRefused as refusal:
+                self.refuse(refusal.args[0])
+            except Transient as fault:
+                self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
+                raise
+        raise RequestFailed("the run was stopped")
+
+    def accepted(self, parameters: dict) -> dict:
+        """The parameters under the names that the model takes, less those it refuses."""
+        caps = [cap for cap in (self.provider.cap, *CAPS) if cap not in self.refused]
+        named = {caps[0] if name in CAPS and caps else name: value for name, value in parameters.items()}
+        return {name: value for name, value in named.items() if name not in self.refused}
+
+    def refuse(self, name: str) -> None:
+        with self.lock:
+            if name not in self.refused:
+                other = [cap for cap in CAPS if name in CAPS and cap not in (name, *self.refused)]
+                self.refused[name] = f"sent as {other[0]}" if other else "left out"
+                print(f"notice: {self.model} refuses {name}: {self.refused[name]} from now on", file=sys.stderr)
+
+    def clean(self, message: str) -> str:
+        """A server's words in one printable line, without the key."""
+        return one_line(message.replace(self.key, "[key]") if self.provider.key else message, 300)
+
+
+def one_line(text: str, length: int = 100) -> str:
+    """Text from outside, safe to print: on one line, no control characters, cut at `length`."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def lock_folder(folder: Path) -> Any:
+    """Make the folder and lock it. The lock dies with this process, however it ends."""
+    import filelock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+        return lock
+    except filelock.Timeout:
+        raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
+    except OSError as error:
+        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
+
+
+def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any = None) -> Iterator[tuple]:
+    """Yield (item, its reply) in the order of the items, `concurrency` at a time; None, noted in `model.undone`, where
+    the request failed. Replies still on their way when the caller stops go to the journal; nobody waits for them."""
+    executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1))
+    try:
+        futures = [executor.submit(ask, item) for item in items]
+        for future in futures if bar is not None else ():
+            future.add_done_callback(lambda _: bar.update())
+        for item, future in zip(items, futures, strict=True):
+            while not future.done():
+                wait([future], timeout=0.5)  # Ctrl-C does not reach a wait without end on Windows
+            try:
+                yield item, future.result()
+            except RequestFailed as failure:
+                model.undone.append((stage, str(failure)))
+                yield item, None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def progress(total: int, what: str) -> Any:
+    """A bar on stderr; none where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, disable=None, leave=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Similarity. ROUGE-L F1 of two token lists is 2 * LCS / (m + n), which is rapidfuzz's normalized Indel similarity: with
+# a character for each token, it scores a block of candidates against the whole pool over 1,000 times faster per pair.
+
+
+def tokenize(text: str, *, recipe: str = "modern") -> list[str]:
+    """Split text into the tokens that ROUGE-L compares.
+
+    ASCII exactly as rouge_score does. In other scripts, which rouge_score does not see, a token is a CJK or Thai
+    character, or a run of other letters, digits and marks: "用SQL查询" -> 用 sql 查 询.
+    """
+    if text.isascii() or recipe == "paper":
+        return rouge_tokenize(text, None)
+    return TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+SINGLE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+TOKEN = regex.compile(rf"(?V1)[{SINGLE}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{SINGLE}]]+")
+
+
+class InstructionPool:
+    """All instructions so far, each kept as a string with one character per token, so that blocks of them are scored."""
+
+    def __init__(self, recipe: str = "modern") -> None:
+        self.recipe = recipe
+        self.instructions: list[str] = []
+        self._coded: list[str] = []
+        self._codes: dict[str, str] = {}  # token -> its character
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def add(self, instruction: str) -> None:
+        self.instructions.append(instruction)
+        self._coded.append(self._code(instruction))
+
+    def similarities(self, candidates: list[str]) -> Any:
+        """ROUGE-L F1 of every candidate with every instruction: a float64 array (len(candidates), len(pool))."""
+        return self._scores([self._code(candidate) for candidate in candidates], self._coded)
+
+    def nearest(self, instruction: str, k: int = 10) -> list[tuple[str, float]]:
+        """The k most similar instructions with their scores, the most similar first; of equals, the older."""
+        return self.top(self.similarities([instruction])[0], k)
+
+    def top(self, scores: Any, k: int = 10) -> list[tuple[str, float]]:
+        order = (-scores).argsort(kind="stable")[:k]
+        return [(self.instructions[i], float(scores[i])) for i in order]
+
+    def scan(self, candidates: list[str], block: int = 64) -> Iterator[tuple[str, Any]]:
+        """Yield each candidate with its scores against the pool as it stands by then: the caller may add in between."""
+        import numpy as np
+
+        for start in range(0, len(candidates), block):
+            coded = [self._code(candidate) for candidate in candidates[start : start + block]]
+            known = len(self)
+            scores = self._scores(coded, self._coded)
+            for i, code in enumerate(coded):
+                yield candidates[start + i], np.append(scores[i], self._scores([code], self._coded[known:]))
+
+    def _code(self, text: str) -> str:
+        for token in (tokens := tokenize(text, recipe=self.recipe)):
+            n = len(self._codes)
+            self._codes.setdefault(token, chr(n if n < 0xD800 else n + 0x800))  # surrogates are no characters
+        return "".join(self._codes[token] for token in tokens)
+
+    @staticmethod
+    def _scores(candidates: list[str], pool: list[str]) -> Any:
+        import numpy as np
+        from rapidfuzz.distance import Indel
+        from rapidfuzz.process import cdist
+
+        scores = np.zeros((len(candidates), len(pool)))
+        if scores.size:
+            scores = cdist(candidates, pool, scorer=Indel.normalized_similarity, dtype=np.float64)
+            scores[[i for i, text in enumerate(candidates) if not text]] = 0.0  # no tokens: nothing in common
+        return scores
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stage 1, generate instructions (paper, section 2.2). Show eight tasks, ask for new ones; keep what a text model can do
+# and what is unlike everything in the pool. Every fourth prompt asks for classification tasks.
+
+GENERATE_PROMPT = {  # other languages: data/prompts.jsonl
+    "header": """\
+Come up with {asked} new {kind} for a language model that reads and writes nothing but text.
+- Make them differ from each other and from the tasks below: other verbs, other topics, other kinds of work.
+- {hint}
+- A task must be clear on its own. Leave out whatever needs pictures, sound, files or the web.
+- Write one task on each line, go on with the numbering, and write nothing else.""",
+    "kinds": [  # of most prompts, and of those that ask for classification tasks
+        ["tasks", "Mix commands and questions, everyday and expert subjects, shorter and longer ones."],
+        ["classification tasks", "Each is answered by one label of a small set; name all the labels in the task."],
+    ],
+}
+
+
+def generate_instructions(
+    config: Config, model: Model, seed_tasks: list[Task], results: Results | None = None
+) -> list[Task]:
+    """Stage 1: return up to `num_instructions` machine tasks, each novel against the seeds and all others.
+
+    Requests go out in rounds, their prompts sampled from the pool as it stands, and replies are taken in request order,
+    so that `concurrency` changes nothing. Ends early after `patience` requests in a row without a new instruction.
+    """
+    results, pool = results or Results(), InstructionPool(config.recipe)
+    for task in seed_tasks:
+        pool.add(task.instruction)
+    names = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
+    shape = {name: getattr(config, name) for name in names}
+    shape["seed_tasks"] = sha256("\n".join(pool.instructions).encode()).hexdigest()[:16]
+    asked, dry = 0, 0  # requests so far; of them in a row that brought nothing new
+
+    def ask(request: tuple[int, str]) -> Reply:
+        return model.ask("generate", request[1], config.temperature, shape | {"request_idx": request[0]})
+
+    with progress(config.num_instructions, "1 generate") as bar:
+        while len(results.tasks) < config.num_instructions and dry < config.patience:
+            ahead = range(asked, asked + requests_ahead(config, len(results.tasks), dry))
+            requests = [(i, instruction_prompt(config, seed_tasks, results.tasks, i)) for i in ahead]
+            for (i, _), reply in in_parallel(model, "generate", ask, requests):
+                new = take_candidates(config, pool, reply, i, results) if reply else 0
+                asked, dry = i + 1, 0 if new else dry + 1
+                bar.update(new)
+    return results.tasks
+
+
+def requests_ahead(config: Config, accepted: int, dry: int) -> int:
+    """How many requests the next round sends: one at first, so that machine tasks soon feed back, more as the pool
+    grows; never more than the missing tasks need, nor past the end of our patience."""
+    need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
+    return min(need, 1 + accepted // config.tasks_asked, config.patience - dry if dry else need)
+
+
+def instruction_prompt(config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int) -> str:
+    """Tasks numbered and shuffled, up to two of them machine tasks; it ends with the dangling next number."""
+    rng, every = random.Random(f"{config.seed}/{request_idx}"), config.classification_every
+    labelled = bool(every) and request_idx % every == every - 1
+    seeds = [task for task in seed_tasks if task.is_classification or not labelled] or seed_tasks
+    shown = rng.sample(accepted, min(config.machine_tasks_shown, config.tasks_shown, len(accepted)))
+    shown += rng.sample(seeds, min(config.tasks_shown - len(shown), len(seeds)))
+    rng.shuffle(shown)
+    words = wording("generate", GENERATE_PROMPT, config.language)
+    kind, hint = words["kinds"][labelled]
+    header = words["header"].format(asked=config.tasks_asked, kind=kind, hint=hint)
+    lines = [f"{n}. {' '.join(task.instruction.split()).rstrip(':：')}" for n, task in enumerate(shown, 1)]
+    return "\n".join([header, "", *lines, f"{len(lines) + 1}."])
+
+
+def wording(stage: str, english: dict, language: str) -> dict:
+    """The words of a stage's prompt: English stands in this file, other languages in data/prompts.jsonl."""
+    return english if language == "en" else next(row for row in read_data("prompts", language) if row["stage"] == stage)
+
+
+def dangling_number(prompt: str) -> int:
+    """The number at which a stage-1 prompt breaks off; 0 for other prompts."""
+    match = re.search(r"\n(\d+)\.\Z", prompt)
+    return int(match[1]) if match else 0
+
+
+def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request_idx: int, results: Results) -> int:
+    """Accept or reject, with a rule's name, each candidate of one reply, in order; return how many were accepted."""
+    before, first, prompt_lines = len(results.tasks), dangling_number(reply.prompt), reply.prompt.split("\n")
+    found = parse_instructions(reply.text, recipe=config.recipe, first=first)
+    whole = parse_instructions(reply.text, truncated=reply.cut, recipe=config.recipe, first=first)
+    results.reject("generate", "cut_off", *found[len(whole) :])
+    fit = []
+    for candidate in whole:
+        echo = "prompt_echo" if {candidate, f"- {candidate}"} & {*prompt_lines} else ""
+        if rule := instruction_problem(candidate, recipe=config.recipe) or echo:
+            results.reject("generate", rule, candidate)
+        else:
+            fit.append(candidate)
+    choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
+    metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
+    for candidate, scores in pool.scan(fit):
+        nearest = pool.top(scores)
+        if nearest[0][1] > config.rouge_threshold:
+            results.reject("generate", "too_similar", candidate, evidence=nearest[0])
+        elif len(results.tasks) >= config.num_instructions:
+            results.reject("generate", "not_needed", candidate)
+        else:
+            pool.add(candidate)
+            notes = {"most_similar": dict(nearest), "avg_similarity_score": float(scores.mean())}
+            notes |= {"metadata": metadata, "request_idx": request_idx}
+            results.tasks.append(Task(f"machine_task_{len(results.tasks)}", candidate, notes={"generate": notes}))
+    return len(results.tasks) - before
+
+
+MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．", "9、", "（9）"; not "3.5" or "10:30"
+    r"^ {0,2}(?:[-*#>]+ +)?[*_]{0,2}(?:(?:task|instruction|question|任务|指令|题目|第) ?)?[(（]?(\d{1,3})"
+    r"(?:[)）.．、:：题]|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}(?!\d)[ \t]*",
+    re.M | re.I,
+)
+BULLET = re.compile(r"^ {0,2}[-*•·] +", re.M)
+ANSWER = re.compile(r"^\W*(input|output|answer|class label|response|输入|输出|答案|回答|类别标签)\W*[:：]", re.M | re.I)
+BOLD = re.compile(r"(?<![\w*])(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?![\w*])")
+TITLE = re.compile(r"(\*\*[^*]{1,60}[:：]\*\*|\*\*[^*]{1,60}\*\*[:：]|(task|instruction|任务|指令)[:：])\s*(?=\S)", re.I)
+
+
+def without_thinking(reply: str) -> str:
+    """The reply less its <think>...</think>, also where one of the two marks is missing."""
+    reply = re.sub(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", "", reply.replace("\r", ""), flags=re.S)
+    return re.split(r"</think(?:ing)?>", reply)[-1]
+
+
+def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9) -> list[str]:
+    """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
+
+    Text before the first number continues the prompt's dangling number (`first`) if the list goes on with the next
+    one; else it is small talk. "Sure!\\n1. Add 2 and 3.\\n2. Spell it." -> ["Add 2 and 3.", "Spell it."]
+    """
+    reply = without_thinking(reply)
+    if marks := list(MARKER.finditer(reply)):
+        ends = [mark.start() for mark in marks[1:]] + [len(reply)]
+        items = [reply[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+        if int(marks[0][1]) == first + 1:
+            items.insert(0, reply[: marks[0].start()])
+    else:
+        items = BULLET.split(reply)[1:] or reply.split("\n")
+    candidates = [tidy_instruction(item) for item in items if marks or not breaks("small_talk", item.strip())]
+    candidates = [candidate for candidate in candidates if candidate]
+    return candidates[:-1] if truncated else candidates
+
+
+def tidy_instruction(item: str) -> str:
+    """One task on one line: without markup, an answer glued to it, or closing remarks."""
+    paragraphs = re.split(r"\n\s*\n", ANSWER.split(item)[0].strip())
+    while len(paragraphs) > 1 and not paragraphs[0].rstrip().endswith((":", "：")):
+        paragraphs.pop()  # a remark behind a blank line; after a colon, what the task is about
+    lines = [line.strip() for paragraph in paragraphs for line in paragraph.split("\n")]
+    text = " ".join(line for i, line in enumerate(lines) if i == 0 or not breaks("small_talk", line))
+    text = " ".join(BOLD.sub(r"\2", TITLE.sub("", re.sub(r"(^| )-{3,}$", "", text), count=1)).split())
+    quoted = len(text) > 2 and text[0] + text[-1] in ('""', "“”", "「」") and text[0] not in text[1:-1]
+    return text[1:-1].strip() if quoted else text
+
+
+def instruction_problem(text: str, *, recipe: str = "modern") -> str:
+    """Name the rule that a candidate instruction breaks, "" if it is fine. (Novelty is the pool's business.)"""
+    tokens = tokenize(text, recipe=recipe)
+    words = len(tokens) - sum(len(token) == 1 and not token.isascii() for token in tokens) / 2  # 2 characters: a word
+    if len(tokens) < 3:
+        return "too_short" if tokens else "empty"
+    if words > 150:  # as in the official code, which also drops everything up to three words
+        return "too_long"
+    if not text[0].isalnum() and text[0] not in "\"'“‘「『《【（([<¿¡$€£¥√#@.":
+        return "leading_punctuation"
+    return next((rule for rule in ("small_talk", "refusal", "needs_more_than_text") if breaks(rule, text)), "")
+
+
+def breaks(rule: str, text: str) -> bool:
+    """Whether one of the rule's patterns in data/patterns.jsonl, where each stands with examples, finds something."""
+    return any(re.search(row["pattern"], text, re.I) for row in read_data("patterns") if row["rule"] == rule)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stage 2, which are classification tasks? (paper, section 2.2) The answer decides in which order stage 3 writes.
+
+CLASSIFY_PROMPT = {
+    "header": "A classification task is answered by one label out of a small, known set of labels.\n"
+    "Say of the last task below whether it is one. Answer with one word, Yes or No.",
+    "task": "Task:",
+    "question": "Is it a classification task?",
+    "answers": ["No", "Yes"],
+}
+
+
+def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
+    """Stage 2: fill in `is_classification`, and return the tasks that got an answer.
+
+    An answer that cannot be read, twice, leaves it None: counted as unknown, treated as not classification.
+    """
+
+    def readable(text: str) -> bool:
+        return parse_classification(text, recipe=config.recipe) is not None
+
+    def ask(task: Task) -> Reply:
+        prompt = classify_prompt(config, task.instruction)
+        question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+        return model.ask("classify", prompt, 0.0, question, readable)
+
+    with progress(len(tasks), "2 classify") as bar:
+        for task, reply in in_parallel(model, "classify", ask, tasks, bar):
+            if reply:
+                task.is_classification = parse_classification(reply.text, recipe=config.recipe)
+                task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
+    return [task for task in tasks if "classify" in task.notes]
+
+
+def classify_prompt(config: Config, instruction: str) -> str:
+    """What is asked, worked examples, and then, behind this part that never changes (servers cache it), the task."""
+    words = wording("classify", CLASSIFY_PROMPT, config.language)
+    blocks = [words["header"]]
+    for shot in read_data("demonstrations", config.language):
+        answer = words["answers"][shot["is_classification"]]
+        blocks.append("\n".join([words["task"], shot["instruction"], words["question"], answer]))
+    return "\n\n".join([*blocks, "\n".join([words["task"], instruction, words["question"]])])
+
+
+VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Is it classification?" or "答案："
+    r"(?:[^:：?？\n]{0,40}[:：?？])?\W*"
+    r"(?:(?P<no>no\b|not\b|none\b|false\b|否|不|非|并非)|(?:yes\b|true\b|是(?!否|不是)|对|属于))"
+)
+STATEMENT = re.compile(r"\bis (?P<no>not )?an? classification|(?:这|它|该任务)(?P<bu>不|并不|并非)?(?:是|属于)[^。]{0,6}分类")
+
+
+def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
+    """Read Yes or No out of a stage-2 reply; None: could not tell. "**No.**" -> False, "是的，…" -> True."""
+    text = re.sub(r"```(?:json)?|[*_`\"'“”{}\[\]]", "", without_thinking(reply)).strip().lower()
+    if re.match(r"\W*(yes\W*(or|and|/)\W*no|是\W*[或和/]\W*(否|不是))", text):
+        return None
+    for line in (text, text.rsplit("\n", 1)[-1]):
+        if found := VERDICT.match(line):
+            return found["no"] is None
+    found = STATEMENT.search(text)
+    return found["no"] is None and found["bu"] is None if found else None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stage 3, generate instances (paper, section 2.2): input-first, but output-first for classification, since a model that
+# writes the input first mostly ends up with the same label.
+
+INSTANCE_PROMPT = {
+    "header": [  # input-first, output-first
+        "Write {count} worked example(s) of the last task below: an input that it could be given, and the complete, "
+        "correct output.\nBegin them with `Input:` and `Output:`, and write nothing else. If the task needs no input, "
+        "leave it empty.",
+        "Write {count} worked example(s) of the last classification task below: first the label, then an input that "
+        "has it.\nBegin them with `Class label:` and `Input:`, and write nothing else. Take another label each time.",
+    ],
+    "start": ["Begin with the label that is named first.", "Begin with the label that is named last."],
+    "task": "Task:",
+    "fields": ["Input:", "Output:", "Class label:"],
+}
+
+
+def generate_instances(
+    config: Config, model: Model, tasks: list[Task], results: Results | None = None
+) -> list[Task]:
+    """Stage 3: fill in `instances`, and return the tasks that got at least one."""
+    results = results or Results()
+
+    def ask(task: Task) -> Reply:
+        prompt = instances_prompt(config, task.instruction, bool(task.is_classification))
+        question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+        return model.ask("instances", prompt, config.temperature, question)
+
+    with progress(len(tasks), "3 instances") as bar:
+        for task, reply in in_parallel(model, "instances", ask, tasks, bar):
+            if reply:
+                take_instances(config, task, reply, results)
+    return [task for task in tasks if task.instances]
+
+
+def take_instances(config: Config, task: Task, reply: Reply, results: Results) -> None:
+    """Fill in the instances that a reply holds, and reject what was cut off, or a reply without any."""
+    labelled = bool(task.is_classification)
+    found = parse_instances(reply.text, labelled, recipe=config.recipe)
+    whole = parse_instances(reply.text, labelled, truncated=reply.cut, recipe=config.recipe)
+    for pair in found[len(whole) :]:
+        results.reject("filter", "cut_off", task.instruction, pair=pair)
+    if not whole:
+        results.reject("instances", "no_instance", task.instruction, pair=(None, reply.text))
+    task.instances = [{"input": source, "output": target} for source, target in whole]
+    metadata = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
+    task.notes["instances"] = {"response": reply.text, "metadata": metadata}
+
+
+def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
+    """What is asked, worked examples, then the task. Which label comes first alternates from task to task."""
+    words = wording("instances", INSTANCE_PROMPT, config.language)
+    blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
+    for shot in read_data("demonstrations", config.language):
+        if shot["is_classification"] == labelled and shot["instances"]:
+            example = example_text(shot["instances"][0], words["fields"], labelled)
+            blocks.append("\n".join([words["task"], shot["instruction"], example]))
+    start = [words["start"][sha256(instruction.encode()).digest()[0] % 2]] if labelled else []
+    return "\n\n".join([*blocks, "\n".join([words["task"], instruction, *start])])
+
+
+def example_text(instance: dict[str, str], fields: list[str], labelled: bool) -> str:
+    """One instance with its field names; for classification the label comes first."""
+    source = f"{fields[0]} {instance['input']}".rstrip()
+    return f"{fields[2]} {instance['output']}\n{source}" if labelled else f"{source}\n{fields[1]} {instance['output']}"
+
+
+FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "- 输入：", "1. Class label:"
+    r"[ \t]*(?:[-*>#]+[ \t]+|\d+[.)、][ \t]*)?(?:\*\*|__)?"
+    r"(?:(?P<input>input|输入)|output|输出|class[ _]label|类别标签|标签|类别)[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*",
+    re.I,
+)
+EXAMPLE = re.compile(r"\W*(?:example|instance|示例|例子|样例|例)[ \t]*[\d一二三四五]*\W*", re.I)
+NO_INPUT = re.compile(r"\W*(?:no ?input(?: needed| required)?|none|n/?a|empty|not applicable|空|无|无需输入)\W*", re.I)
+
+
+def parse_instances(
+    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
+) -> list[tuple[str, str]]:
+    """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last.
+
+    A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]
+    """
+    text = without_thinking(reply).strip()
+    if re.match(r"```\w*\n(?s:.*)```\Z", text) and text.count("```") == 2:
+        text = text.split("\n", 1)[1][:-3]  # the whole reply stands in a code block
+    lead: list[str] = []  # lines before the first field: small talk, or what a dangling label goes on with
+    examples, current, in_code = [{}], lead, False
+    for line in text.split("\n"):
+        if not in_code and EXAMPLE.fullmatch(line):
+            examples, current = [*examples, {}], []
+        elif name := None if in_code else FIELD.match(line):
+            field_name = "input" if name["input"] else "output"
+            if field_name in examples[-1]:
+                examples.append({})
+            current = examples[-1].setdefault(field_name, [line[name.end() :]])
+        elif is_classification and current is examples[-1].get("output") and line.strip():
+            current = examples[-1].setdefault("input", [line])  # a label is one line; what follows is its input
+        else:
+            current.append(line)
+        in_code ^= line.count("```") % 2 == 1
+    label = "\n".join(lead).strip()
+    if is_classification and label and "\n" not in label and list(examples[0]) == ["input"]:
+        examples[0]["output"] = [label]
+    texts = [["\n".join(example.get(name, [])) for name in ("input", "output")] for example in examples if example]
+    pairs = [tuple(re.sub(r"\n\s*[-*]{3,}\s*\Z", "", text).strip() for text in pair) for pair in texts]
+    pairs = [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
+    return pairs[:-1] if truncated else pairs
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stage 4, filter and dedupe (paper, section 2.2, "Filtering and Postprocessing").
+
+
+def filter_and_dedupe(config: Config, tasks: list[Task], results: Results | None = None) -> list[dict[str, str]]:
+    """Stage 4: return the dataset, rows of exactly instruction, input, output; at most 5 a task, as in the paper."""
+    results, seen = results or Results(), set()
+    for task in tasks:
+        pairs = [(instance["input"], instance["output"]) for instance in task.instances]
+        kept, out = filter_instances(task.instruction, pairs, recipe=config.recipe)
+        chosen = random.Random(f"{config.seed}/{task.instruction}").sample(range(len(kept)), min(5, len(kept)))
+        for i, (source, target) in enumerate(kept):
+            if i not in chosen or (task.instruction, source) in seen:
+                out.append((source, target, "over_five" if i not in chosen else "duplicate"))
+            else:
+                seen.add((task.instruction, source))
+                results.dataset.append({"instruction": task.instruction, "input": source, "output": target})
+        for source, target, rule in out:
+            results.reject("filter", rule, task.instruction, pair=(source, target))
+    return results.dataset
+
+
+def filter_instances(
+    instruction: str, instances: Iterable[tuple[str, str]], *, recipe: str = "modern"
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
+    """Sort the instances of one task into kept (input, output) and rejected (input, output, rule)."""
+    judged = [(source, target, instance_problem(instruction, source, target)) for source, target in instances]
+    outputs: dict[str, set[str]] = {}
+    for source, target, rule in judged:
+        outputs.setdefault(source, set()).update([] if rule else [target])
+    kept, rejected, seen = [], [], set()
+    for source, target, rule in judged:
+        if not rule and source and len(outputs[source]) > 1:
+            rule = "conflicting_outputs"
+        if rule or source in seen:
+            rejected.append((source, target, rule or "duplicate"))
+        else:
+            seen.add(source)
+            kept.append((source, target))
+    return kept, rejected
+
+
+def instance_problem(instruction: str, source: str, target: str) -> str:
+    """Name the rule that an instance breaks by itself, "" if it is fine. One character is a fine answer."""
+    asked, given, answer = (" ".join(text.split()).casefold() for text in (instruction, source, target))
+    if not answer:
+        return "empty_output"
+    if given == answer:
+        return "output_equals_input"
+    if asked in (given, answer):
+        return "copy_of_instruction"
+    if given.endswith((":", "：")) or answer.endswith((":", "：")):
+        return "unfinished"
+    if re.fullmatch(r"[.…]+|[<\[][^<>\[\]]{1,40}[>\]]|n/?a", answer):
+        return "placeholder"
+    return "refusal" if breaks("refusal", target) else ""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The whole workshop.
+
+LESSON = [
+    "Show the model {tasks_shown} tasks of the pool, ask for {tasks_asked} new ones, keep those that are fit and novel.",
+    "Ask of every instruction whether it is a classification task: that decides how stage 3 asks.",
+    "Ask for worked examples: input, then output; for classification the label first, then an input.",
+    "Drop empty, copied, contradictory and unfinished instances, and duplicates. The rest is the dataset.",
+]
+
+
+def run(config: Config, say: Callable[[str], Any] = print) -> dict:
+    """Do the workshop; return its summary, which is also written to run.json.
+
+    A step file is written when its stage ends, or when the run breaks off. Raises WorkshopError for what the user can
+    put right; what was paid for by then is in the journal, and the same call goes on from there.
+    """
+    seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
+    results, started = Results(), time.monotonic()
+    with Model(config) as model:
+        say(greeting(config, model, len(seed_tasks)))
+        try:
+            ready = seed_tasks
+            for number, stage in enumerate(STAGES[: STAGES.index(config.until) + 1]):
+                say(f"\nStage {number + 1}, {stage}. {LESSON[number].format(**asdict(config))}")
+                if stage == "generate":
+                    ready = generate_instructions(config, model, ready, results)
+                elif stage == "classify":
+                    ready = classify_instructions(config, model, ready)
+                elif stage == "instances":
+                    ready = generate_instances(config, model, ready, results)
+                else:
+                    filter_and_dedupe(config, ready, results)
+                write_whole(Path(config.work_dir) / STEP_FILES[number], map(to_json, results.rows(stage)))
+                say("\n".join(examples(stage, results)))
+            results.status = "complete" if stage == "filter" else f"stopped after {stage}"
+        finally:
+            summary = write_results(config, model, len(seed_tasks), results, time.monotonic() - started)
+    say(funnel(config, summary))
+    return summary
+
+
+def greeting(config: Config, model: Model, seeds: int) -> str:
+    lines = [f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones wanted of {model.name}, {model.model}"]
+    if model.name == "practice":
+        lines.append("The practice model is a bank of written tasks, NOT a language model: free, to learn with.")
+        if not config.provider:
+            lines.append("No API key was found. To go live, put one into .env (see .env.example).")
+    if model.journal.torn:
+        lines.append("notice: the last line of responses.jsonl was torn when a run was killed; it has been cut off.")
+    return "\n".join(lines)
+
+
+def examples(stage: str, results: Results) -> list[str]:
+    """Two or three things that the stage has just done: what it made, and what it turned away and why."""
+    lines, tasks = [], [task for task in results.tasks if stage in task.notes]
+    for task in tasks[:2] if stage == "generate" else ():
+        neighbour, score = next(iter(task.notes["generate"]["most_similar"].items()))
+        near = f"      accepted; nearest, at {score:.2f}: {one_line(neighbour, 70)}"
+        lines += [f"  + {one_line(task.instruction)}", near]
+    for flag in (True, False) if stage in ("classify", "instances") else ():
+        for task in [task for task in tasks if task.is_classification is flag][:1]:
+            lines.append(f"  {'classification' if flag else 'not classification'}: {one_line(task.instruction)}")
+            lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
+    first = {row["rule"]: row for row in reversed(results.rejected) if row["stage"] == stage}  # of each rule, the first
+    for rule, row in sorted(first.items(), key=lambda item: not item[1]["evidence"])[:2]:
+        why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}" if row["evidence"] else ""
+        lines.append(f"  - {one_line(row['instruction'])}\n      rejected: {rule}{why}")
+    return lines
+
+
+def write_results(config: Config, model: Model, seeds: int, results: Results, seconds: float) -> dict:
+    """Write all files as they stand, complete or not, and return the summary."""
+    folder, whole = Path(config.work_dir), results.status != "interrupted"
+    files = [(folder / name, results.rows(stage)) for stage, name in zip(STAGES, STEP_FILES, strict=True)]
+    for number, (path, rows) in enumerate(files):
+        if number <= STAGES.index(config.until) and (rows or whole):
+            write_whole(path, map(to_json, rows))
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run: no view of this one
+    write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
+    if config.output_path and results.status == "complete":
+        write_whole(Path(config.output_path), map(to_json, results.dataset))
+    packages = {package: metadata.version(package) for package in ("openai", "dashscope", "rapidfuzz", "rouge-score")}
+    summary = {
+        "status": results.status,
+        "settings": asdict(config) | {"provider": model.name, "model": model.model, "base_url": model.base_url},
+        "versions": {"self_instruct": __version__, "python": platform.python_version(), **packages},
+        "counts": {"seed_tasks": seeds, "wanted": config.num_instructions, **count(model, results)},
+        "undone_because": Counter(why for _, why in model.undone),
+        "faults": model.faults,
+        "refused_parameters": model.refused,
+        "tokens": model.tokens,
+        "seconds": round(seconds, 1),
+        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_whole(folder / "run.json", [json.dumps(summary, ensure_ascii=False, indent=2), "\n"])
+    return summary
+
+
+def count(model: Model, results: Results) -> dict[str, dict]:
+    """For each stage what came in and where it went: in = out + rejected (by rule) + undone. In stage 1 it is requests
+    that are undone, and nobody knows how many candidates they would have brought."""
+    asked = [task for task in results.tasks if "classify" in task.notes]
+    out = [len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)]
+    counts = {}
+    for stage, kept in zip(STAGES, out, strict=True):
+        rules = Counter(row["rule"] for row in results.rejected if row["stage"] == stage)
+        undone = sum(stage == where for where, _ in model.undone)
+        came = kept + rules.total() + undone * (stage != "generate")
+        counts[stage] = {"in": came, "rejected": dict(rules.most_common()), "undone": undone, "out": kept}
+    for name, flag in (("classification", True), ("not_classification", False), ("unknown", None)):
+        counts["classify"][name] = sum(task.is_classification is flag for task in asked)
+    return counts
+
+
+def funnel(config: Config, summary: dict) -> str:
+    """The table at the end: what came in, what each rule took, what is left; then what it cost and what to do next."""
+    counts, lines, spent = summary["counts"], [""], Counter()
+    units = ("candidate instructions", "instructions", "tasks", "instances")
+    for stage, unit in list(zip(STAGES, units, strict=True))[: STAGES.index(config.until) + 1]:
+        rows = {f"{stage}: {unit}": counts[stage]["in"]}
+        rows |= {f"  - {rule}": n for rule, n in counts[stage]["rejected"].items()}
+        rows |= {f"  ? {name}": n for name, n in counts[stage].items() if name in ("undone", "unknown") and n}
+        rows |= {f"    {name}": n for name, n in counts[stage].items() if "classification" in name}
+        lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
+        spent.update(summary["tokens"].get(stage, {}))
+    lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
+    undone, made = sum(counts[stage]["undone"] for stage in STAGES), counts["generate"]["out"]
+    if made < config.num_instructions and not undone:
+        lines.append(f"notice: stage 1 ended with {made} of {config.num_instructions} instructions: {config.patience} requests")
+        lines[-1] += " in a row brought nothing new. More varied seed tasks help, or a higher temperature."
+    lines.append(f"{spent['asked_now']} requests now, {spent['replies'] - spent['asked_now']} replies from the journal,")
+    lines[-1] += f" {spent['prompt']} + {spent['reply']} tokens in all, {summary['seconds']} s"
+    if not spent["asked_now"] and not undone:
+        lines.append("Already complete: nothing was asked, nothing was paid.")
+    lines.append(f"Files in {config.work_dir}: {', '.join(STEP_FILES)}, rejected.jsonl, run.json")
+    goes_on = "To go on: the same command without --until."
+    tries = "Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help for a real model"
+    why = f"{undone} requests are undone ({next(iter(summary['undone_because']), '')}): the same command asks them again."
+    return "\n".join([*lines, why if undone else tries if config.until == "filter" else goes_on])
+
+
+def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
+    """Run, print what `action` returns if it is text, and return the exit code: 0 done, 1 failed, 3 some tasks undone;
+    130 or 143 when interrupted."""
+
+    def interrupt(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one leaves at once
+        raise KeyboardInterrupt(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        result = action(config or Config())
+        if isinstance(result, str):
+            print(result)
+            return 0
+        return 3 if result["undone_because"] else 0
+    except WorkshopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'writing'}: {error.strerror}; every reply so far is kept", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupted:
+        print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(interrupted.args[0])  # without waiting for what is in flight
+
+
+if __name__ == "__main__":
+    sys.exit(main())
