@@ -52,7 +52,8 @@ __version__ = "0.1.0"
 
 DATA = Path(__file__).resolve().parent / "data"
 STAGES = ("generate", "classify", "instances", "filter")
-STEP_FILES = ("step1_instructions.jsonl", "step2_is_classification.jsonl", "step3_raw_instances.jsonl", "step4_final.jsonl")
+STEP_NAMES = ("step1_instructions", "step2_is_classification", "step3_raw_instances", "step4_final")
+STEP_FILES = [f"{name}.jsonl" for name in STEP_NAMES]
 DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
 
 
@@ -138,7 +139,6 @@ class Task:
     instruction: str
     is_classification: bool | None = None  # None: not asked yet, or the answer could not be read
     instances: list[dict[str, str]] = field(default_factory=list)  # each {"input": str, "output": str}
-    name: str = ""
     notes: dict[str, dict] = field(default_factory=dict)  # stage -> what its step file says beside the fields above
 
 
@@ -151,13 +151,11 @@ class Results:
     dataset: list[dict] = field(default_factory=list)
     status: str = "interrupted"
 
-    def reject(
-        self, stage: str, rule: str, *instructions: str, pair: tuple = (None, None), evidence: tuple = ("", None)
-    ) -> None:
-        """Note what was turned away, by which rule, on what evidence (the neighbour and its score)."""
-        for instruction in instructions:
-            row = {"stage": stage, "rule": rule, "instruction": instruction, "input": pair[0], "output": pair[1]}
-            self.rejected.append(row | {"evidence": evidence[0], "score": evidence[1]})
+    def reject(self, stage: str, rule: str, *texts: str, pair: tuple = (None, None), why: tuple = ("", None)) -> None:
+        """Note which instructions, or which instance `pair` of one, a rule turned away, and why (neighbour, score)."""
+        for text in texts:
+            row = {"stage": stage, "rule": rule, "instruction": text, "input": pair[0], "output": pair[1]}
+            self.rejected.append(row | {"evidence": why[0], "score": why[1]})
 
     def rows(self, stage: str) -> list[dict]:
         """The rows of a stage's step file: a view of the tasks that have come through it."""
@@ -212,7 +210,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path, self.lock, self.torn = path, threading.Lock(), False
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to that question
-        self.file = open(path, "a+b")
+        self.file = open(path, "a+b")  # noqa: SIM115
         start = self.file.seek(0)
         for number, line in enumerate(self.file, 1):
             if not line.endswith(b"\n"):
@@ -297,8 +295,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
     if flag not in (None, True, False) or not paired:
         raise WorkshopError(f"{where}: is_classification must be true or false, instances a list of input and output")
     instances = [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
-    name, id_ = str(record.get("name") or ""), str(record.get("id") or f"seed_task_{index}")
-    return Task(id_, instruction, flag, instances, name)
+    return Task(str(record.get("id") or f"seed_task_{index}"), instruction, flag, instances)
 
 
 @cache
@@ -346,13 +343,11 @@ def judge_error(
 
 
 def retry_after(headers: Any) -> float:
-    """Seconds to wait, from `retry-after-ms` or `Retry-After` (a number or an HTTP date); 0: the server did not say."""
-    headers = {name.lower(): value for name, value in headers.items()}
-    value = headers.get("retry-after", "0")
-    if re.fullmatch(r"[\d.]+", headers.get("retry-after-ms", value)):
-        return float(headers["retry-after-ms"]) / 1000 if "retry-after-ms" in headers else float(value)
+    """Seconds that the header `Retry-After`, a number or an HTTP date, asks us to wait; 0: the server did not say."""
+    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), "0")
     try:
-        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        at = None if value[:1].isdigit() else parsedate_to_datetime(value)
+        return (at - datetime.now(UTC)).total_seconds() if at else float(value)
     except (ValueError, TypeError):
         return 0.0
 
@@ -465,9 +460,12 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
         text = ""
     elif lines[-1] == (words := wording("classify", CLASSIFY_PROMPT, language))["question"]:
         answer = words["answers"][task["is_classification"]]
-        text = rng.choice([answer] * 12 + [f"{answer}.", f"**{answer}**", "It depends."])
+        text = rng.choice([answer] * 25 + [f"{answer}.", f"**{answer}**", "..."])
     else:
         chosen = rng.sample(task["instances"], min(int(re.search(r"\d", lines[0])[0]), len(task["instances"])))
+        if rng.random() < 0.08:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
+            slips = ["", chosen[0]["input"], task["instruction"], "...", f"{task['name']}:"]
+            chosen[0] = {**chosen[0], "output": rng.choice(slips)}
         fields = wording("instances", INSTANCE_PROMPT, language)["fields"]
         text = "\n\n".join(example_text(instance, fields, task["is_classification"]) for instance in chosen)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
@@ -480,7 +478,7 @@ def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list
     rows = rng.sample([row for row in bank if row["is_classification"] or not labelled], 8)
     tasks = [row["instruction"] for row in rows]
     if rng.random() < 0.2:
-        tasks[-1] = re.sub(r"^\d+\. ", "", lines[-2])  # models repeat what they were shown, too
+        tasks[-1] = re.sub(r"^(\d+\.|-) ", "", rng.choice([lines[1], lines[-2]]))  # models repeat what they are shown
     style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
     listed = [style.format(n, task) for n, task in enumerate(tasks, number)]
     if rng.random() < 0.4:  # go on right behind the dangling number
@@ -537,6 +535,7 @@ class Model:
         self.base_url = config.base_url or variables.get(self.provider.url_variable) or self.provider.base_url
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.sleep = sleep or self.stop.wait
+        self.results = Results()
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
@@ -604,15 +603,13 @@ class Model:
         """Send until a reply comes or `max_attempts` or `deadline` is used up; return it with the parameters sent."""
         import tenacity
 
-        backoff = tenacity.wait_exponential_jitter(self.config.first_wait, max=30, jitter=self.config.first_wait)
-        attempts, delay = tenacity.stop_after_attempt(self.config.max_attempts), self.config.deadline
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            stop=attempts | tenacity.stop_before_delay(delay),
-            wait=lambda state: max(backoff(state), state.outcome.exception().retry_after),
-            sleep=self.sleep,
-            reraise=True,
-        )
+        def seconds(state: Any) -> float:
+            backoff = min(30.0, self.config.first_wait * 2 ** (state.attempt_number - 1)) * random.uniform(0.5, 1.0)
+            return max(backoff, state.outcome.exception().retry_after)
+
+        stop = tenacity.stop_after_attempt(self.config.max_attempts) | tenacity.stop_before_delay(self.config.deadline)
+        faulty = tenacity.retry_if_exception_type(Transient)
+        retrying = tenacity.Retrying(retry=faulty, stop=stop, wait=seconds, sleep=self.sleep, reraise=True)
         try:
             answer = retrying(self.send_once, prompt, parameters)
             self.failed_in_a_row, self.answered = 0, True
@@ -633,7 +630,8 @@ class Model:
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
             except Transient as fault:
-                self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
+                with self.lock:
+                    self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
                 raise
         raise RequestFailed("the run was stopped")
 
@@ -677,8 +675,8 @@ def lock_folder(folder: Path) -> Any:
 
 
 def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any = None) -> Iterator[tuple]:
-    """Yield (item, its reply) in the order of the items, `concurrency` at a time; None, noted in `model.undone`, where
-    the request failed. Replies still on their way when the caller stops go to the journal; nobody waits for them."""
+    """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed.
+    Replies still on their way when the caller stops go to the journal; nobody waits for them."""
     executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1))
     try:
         futures = [executor.submit(ask, item) for item in items]
@@ -724,7 +722,7 @@ TOKEN = regex.compile(rf"(?V1)[{SINGLE}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{SINGLE}]]+"
 
 
 class InstructionPool:
-    """All instructions so far, each kept as a string with one character per token, so that blocks of them are scored."""
+    """All instructions so far, each kept as a string with a character for each token, so that blocks can be scored."""
 
     def __init__(self, recipe: str = "modern") -> None:
         self.recipe = recipe
@@ -799,15 +797,14 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 }
 
 
-def generate_instructions(
-    config: Config, model: Model, seed_tasks: list[Task], results: Results | None = None
-) -> list[Task]:
-    """Stage 1: return up to `num_instructions` machine tasks, each novel against the seeds and all others.
+def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) -> list[Task]:
+    """Stage 1, generate: show the model tasks of the pool, ask for new ones, keep those that are fit and novel.
 
-    Requests go out in rounds, their prompts sampled from the pool as it stands, and replies are taken in request order,
-    so that `concurrency` changes nothing. Ends early after `patience` requests in a row without a new instruction.
+    Returns at most `num_instructions` tasks, each novel against the seeds and all others. Requests go out in rounds,
+    their prompts sampled from the pool as it stands, and replies are taken in request order, so that `concurrency`
+    changes nothing. Ends early after `patience` requests in a row without a new instruction.
     """
-    results, pool = results or Results(), InstructionPool(config.recipe)
+    results, pool = model.results, InstructionPool(config.recipe)
     for task in seed_tasks:
         pool.add(task.instruction)
     names = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
@@ -880,7 +877,7 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     for candidate, scores in pool.scan(fit):
         nearest = pool.top(scores)
         if nearest[0][1] > config.rouge_threshold:
-            results.reject("generate", "too_similar", candidate, evidence=nearest[0])
+            results.reject("generate", "too_similar", candidate, why=nearest[0])
         elif len(results.tasks) >= config.num_instructions:
             results.reject("generate", "not_needed", candidate)
         else:
@@ -897,7 +894,7 @@ MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．"
     re.M | re.I,
 )
 BULLET = re.compile(r"^ {0,2}[-*•·] +", re.M)
-ANSWER = re.compile(r"^\W*(input|output|answer|class label|response|输入|输出|答案|回答|类别标签)\W*[:：]", re.M | re.I)
+ANSWER = re.compile(r"^\W*(?:input|output|answer|class label|输入|输出|答案|类别标签)\W*[:：]", re.M | re.I)
 BOLD = re.compile(r"(?<![\w*])(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?![\w*])")
 TITLE = re.compile(r"(\*\*[^*]{1,60}[:：]\*\*|\*\*[^*]{1,60}\*\*[:：]|(task|instruction|任务|指令)[:：])\s*(?=\S)", re.I)
 
@@ -970,9 +967,10 @@ CLASSIFY_PROMPT = {
 
 
 def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
-    """Stage 2: fill in `is_classification`, and return the tasks that got an answer.
+    """Stage 2, classify: ask of every instruction whether it is a classification task, which decides how stage 3 asks.
 
-    An answer that cannot be read, twice, leaves it None: counted as unknown, treated as not classification.
+    Returns the tasks that got an answer, `is_classification` filled in. An answer that cannot be read, twice, leaves it
+    None: counted as unknown, and treated as not classification.
     """
 
     def readable(text: str) -> bool:
@@ -1001,11 +999,11 @@ def classify_prompt(config: Config, instruction: str) -> str:
     return "\n\n".join([*blocks, "\n".join([words["task"], instruction, words["question"]])])
 
 
-VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Is it classification?" or "答案："
+VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Answer:" or "Is it classification?"
     r"(?:[^:：?？\n]{0,40}[:：?？])?\W*"
     r"(?:(?P<no>no\b|not\b|none\b|false\b|否|不|非|并非)|(?:yes\b|true\b|是(?!否|不是)|对|属于))"
 )
-STATEMENT = re.compile(r"\bis (?P<no>not )?an? classification|(?:这|它|该任务)(?P<bu>不|并不|并非)?(?:是|属于)[^。]{0,6}分类")
+STATEMENT = re.compile(r"\bis (?P<no>not )?an? classification|(?:这|它|任务)(?P<bu>并?不|并非)?(?:是|属于).{0,6}分类")
 
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
@@ -1038,11 +1036,11 @@ INSTANCE_PROMPT = {
 }
 
 
-def generate_instances(
-    config: Config, model: Model, tasks: list[Task], results: Results | None = None
-) -> list[Task]:
-    """Stage 3: fill in `instances`, and return the tasks that got at least one."""
-    results = results or Results()
+def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
+    """Stage 3, instances: ask for worked examples; for classification the label first, so that labels come out even.
+
+    Returns the tasks that got at least one, `instances` filled in.
+    """
 
     def ask(task: Task) -> Reply:
         prompt = instances_prompt(config, task.instruction, bool(task.is_classification))
@@ -1052,7 +1050,7 @@ def generate_instances(
     with progress(len(tasks), "3 instances") as bar:
         for task, reply in in_parallel(model, "instances", ask, tasks, bar):
             if reply:
-                take_instances(config, task, reply, results)
+                take_instances(config, task, reply, model.results)
     return [task for task in tasks if task.instances]
 
 
@@ -1090,7 +1088,8 @@ def example_text(instance: dict[str, str], fields: list[str], labelled: bool) ->
 
 FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "- 输入：", "1. Class label:"
     r"[ \t]*(?:[-*>#]+[ \t]+|\d+[.)、][ \t]*)?(?:\*\*|__)?"
-    r"(?:(?P<input>input|输入)|output|输出|class[ _]label|类别标签|标签|类别)[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*",
+    r"(?:(?P<input>input|输入)|output|输出|class[ _]label|类别标签|标签|类别)"
+    r"[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*",
     re.I,
 )
 EXAMPLE = re.compile(r"\W*(?:example|instance|示例|例子|样例|例)[ \t]*[\d一二三四五]*\W*", re.I)
@@ -1135,9 +1134,12 @@ def parse_instances(
 # Stage 4, filter and dedupe (paper, section 2.2, "Filtering and Postprocessing").
 
 
-def filter_and_dedupe(config: Config, tasks: list[Task], results: Results | None = None) -> list[dict[str, str]]:
-    """Stage 4: return the dataset, rows of exactly instruction, input, output; at most 5 a task, as in the paper."""
-    results, seen = results or Results(), set()
+def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[dict]:
+    """Stage 4, filter: drop empty, copied, contradictory, unfinished and duplicate instances; the rest is the dataset.
+
+    Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing.
+    """
+    results, seen = model.results, set()
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, out = filter_instances(task.instruction, pairs, recipe=config.recipe)
@@ -1175,16 +1177,16 @@ def filter_instances(
 
 def instance_problem(instruction: str, source: str, target: str) -> str:
     """Name the rule that an instance breaks by itself, "" if it is fine. One character is a fine answer."""
-    asked, given, answer = (" ".join(text.split()).casefold() for text in (instruction, source, target))
+    asked, given, answer = (" ".join(text.split()) for text in (instruction, source, target))
     if not answer:
         return "empty_output"
     if given == answer:
         return "output_equals_input"
-    if asked in (given, answer):
+    if asked.casefold() in (given.casefold(), answer.casefold()):
         return "copy_of_instruction"
     if given.endswith((":", "：")) or answer.endswith((":", "：")):
         return "unfinished"
-    if re.fullmatch(r"[.…]+|[<\[][^<>\[\]]{1,40}[>\]]|n/?a", answer):
+    if re.fullmatch(r"[.…]+|[<\[](?:your|insert|output|answer|输出|答案)\b[^<>\[\]]*[>\]]", answer, re.I):
         return "placeholder"
     return "refusal" if breaks("refusal", target) else ""
 
@@ -1192,12 +1194,7 @@ def instance_problem(instruction: str, source: str, target: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 # The whole workshop.
 
-LESSON = [
-    "Show the model {tasks_shown} tasks of the pool, ask for {tasks_asked} new ones, keep those that are fit and novel.",
-    "Ask of every instruction whether it is a classification task: that decides how stage 3 asks.",
-    "Ask for worked examples: input, then output; for classification the label first, then an input.",
-    "Drop empty, copied, contradictory and unfinished instances, and duplicates. The rest is the dataset.",
-]
+STAGE_FUNCTIONS = (generate_instructions, classify_instructions, generate_instances, filter_and_dedupe)
 
 
 def run(config: Config, say: Callable[[str], Any] = print) -> dict:
@@ -1207,65 +1204,56 @@ def run(config: Config, say: Callable[[str], Any] = print) -> dict:
     put right; what was paid for by then is in the journal, and the same call goes on from there.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results, started = Results(), time.monotonic()
+    started = time.monotonic()
     with Model(config) as model:
+        results = model.results
         say(greeting(config, model, len(seed_tasks)))
         try:
-            ready = seed_tasks
+            ready: list = seed_tasks
             for number, stage in enumerate(STAGES[: STAGES.index(config.until) + 1]):
-                say(f"\nStage {number + 1}, {stage}. {LESSON[number].format(**asdict(config))}")
-                if stage == "generate":
-                    ready = generate_instructions(config, model, ready, results)
-                elif stage == "classify":
-                    ready = classify_instructions(config, model, ready)
-                elif stage == "instances":
-                    ready = generate_instances(config, model, ready, results)
-                else:
-                    filter_and_dedupe(config, ready, results)
+                say("\n" + STAGE_FUNCTIONS[number].__doc__.split("\n")[0])
+                ready = STAGE_FUNCTIONS[number](config, model, ready)
                 write_whole(Path(config.work_dir) / STEP_FILES[number], map(to_json, results.rows(stage)))
                 say("\n".join(examples(stage, results)))
             results.status = "complete" if stage == "filter" else f"stopped after {stage}"
         finally:
-            summary = write_results(config, model, len(seed_tasks), results, time.monotonic() - started)
+            summary = write_results(config, model, len(seed_tasks), time.monotonic() - started)
     say(funnel(config, summary))
     return summary
 
 
 def greeting(config: Config, model: Model, seeds: int) -> str:
-    lines = [f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones wanted of {model.name}, {model.model}"]
+    text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones from {model.name}, {model.model}"
     if model.name == "practice":
-        lines.append("The practice model is a bank of written tasks, NOT a language model: free, to learn with.")
-        if not config.provider:
-            lines.append("No API key was found. To go live, put one into .env (see .env.example).")
-    if model.journal.torn:
-        lines.append("notice: the last line of responses.jsonl was torn when a run was killed; it has been cut off.")
-    return "\n".join(lines)
+        text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with. To go live, put an API"
+        text += " key into .env (see .env.example) or name a --provider."
+    return text + "\nnotice: the last line of responses.jsonl was torn by a kill; it was cut off." * model.journal.torn
 
 
 def examples(stage: str, results: Results) -> list[str]:
     """Two or three things that the stage has just done: what it made, and what it turned away and why."""
     lines, tasks = [], [task for task in results.tasks if stage in task.notes]
-    for task in tasks[:2] if stage == "generate" else ():
-        neighbour, score = next(iter(task.notes["generate"]["most_similar"].items()))
-        near = f"      accepted; nearest, at {score:.2f}: {one_line(neighbour, 70)}"
-        lines += [f"  + {one_line(task.instruction)}", near]
-    for flag in (True, False) if stage in ("classify", "instances") else ():
-        for task in [task for task in tasks if task.is_classification is flag][:1]:
-            lines.append(f"  {'classification' if flag else 'not classification'}: {one_line(task.instruction)}")
-            lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
-    first = {row["rule"]: row for row in reversed(results.rejected) if row["stage"] == stage}  # of each rule, the first
+    flagged = [next((task for task in tasks if task.is_classification is flag), None) for flag in (True, False)]
+    for task in filter(None, tasks[:2] if stage == "generate" else flagged):
+        lines.append(f"  + {one_line(task.instruction)}")
+        for neighbour, score in [*task.notes[stage].get("most_similar", {}).items()][:1]:
+            lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+        lines += [f"      classification: {task.is_classification}"] if stage == "classify" else []
+        lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
+    rows = [row for row in reversed(results.rejected) if row["stage"] == stage and row["rule"] != "not_needed"]
+    first = {row["rule"]: row for row in rows}  # of each rule, the first
     for rule, row in sorted(first.items(), key=lambda item: not item[1]["evidence"])[:2]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}" if row["evidence"] else ""
-        lines.append(f"  - {one_line(row['instruction'])}\n      rejected: {rule}{why}")
+        lines += [f"  - {one_line(row['instruction'])}", f"      rejected: {rule}{why}"]
     return lines
 
 
-def write_results(config: Config, model: Model, seeds: int, results: Results, seconds: float) -> dict:
+def write_results(config: Config, model: Model, seeds: int, seconds: float) -> dict:
     """Write all files as they stand, complete or not, and return the summary."""
-    folder, whole = Path(config.work_dir), results.status != "interrupted"
+    folder, results = Path(config.work_dir), model.results
     files = [(folder / name, results.rows(stage)) for stage, name in zip(STAGES, STEP_FILES, strict=True)]
     for number, (path, rows) in enumerate(files):
-        if number <= STAGES.index(config.until) and (rows or whole):
+        if number <= STAGES.index(config.until) and (rows or results.status != "interrupted"):
             write_whole(path, map(to_json, rows))
         else:
             path.unlink(missing_ok=True)  # of an earlier run: no view of this one
@@ -1277,7 +1265,7 @@ def write_results(config: Config, model: Model, seeds: int, results: Results, se
         "status": results.status,
         "settings": asdict(config) | {"provider": model.name, "model": model.model, "base_url": model.base_url},
         "versions": {"self_instruct": __version__, "python": platform.python_version(), **packages},
-        "counts": {"seed_tasks": seeds, "wanted": config.num_instructions, **count(model, results)},
+        "counts": {"seed_tasks": seeds, "wanted": config.num_instructions, **count(model)},
         "undone_because": Counter(why for _, why in model.undone),
         "faults": model.faults,
         "refused_parameters": model.refused,
@@ -1289,10 +1277,10 @@ def write_results(config: Config, model: Model, seeds: int, results: Results, se
     return summary
 
 
-def count(model: Model, results: Results) -> dict[str, dict]:
+def count(model: Model) -> dict[str, dict]:
     """For each stage what came in and where it went: in = out + rejected (by rule) + undone. In stage 1 it is requests
     that are undone, and nobody knows how many candidates they would have brought."""
-    asked = [task for task in results.tasks if "classify" in task.notes]
+    results, asked = model.results, [task for task in model.results.tasks if "classify" in task.notes]
     out = [len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)]
     counts = {}
     for stage, kept in zip(STAGES, out, strict=True):
@@ -1317,19 +1305,19 @@ def funnel(config: Config, summary: dict) -> str:
         lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
         spent.update(summary["tokens"].get(stage, {}))
     lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
-    undone, made = sum(counts[stage]["undone"] for stage in STAGES), counts["generate"]["out"]
+    undone, made, now = sum(counts[stage]["undone"] for stage in STAGES), counts["generate"]["out"], spent["asked_now"]
     if made < config.num_instructions and not undone:
-        lines.append(f"notice: stage 1 ended with {made} of {config.num_instructions} instructions: {config.patience} requests")
-        lines[-1] += " in a row brought nothing new. More varied seed tasks help, or a higher temperature."
-    lines.append(f"{spent['asked_now']} requests now, {spent['replies'] - spent['asked_now']} replies from the journal,")
-    lines[-1] += f" {spent['prompt']} + {spent['reply']} tokens in all, {summary['seconds']} s"
-    if not spent["asked_now"] and not undone:
-        lines.append("Already complete: nothing was asked, nothing was paid.")
+        lines.append(f"notice: stage 1 ended with {made} of {config.num_instructions} instructions:")
+        lines[-1] += f" {config.patience} requests in a row brought nothing new. Seed tasks that vary more help."
+    lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal;")
+    lines[-1] += f" {spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
+    lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
     lines.append(f"Files in {config.work_dir}: {', '.join(STEP_FILES)}, rejected.jsonl, run.json")
-    goes_on = "To go on: the same command without --until."
+    if undone:
+        why = next(iter(summary["undone_because"]))
+        return "\n".join([*lines, f"{undone} requests are undone ({why}): the same command asks them again."])
     tries = "Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help for a real model"
-    why = f"{undone} requests are undone ({next(iter(summary['undone_because']), '')}): the same command asks them again."
-    return "\n".join([*lines, why if undone else tries if config.until == "filter" else goes_on])
+    return "\n".join([*lines, tries if config.until == "filter" else "To go on: the same command without --until."])
 
 
 def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:

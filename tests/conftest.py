@@ -1,0 +1,37 @@
+"""Fixtures for all tests: a clean environment, small settings, and the project's root on the path."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key of the shell or of a .env reaches a test, and no proxy stands between it and its server."""
+    for row in PROVIDERS.values():
+        for name in (row.key, row.url_variable):
+            monkeypatch.delenv(name, raising=False) if name else None
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / ".env").touch()  # the search for a .env ends here
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Config]:
+    """A Config that writes below tmp_path and does not wait long before a retry."""
+
+    def make(**changes: object) -> Config:
+        return Config(**{"work_dir": str(tmp_path / "work"), "first_wait": 0.01, **changes})
+
+    return make
