@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 
 import self_instruct_workshop as workshop
@@ -65,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    workshop.leave(main())

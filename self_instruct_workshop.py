@@ -36,6 +36,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -123,6 +124,8 @@ class Config:
             if not isinstance(value, str) and not low <= value <= high:
                 allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
                 raise UsageError(f"{flag} must be {allowed}, not {value}")
+        if Path(self.output_path or "a.jsonl").is_dir():
+            raise UsageError(f"--output-path must be a file, and {self.output_path} is a folder")
         if self.base_url and not re.match(r"https?://[^/\s]", self.base_url):
             raise UsageError(f"--base-url must begin with http:// or https://, not {self.base_url!r}")
 
@@ -157,6 +160,11 @@ class Results:
             row = {"stage": stage, "rule": rule, "instruction": text, "input": pair[0], "output": pair[1]}
             self.rejected.append(row | {"evidence": why[0], "score": why[1]})
 
+    def begin(self, stage: str) -> None:
+        """Forget what an earlier call of a stage has left here, as when a notebook's cell is run again."""
+        self.rejected = [row for row in self.rejected if row["stage"] != stage]
+        self.dataset, self.tasks = [], [] if stage == "generate" else self.tasks
+
     def rows(self, stage: str) -> list[dict]:
         """The rows of a stage's step file: a view of the tasks that have come through it."""
         if stage == "filter":
@@ -172,15 +180,15 @@ class Results:
 
 
 def to_json(row: dict) -> str:
-    """One line of JSON. Lone surrogates, which other readers refuse, become question marks."""
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8") + "\n"
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write all lines or none: into a temporary file first, then one rename."""
+    """Write all lines or none: into a temporary file first, then one rename. Lone surrogates, which other readers
+    refuse, become question marks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.writelines(lines)
     os.replace(temporary, path)
 
@@ -235,7 +243,7 @@ class Journal:
         with self.lock:
             start = self.file.seek(0, os.SEEK_END)
             try:
-                self.file.write(to_json(record).encode())
+                self.file.write(to_json(record).encode("utf-8", "replace"))
                 self.file.flush()
                 os.fsync(self.file.fileno())
             except OSError:  # a full disk: leave no half line behind
@@ -541,9 +549,13 @@ class Model:
         self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
         self.tokens: dict[str, Counter[str]] = {}  # stage -> replies used, asked now, tokens
         self.failed_in_a_row, self.answered, self._client = 0, False, None
-        self.folder_lock = lock_folder(Path(config.work_dir))
-        self.journal = Journal(Path(config.work_dir) / "responses.jsonl")
         self.model = config.model or self.provider.model or self.first_listed()
+        self.folder_lock = lock_folder(Path(config.work_dir))
+        try:
+            self.journal = Journal(Path(config.work_dir) / "responses.jsonl")
+        except WorkshopError:
+            self.folder_lock.release()
+            raise
 
     def __enter__(self) -> Model:
         return self
@@ -574,8 +586,8 @@ class Model:
             reply = self.ask_once(stage, attempt, prompt, temperature, question)
             filtered = reply.finish_reason == "content_filter"
             if not filtered and (reply.cut or readable(reply.text)):
-                return reply
-        if filtered:
+                break
+        if filtered and stage != "classify":  # there it counts as an answer that cannot be read
             raise RequestFailed("the content filter held the reply back, twice")
         return reply
 
@@ -675,8 +687,7 @@ def lock_folder(folder: Path) -> Any:
 
 
 def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any = None) -> Iterator[tuple]:
-    """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed.
-    Replies still on their way when the caller stops go to the journal; nobody waits for them."""
+    """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed."""
     executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1))
     try:
         futures = [executor.submit(ask, item) for item in items]
@@ -685,6 +696,8 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any =
         for item, future in zip(items, futures, strict=True):
             while not future.done():
                 wait([future], timeout=0.5)  # Ctrl-C does not reach a wait without end on Windows
+                failed = [f for f in futures if f.done() and isinstance(f.exception(), WorkshopError)]
+                future = failed[0] if failed else future  # what ends the run, ends it now
             try:
                 yield item, future.result()
             except RequestFailed as failure:
@@ -692,6 +705,7 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any =
                 yield item, None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+        wait(futures, timeout=1.0)  # what arrives by then is kept
 
 
 def progress(total: int, what: str) -> Any:
@@ -805,8 +819,11 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
     changes nothing. Ends early after `patience` requests in a row without a new instruction.
     """
     results, pool = model.results, InstructionPool(config.recipe)
+    results.begin("generate")
     for task in seed_tasks:
         pool.add(task.instruction)
+    if not seed_tasks:
+        raise WorkshopError("stage 1 needs at least one seed task")
     names = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
     shape = {name: getattr(config, name) for name in names}
     shape["seed_tasks"] = sha256("\n".join(pool.instructions).encode()).hexdigest()[:16]
@@ -876,7 +893,7 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
     for candidate, scores in pool.scan(fit):
         nearest = pool.top(scores)
-        if nearest[0][1] > config.rouge_threshold:
+        if nearest[0][1] > min(config.rouge_threshold + 1e-9, 1 - 1e-9):  # an exact copy is never novel
             results.reject("generate", "too_similar", candidate, why=nearest[0])
         elif len(results.tasks) >= config.num_instructions:
             results.reject("generate", "not_needed", candidate)
@@ -889,20 +906,34 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
 
 
 MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．", "9、", "（9）"; not "3.5" or "10:30"
-    r"^ {0,2}(?:[-*#>]+ +)?[*_]{0,2}(?:(?:task|instruction|question|任务|指令|题目|第) ?)?[(（]?(\d{1,3})"
-    r"(?:[)）.．、:：题]|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}(?!\d)[ \t]*",
-    re.M | re.I,
+    r"(?im)^([ \t]*)(?:[-*#>]+ +)?[*_]{0,2}(?:(?:task|instruction|question|任务|指令|题目|第) ?)?[(（]?(\d{1,3})"
+    r"(?:\\?[)）.．、:：题]|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}(?!\d)[ \t]*"
 )
-BULLET = re.compile(r"^ {0,2}[-*•·] +", re.M)
-ANSWER = re.compile(r"^\W*(?:input|output|answer|class label|输入|输出|答案|类别标签)\W*[:：]", re.M | re.I)
-BOLD = re.compile(r"(?<![\w*])(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?![\w*])")
-TITLE = re.compile(r"(\*\*[^*]{1,60}[:：]\*\*|\*\*[^*]{1,60}\*\*[:：]|(task|instruction|任务|指令)[:：])\s*(?=\S)", re.I)
+BULLET = re.compile(r"(?m)^ {0,2}[-*•·] +")
+LABEL = r"(?:input|output|answer|class label|输入|输出|答案|类别标签)"
+ANSWER = re.compile(rf"(?im)^[^\w\n]*{LABEL}[^\w\n]*[:：]|\binput *[:：].{{0,500}}?\boutput *[:：]")
+BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w*])")
+TITLE = re.compile(  # "**Rivers:** ", "**Rivers** - ", "**Rivers**" on a line of its own, "Task: "
+    r"(?i)\A(?:\*\*[^*\n]{1,60}[:：]\*\*\s*|\*\*[^*\n]{0,60}[^*\n.?!。？！]\*\*\s*(?:[:：–—-]|\n)\s*"
+    r"|(?:task|instruction|任务|指令)\s*[:：]\s*)(?=\S)"
+)
 
 
 def without_thinking(reply: str) -> str:
-    """The reply less its <think>...</think>, also where one of the two marks is missing."""
-    reply = re.sub(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", "", reply.replace("\r", ""), flags=re.S)
-    return re.split(r"</think(?:ing)?>", reply)[-1]
+    """The reply less the <think>...</think> that it begins with, also where one of the two marks is missing."""
+    reply = re.sub(r"\A(?:\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z))+", "", reply.replace("\r", ""), flags=re.S)
+    return reply if "<think" in reply else re.split(r"</think(?:ing)?>", reply)[-1]
+
+
+def list_marks(reply: str) -> list[re.Match]:
+    """The numbers of a list, without those of a list inside one of its items: further in, or from 1 behind a colon."""
+    marks: list[re.Match] = []
+    for mark in MARKER.finditer(reply):
+        indent, number, last = len(mark[1]), int(mark[2]), marks[-1] if marks else mark
+        behind_colon = reply[max(0, mark.start() - 9) : mark.start()].rstrip().endswith((":", "："))
+        inside = indent > len(last[1]) + 1 or (number < int(last[2]) and number != 1) or (number == 1 and behind_colon)
+        marks += [] if marks and inside else [mark]
+    return marks
 
 
 def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9) -> list[str]:
@@ -912,26 +943,29 @@ def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "mo
     one; else it is small talk. "Sure!\\n1. Add 2 and 3.\\n2. Spell it." -> ["Add 2 and 3.", "Spell it."]
     """
     reply = without_thinking(reply)
-    if marks := list(MARKER.finditer(reply)):
+    if marks := list_marks(reply):
         ends = [mark.start() for mark in marks[1:]] + [len(reply)]
         items = [reply[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-        if int(marks[0][1]) == first + 1:
+        if int(marks[0][2]) == first + 1:
             items.insert(0, reply[: marks[0].start()])
     else:
         items = BULLET.split(reply)[1:] or reply.split("\n")
-    candidates = [tidy_instruction(item) for item in items if marks or not breaks("small_talk", item.strip())]
-    candidates = [candidate for candidate in candidates if candidate]
-    return candidates[:-1] if truncated else candidates
+        items = [item for item in items if not breaks("small_talk", item.strip())]
+    items = items[:-1] if truncated else items
+    return [text for text in map(tidy_instruction, items) if text]
 
 
 def tidy_instruction(item: str) -> str:
-    """One task on one line: without markup, an answer glued to it, or closing remarks."""
-    paragraphs = re.split(r"\n\s*\n", ANSWER.split(item)[0].strip())
-    while len(paragraphs) > 1 and not paragraphs[0].rstrip().endswith((":", "：")):
-        paragraphs.pop()  # a remark behind a blank line; after a colon, what the task is about
-    lines = [line.strip() for paragraph in paragraphs for line in paragraph.split("\n")]
-    text = " ".join(line for i, line in enumerate(lines) if i == 0 or not breaks("small_talk", line))
-    text = " ".join(BOLD.sub(r"\2", TITLE.sub("", re.sub(r"(^| )-{3,}$", "", text), count=1)).split())
+    """One task on one line: without a title, markup, an answer glued to it, or closing remarks."""
+    text = TITLE.sub("", ANSWER.split(item, 1)[0].strip())
+    if text.count("```") > 1:
+        text = text[: text.rindex("```") + 3]
+    else:  # a blank line ends a task, but behind a colon comes what it is about
+        paragraphs = re.split(r"\n\s*\n", text.replace("```", "").strip())
+        text = "\n".join(paragraphs[: 2 if paragraphs[0].rstrip().endswith((":", "：")) else 1])
+    lines = [line for i, line in enumerate(text.split("\n")) if i == 0 or not breaks("small_talk", line.strip())]
+    text = BOLD.sub(r"\1", " ".join(" ".join(lines).split()))
+    text = re.sub(r"\A__(.* .*)__\Z", r"\1", re.sub(r"^\*\*|\*\*$|(?:^| )-{3,}$", "", text).strip())
     quoted = len(text) > 2 and text[0] + text[-1] in ('""', "“”", "「」") and text[0] not in text[1:-1]
     return text[1:-1].strip() if quoted else text
 
@@ -944,7 +978,7 @@ def instruction_problem(text: str, *, recipe: str = "modern") -> str:
         return "too_short" if tokens else "empty"
     if words > 150:  # as in the official code, which also drops everything up to three words
         return "too_long"
-    if not text[0].isalnum() and text[0] not in "\"'“‘「『《【（([<¿¡$€£¥√#@.":
+    if not text[0].isalnum() and text[0] not in "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@.":
         return "leading_punctuation"
     return next((rule for rule in ("small_talk", "refusal", "needs_more_than_text") if breaks(rule, text)), "")
 
@@ -1047,6 +1081,7 @@ def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
         return model.ask("instances", prompt, config.temperature, question)
 
+    model.results.begin("instances")
     with progress(len(tasks), "3 instances") as bar:
         for task, reply in in_parallel(model, "instances", ask, tasks, bar):
             if reply:
@@ -1060,7 +1095,7 @@ def take_instances(config: Config, task: Task, reply: Reply, results: Results) -
     found = parse_instances(reply.text, labelled, recipe=config.recipe)
     whole = parse_instances(reply.text, labelled, truncated=reply.cut, recipe=config.recipe)
     for pair in found[len(whole) :]:
-        results.reject("filter", "cut_off", task.instruction, pair=pair)
+        results.reject("instances", "cut_off", task.instruction, pair=pair)
     if not whole:
         results.reject("instances", "no_instance", task.instruction, pair=(None, reply.text))
     task.instances = [{"input": source, "output": target} for source, target in whole]
@@ -1087,10 +1122,9 @@ def example_text(instance: dict[str, str], fields: list[str], labelled: bool) ->
 
 
 FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "- 输入：", "1. Class label:"
-    r"[ \t]*(?:[-*>#]+[ \t]+|\d+[.)、][ \t]*)?(?:\*\*|__)?"
+    r"(?i)[ \t]*(?:[-*>#]+[ \t]+|\d+[.)、][ \t]*)?(?:\*\*|__)?"
     r"(?:(?P<input>input|输入)|output|输出|class[ _]label|类别标签|标签|类别)"
-    r"[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*",
-    re.I,
+    r"[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*"
 )
 EXAMPLE = re.compile(r"\W*(?:example|instance|示例|例子|样例|例)[ \t]*[\d一二三四五]*\W*", re.I)
 NO_INPUT = re.compile(r"\W*(?:no ?input(?: needed| required)?|none|n/?a|empty|not applicable|空|无|无需输入)\W*", re.I)
@@ -1140,6 +1174,7 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
     Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing.
     """
     results, seen = model.results, set()
+    results.begin("filter")
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, out = filter_instances(task.instruction, pairs, recipe=config.recipe)
@@ -1213,6 +1248,8 @@ def run(config: Config, say: Callable[[str], Any] = print) -> dict:
             for number, stage in enumerate(STAGES[: STAGES.index(config.until) + 1]):
                 say("\n" + STAGE_FUNCTIONS[number].__doc__.split("\n")[0])
                 ready = STAGE_FUNCTIONS[number](config, model, ready)
+                for name in (*STEP_FILES[number:], "run.json"):  # of an earlier run: no views of this one
+                    (Path(config.work_dir) / name).unlink(missing_ok=True)
                 write_whole(Path(config.work_dir) / STEP_FILES[number], map(to_json, results.rows(stage)))
                 say("\n".join(examples(stage, results)))
             results.status = "complete" if stage == "filter" else f"stopped after {stage}"
@@ -1280,11 +1317,15 @@ def write_results(config: Config, model: Model, seeds: int, seconds: float) -> d
 def count(model: Model) -> dict[str, dict]:
     """For each stage what came in and where it went: in = out + rejected (by rule) + undone. In stage 1 it is requests
     that are undone, and nobody knows how many candidates they would have brought."""
+
+    def unit(row: dict) -> str:  # an instance that was cut off in stage 3 is counted with those of stage 4
+        return "filter" if row["rule"] == "cut_off" and row["stage"] == "instances" else row["stage"]
+
     results, asked = model.results, [task for task in model.results.tasks if "classify" in task.notes]
     out = [len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)]
     counts = {}
     for stage, kept in zip(STAGES, out, strict=True):
-        rules = Counter(row["rule"] for row in results.rejected if row["stage"] == stage)
+        rules = Counter(row["rule"] for row in results.rejected if unit(row) == stage)
         undone = sum(stage == where for where, _ in model.undone)
         came = kept + rules.total() + undone * (stage != "generate")
         counts[stage] = {"in": came, "rejected": dict(rules.most_common()), "undone": undone, "out": kept}
@@ -1315,7 +1356,8 @@ def funnel(config: Config, summary: dict) -> str:
     lines.append(f"Files in {config.work_dir}: {', '.join(STEP_FILES)}, rejected.jsonl, run.json")
     if undone:
         why = next(iter(summary["undone_because"]))
-        return "\n".join([*lines, f"{undone} requests are undone ({why}): the same command asks them again."])
+        lines.append(f"{undone} requests are undone ({why}): the same command asks for what got no reply.")
+        return "\n".join(lines)
     tries = "Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help for a real model"
     return "\n".join([*lines, tries if config.until == "filter" else "To go on: the same command without --until."])
 
@@ -1345,10 +1387,17 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         print(f"error: {error.filename or 'writing'}: {error.strerror}; every reply so far is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupted:
-        print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr, flush=True)
+        print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr)
+        return interrupted.args[0]
+
+
+def leave(code: int) -> None:
+    """End this process without waiting for requests that are still in flight."""
+    with suppress(OSError):  # nobody may be reading any more
         sys.stdout.flush()
-        os._exit(interrupted.args[0])  # without waiting for what is in flight
+        sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -25,14 +25,15 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from uuid import uuid4
 
-Answer = Callable[[str, dict], "str | tuple[str, str]"]  # (prompt, body) -> text, or (text, finish_reason)
+Record = dict[str, Any]
+Answer = Callable[[str, Record], "str | tuple[str, str]"]  # (prompt, body) -> text, or (text, finish_reason)
 Chooser = Callable[[int, str], str]  # (number of the POST request, from 0; prompt) -> a name out of FAULTS, or ""
 Reply = tuple[int, bytes, "str | None"]  # HTTP status, body, the model's text in it (None: not to be read)
 
 TRANSIENT = ("429", "429-retry-after", "500", "503-html", "reset", "cut", "html-200", "json-cut-200", "empty-200",
              "error-200", "no-choices", "null-content")  # fmt: skip
 SHAPED = ("length", "filter", "no-choices", "null-content", "drip")  # a refused request gets its refusal instead
-FAULTS = {*TRANSIENT, *SHAPED, "429-quota", "401", "404", "filter-400", "hang"}
+FAULTS = (*TRANSIENT, "429-quota", "401", "404", "length", "filter", "filter-400", "hang", "drip")
 WIRES = {"/chat/completions": "chat", "/completions": "completion", "/models": "models",
          "/services/aigc/text-generation/generation": "dashscope"}  # fmt: skip
 PAGE = b"<html><head><title>nginx</title></head><body><center><h1>%s</h1></center></body></html>"
@@ -80,9 +81,10 @@ def storm(share: float, seed: int, names: Iterable[str] = TRANSIENT) -> Chooser:
 class Server(ThreadingTCPServer):
     """The server, as a context manager. With `null_param`, refusals name the parameter in their message only.
 
-    In `requests`, header names are in lower case, `text` is the model's text in the reply, and `delivered` says that
-    such a reply (for models: the list) went out whole to a client that was still there. What `answer` or `faults` raise
-    closes the connection, and is raised again at the end of the block.
+    Each of `requests` has method, path, headers (names in lower case), body, wire, prompt, key, parameters, at, fault,
+    text (the model's, as far as the client can read it) and delivered: whether a reply with such a text (for models:
+    the list) went out whole to a client that was still there. What `answer` or `faults` raise closes the connection,
+    and is raised again at the end of the block.
     """
 
     allow_reuse_address, daemon_threads, block_on_close, request_queue_size = True, True, False, 1024
@@ -98,16 +100,12 @@ class Server(ThreadingTCPServer):
         self.models, self.refuse, self.null_param = tuple(models), tuple(refuse), null_param
         rest = iter(()) if callable(faults) else iter(faults)
         self.choose: Chooser = faults if callable(faults) else lambda index, prompt: next(rest, "")
-        self.requests: list[dict[str, Any]] = []
+        self.requests: list[Record] = []
         self.errors: list[BaseException] = []
         self.max_in_flight, self.posts, self.lock = 0, count(), threading.Lock()
         self.connections: set[socket.socket] = set()
         self.busy: set[socket.socket] = set()  # those with a POST request whose answer is not out yet
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Server:
-        self.thread.start()
-        return self
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.shutdown()
@@ -126,15 +124,15 @@ class Server(ThreadingTCPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
         self.busy.discard(request)
+        super().shutdown_request(request)
         self.connections.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(error := sys.exception(), ConnectionError):  # clients come and go as they like
+        if (error := sys.exception()) and not isinstance(error, ConnectionError):  # clients come and go as they like
             self.errors.append(error)
 
-    def begin(self, record: dict[str, Any], connection: socket.socket) -> None:
+    def begin(self, record: Record, connection: socket.socket) -> None:
         """Write a request down and choose its fault. Requests that a client has given up are not in flight."""
         with self.lock:
             self.requests.append(record)
@@ -142,16 +140,15 @@ class Server(ThreadingTCPServer):
                 return
             self.busy.add(connection)
             if len(self.busy) > self.max_in_flight:
-                self.busy -= {other for other in list(self.busy) if gone(other)}
+                self.busy -= leaving(list(self.busy))
                 self.max_in_flight = max(self.max_in_flight, len(self.busy))
             record["fault"] = self.choose(next(self.posts), record["prompt"]) or ""
-        if record["fault"] not in FAULTS | {""}:
-            raise ValueError(f"no such fault: {record['fault']!r}")
+        assert record["fault"] in ("", *FAULTS), f"no such fault: {record['fault']!r}"
 
-    def reply(self, record: dict[str, Any]) -> Reply:
+    def reply(self, record: Record) -> Reply:
         """Say what a request gets back."""
         fault, wire = record["fault"].removesuffix("-retry-after"), record["wire"]
-        errors: dict[str, tuple] = DASHSCOPE_ERRORS if wire == "dashscope" else OPENAI_ERRORS
+        errors: dict[str, tuple[Any, ...]] = DASHSCOPE_ERRORS if wire == "dashscope" else OPENAI_ERRORS
         if fault in PAGES:
             return *PAGES[fault], None
         if not fault or fault in SHAPED:
@@ -177,20 +174,20 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Write nothing to stderr."""
 
-    def do_GET(self) -> None:
+    def do_POST(self) -> None:
         record = self.receive()
         self.server.begin(record, self.connection)
         hang, delay = record["fault"] == "hang", self.server.delay if self.command == "POST" else 0.0
-        if gone(self.connection, self.server.hang_s if hang else delay) or hang:
+        if leaving([self.connection], self.server.hang_s if hang else delay) or hang:
             self.close_connection = True
         elif record["fault"] == "reset":
             self.reset()
         else:
             self.send(record, *self.server.reply(record))
 
-    do_POST = do_GET
+    do_GET = do_POST
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> Record:
         headers = {name.lower(): value for name, value in self.headers.items()}
         raw = self.rfile.read(length := int(headers.get("content-length", 0)))
         if self.command == "POST" and len(raw) < max(1, length):
@@ -213,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
-    def send(self, record: dict[str, Any], status: int, body: bytes, text: str | None) -> None:
+    def send(self, record: Record, status: int, body: bytes, text: str | None) -> None:
         """Send a reply. How that ends is noted before the last byte leaves: who has read the reply finds it noted."""
         fault, kind = record["fault"], "text/html" if body.startswith(b"<") else "application/json"
         head = f"HTTP/1.1 {status} {responses[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
@@ -223,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
         step = len(whole) // 50 if fault == "drip" else len(whole)
         try:
             for start in range(0, len(whole), step):
-                if gone(self.connection, self.server.drip_s / 50 if start else 0.0):
+                if leaving([self.connection], self.server.drip_s / 50 if start else 0.0):
                     raise ConnectionError
                 if start + step >= len(whole):
                     self.server.busy.discard(self.connection)
@@ -234,17 +231,16 @@ class Handler(BaseHTTPRequestHandler):
             record.update(text="", delivered=False)
 
 
-def gone(connection: socket.socket, seconds: float = 0.0) -> bool:
-    """Whether the other side has closed the connection, or does so within this time."""
-    try:
-        with selectors.DefaultSelector() as watch:
-            watch.register(connection, selectors.EVENT_READ)
-            return bool(watch.select(seconds)) and not connection.recv(1, socket.MSG_PEEK)
-    except (OSError, ValueError):
-        return True
+def leaving(connections: Iterable[socket.socket], seconds: float = 0.0) -> set[Any]:
+    """Those whose client leaves within this time; while it waits for an answer it has nothing else to send."""
+    with selectors.DefaultSelector() as watch:
+        for connection in connections:
+            with suppress(ValueError, KeyError, OSError):  # closed just now by its own thread
+                watch.register(connection, selectors.EVENT_READ)
+        return {ready.fileobj for ready, _ in watch.select(seconds)}
 
 
-def failure(record: dict[str, Any], status: int, code: str | None, message: str, *openai: str | None) -> Reply:
+def failure(record: Record, status: int, code: str | None, message: str, *openai: str | None) -> Reply:
     """An error as the provider writes it; `openai` is (type, param)."""
     kind, param = (*openai, None, None)[:2]
     message = message.format_map(record)
@@ -253,7 +249,7 @@ def failure(record: dict[str, Any], status: int, code: str | None, message: str,
     return status, json.dumps(flat if record["wire"] == "dashscope" else nested).encode(), None
 
 
-def refused(record: dict[str, Any], name: str, null_param: bool) -> Reply | None:
+def refused(record: Record, name: str, null_param: bool) -> Reply | None:
     """The refusal of a parameter in the provider's own words; None if the request does not set it."""
     value = record["parameters"].get(name)
     if value is None or (name == "temperature" and value == 1):
@@ -270,7 +266,7 @@ def refused(record: dict[str, Any], name: str, null_param: bool) -> Reply | None
     return failure(record, 400, code, message, INVALID, None if null_param else name)
 
 
-def shortened(text: str, finish: str, wanted: dict[str, Any]) -> tuple[str, str]:
+def shortened(text: str, finish: str, wanted: Record) -> tuple[str, str]:
     """Cut a text where a model would stop: at a stop string, or at the token limit (a token is 4 characters)."""
     stops = [wanted["stop"]] if isinstance(wanted.get("stop"), str) else wanted.get("stop") or []
     if ends := [text.index(stop) for stop in stops if stop in text]:
@@ -279,27 +275,35 @@ def shortened(text: str, finish: str, wanted: dict[str, Any]) -> tuple[str, str]
     return (text[:limit], "length") if len(text) > limit else (text, finish)
 
 
-def answered(record: dict[str, Any], said: str | tuple[str, str]) -> Reply:
+def answered(record: Record, said: str | tuple[str, str]) -> Reply:
     """The model's answer as it goes over the wire, out of shape where the fault says so."""
-    fault, wire = record["fault"], record["wire"]
-    text, finish = shortened(*((said, "stop") if isinstance(said, str) else said), record["parameters"])
+    fault, (text, finish) = record["fault"], (said, "stop") if isinstance(said, str) else said
+    text, finish = shortened(text, finish, record["parameters"])
     if fault == "length":
         text, finish = text[: len(text) // 2], "length"
-    content, finish = (None, "content_filter") if fault == "filter" else (text, finish)
-    content = None if fault == "null-content" else content
-    message = {"text": content} if wire == "completion" else {"message": {"role": "assistant", "content": content}}
-    choices = [] if fault == "no-choices" else [{"index": 0, "finish_reason": finish, "logprobs": None, **message}]
-    asked, spent = (-(-len(part) // 4) for part in (record["prompt"], content or ""))
-    document: dict[str, Any] = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "choices": choices}
-    document |= {"object": "chat.completion" if wire == "chat" else "text_completion", "model": record["body"]["model"]}
-    document["usage"] = {"prompt_tokens": asked, "completion_tokens": spent, "total_tokens": asked + spent}
-    if wire == "dashscope":
-        choices = [{name: choice[name] for name in ("finish_reason", "message")} for choice in choices]
-        usage = {"input_tokens": asked, "output_tokens": spent, "total_tokens": asked + spent}
-        document = {"request_id": str(uuid4()), "output": {"choices": choices}, "usage": usage}
-    body = json.dumps(document).encode()
+    if fault in ("filter", "null-content"):
+        finish = "content_filter" if fault == "filter" else "stop"
+    content = None if fault in ("filter", "null-content") else text
+    body = json.dumps(document(record, content, finish)).encode()
     readable = fault not in ("cut", "json-cut-200", "no-choices")
     return 200, body[: len(body) // 2] if fault == "json-cut-200" else body, content if readable else None
+
+
+def document(record: Record, text: str | None, finish: str) -> Record:
+    """The JSON that carries an answer."""
+    asked, spent = (-(-len(part) // 4) for part in (record["prompt"], text or ""))
+    choice: Record = {"finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    choices = [] if record["fault"] == "no-choices" else [choice]
+    if record["wire"] == "dashscope":
+        usage = {"input_tokens": asked, "output_tokens": spent, "total_tokens": asked + spent}
+        return {"request_id": str(uuid4()), "output": {"choices": choices}, "usage": usage}
+    choice |= {"index": 0, "logprobs": None}
+    if record["wire"] == "completion":
+        choice["text"] = choice.pop("message")["content"]
+    kind = "chat.completion" if record["wire"] == "chat" else "text_completion"
+    usage = {"prompt_tokens": asked, "completion_tokens": spent, "total_tokens": asked + spent}
+    return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": int(time.time()), "usage": usage,
+            "model": record["body"]["model"], "choices": choices}  # fmt: skip
 
 
 VERBS = {"Describe": "描述", "Explain": "解释", "Compare": "比较", "Rewrite": "改写", "List": "列举", "Order": "排列"}
@@ -320,7 +324,7 @@ def words(dice: random.Random, chinese: bool, verb: bool = False) -> str:
 def scripted_model(seed: int = 0) -> Answer:
     """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question, else instances."""
 
-    def answer(prompt: str, body: dict) -> str:
+    def answer(prompt: str, body: Record) -> str:
         lines, dice = prompt.rstrip().split("\n"), random.Random(f"{seed}/{prompt}")
         chinese = "输入：" in prompt or bool(re.search("[一-鿿]", lines[0]))
         source, target, label = ("输入：", "输出：", "类别标签：") if chinese else ("Input:", "Output:", "Class label:")
