@@ -55,6 +55,7 @@ DATA = Path(__file__).resolve().parent / "data"
 STAGES = ("generate", "classify", "instances", "filter")
 STEP_NAMES = ("step1_instructions", "step2_is_classification", "step3_raw_instances", "step4_final")
 STEP_FILES = [f"{name}.jsonl" for name in STEP_NAMES]
+ADDRESS = r"https?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?(?:/\S*)?"
 DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
 
 
@@ -126,8 +127,8 @@ class Config:
                 raise UsageError(f"{flag} must be {allowed}, not {value}")
         if Path(self.output_path or "a.jsonl").is_dir():
             raise UsageError(f"--output-path must be a file, and {self.output_path} is a folder")
-        if self.base_url and not re.match(r"https?://[^/\s]", self.base_url):
-            raise UsageError(f"--base-url must begin with http:// or https://, not {self.base_url!r}")
+        if self.base_url and not re.fullmatch(ADDRESS, self.base_url):
+            raise UsageError(f"--base-url must be like http://localhost:8000/v1, not {self.base_url!r}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -278,22 +279,23 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
 def seed_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) from the text of a seed file."""
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".json":
+        if kind == ".json":
             number, array = 1, json.loads(text)
             yield from ((f"{path}, record {n}", record) for n, record in enumerate(array, 1))
         else:
             for number, line in lines:
-                yield f"{path}, line {number}", {"task": line} if path.suffix == ".txt" else json.loads(line)
+                yield f"{path}, line {number}", {"task": line} if kind == ".txt" else json.loads(line)
     except (ValueError, TypeError) as error:
-        number = getattr(error, "lineno", 1) + (0 if path.suffix == ".json" else number - 1)
-        wanted = "a JSON array of records" if path.suffix == ".json" else "a JSON record on each line"
+        number = getattr(error, "lineno", 1) + (0 if kind == ".json" else number - 1)
+        wanted = "a JSON array of records" if kind == ".json" else "a JSON record on each line"
         raise WorkshopError(f"{path}, line {number} is malformed: {wanted} is expected") from None
 
 
 def seed_task(where: str, record: Any, index: int) -> Task:
     """Make a Task of one record."""
-    record = record if isinstance(record, dict) else {}
+    record = json.loads(to_json(record if isinstance(record, dict) else {}).encode("utf-8", "replace"))
     texts = [record.get(key) for key in ("instruction", "Instruction", "task", "Task")]
     instruction = next((text.strip() for text in texts if isinstance(text, str)), "")
     if not instruction:
@@ -336,18 +338,18 @@ class ParameterRefused(Exception):
 
 
 def judge_error(
-    model: Model, status: int, code: str, message: str, headers: Any, sent: dict, named: str = ""
+    model: Model, status: int, code: Any, message: str, headers: Any, sent: dict, named: str = ""
 ) -> Exception:
     """What a server's error means: try again, stop the run, adapt a parameter, or leave this one task undone."""
-    said = model.clean(f"{status} {code} {message}")
+    code, said = str(code or ""), model.clean(f"{status} {code or ''} {message}")
     if code.startswith("Throttling") or (status in (408, 409, 429) and code not in FATAL) or status >= 500:
         return Transient(said, retry_after(headers))
     if status in (401, 402, 403, 404) or code in FATAL:
         check = f"check {model.provider.key or 'the server'}, --model ({model.model}) and the address"
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {check}")
-    name = named if named in sent else next((name for name in sent if re.search(rf"\b{name}\b", message)), "")
-    unknown = re.search(r"support|unrecogni|unknown|unexpected|instead|permitted|allowed", message, re.I)
-    return ParameterRefused(name) if name and (unknown or name not in CAPS) else RequestFailed(said)
+    name = named or next((name for name in sent if re.search(rf"\b{name}\b", message)), "")
+    unknown = re.search(r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead", message)
+    return ParameterRefused(name) if name in sent and (unknown or name not in CAPS) else RequestFailed(said)
 
 
 def retry_after(headers: Any) -> float:
@@ -382,25 +384,30 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         if error.code in FILTERED:
             return Reply("", "content_filter")
         message = error.body.get("message") if isinstance(error.body, dict) else None
-        said = (error.code or "", str(message or error.message), error.response.headers)
+        said = (error.code, str(message or error.message), error.response.headers)
         raise judge_error(model, error.status_code, *said, parameters, error.param or "") from None
     except openai.APIConnectionError as error:
         raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
-    except ValueError:
-        raise Transient("200 with a body that is not JSON") from None
     if not getattr(answer, "choices", None):  # HTML arrives as a string, {"error": ...} as choices=None
         raise Transient(model.clean(f"200 without choices: {getattr(answer, 'error', answer)}"))
     choice, usage = answer.choices[0], answer.usage
-    finish, text = choice.finish_reason or "stop", getattr(choice.message, "content", None)
-    if text is None and finish == "stop":
+    finish, text = choice.finish_reason or "stop", choice.message.content
+    if not isinstance(text, str) and finish not in ("length", "content_filter"):
         raise Transient("200 with content null")
     tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-    return Reply(text or "", finish, *tokens)
+    return Reply(text if isinstance(text, str) else "", finish, *tokens)
 
 
 def dashscope_client(model: Model) -> Any:
-    """A connection pool as wide as the run; it also turns DashScope's errors with status 200 into errors."""
+    """A connection pool as wide as the run, which sends nothing twice by itself and sees errors with status 200."""
     import requests
+
+    class SendOnce(requests.adapters.HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().send(*args, **kwargs)
+            except requests.ConnectionError as error:  # the SDK would send it again, and pay again
+                raise requests.RequestException(str(error)) from None
 
     def mark_errors(response: Any, **_: Any) -> None:
         if response.status_code == 200 and b'"output"' not in response.content:
@@ -408,8 +415,9 @@ def dashscope_client(model: Model) -> Any:
 
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency))
+        session.mount(scheme, SendOnce(pool_maxsize=model.config.concurrency))
     session.hooks["response"].append(mark_errors)
+    session.auth = lambda request: request  # or a ~/.netrc replaces the key
     return session
 
 
@@ -425,20 +433,19 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}], "result_format": "message"}
     try:
         answer = dashscope.Generation.call(**asked, **where, request_timeout=model.config.request_timeout, **parameters)
-    except requests.JSONDecodeError:
-        raise Transient("a body that is not JSON") from None
     except requests.RequestException as error:
         raise Transient(model.clean(f"connection: {error}")) from None
     if answer.code in FILTERED:
         return Reply("", "content_filter")
     if answer.status_code != 200:
         status = 503 if answer.code in ("InternalError", "ServiceUnavailable") else answer.status_code
-        raise judge_error(model, status, answer.code or "", str(answer.message), answer.headers or {}, parameters)
+        raise judge_error(model, status, answer.code, str(answer.message), answer.headers or {}, parameters)
     choice, usage = ((answer.output or {}).get("choices") or [{}])[0], answer.usage or {}
     finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
-    if text is None and finish != "length":
+    if not isinstance(text, str) and finish != "length":
         raise Transient("200 without choices or content")
-    return Reply(text or "", finish, usage.get("input_tokens") or 0, usage.get("output_tokens") or 0)
+    tokens = (usage.get("input_tokens") or 0, usage.get("output_tokens") or 0)
+    return Reply(text if isinstance(text, str) else "", finish, *tokens)
 
 
 @dataclass(frozen=True)
@@ -519,7 +526,11 @@ def environment() -> dict[str, str]:
     values count as unset."""
     from dotenv import dotenv_values, find_dotenv
 
-    variables = dotenv_values(find_dotenv(usecwd=True)) | {k: v for k, v in os.environ.items() if v.strip()}
+    file = find_dotenv(usecwd=True)
+    try:
+        variables = dotenv_values(file) | {k: v for k, v in os.environ.items() if v.strip()}
+    except UnicodeDecodeError:
+        raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     return {name: value.strip() for name, value in variables.items() if value and value.strip()}
 
 
@@ -537,11 +548,13 @@ class Model:
         self.name = config.provider or [*keyed, "local" if config.base_url else "practice"][0]
         self.provider = PROVIDERS[self.name]
         self.key = variables.get(self.provider.key, "") if self.provider.key else "none"
-        if not self.key or not self.key.isascii():
+        if not re.fullmatch(r"[!-~]+", self.key):
             problem = "holds a character that no key has" if self.key else "is not set"
             raise WorkshopError(f"{self.provider.key} {problem}: put it into .env, or use --provider practice")
         self.base_url = config.base_url or variables.get(self.provider.url_variable) or self.provider.base_url
-        self.lock, self.stop = threading.Lock(), threading.Event()
+        if self.base_url and not re.fullmatch(ADDRESS, self.base_url):
+            raise WorkshopError(f"{self.provider.url_variable} is no address of a server: {self.base_url!r}")
+        self.lock, self.stop, self.senders = threading.Lock(), threading.Event(), ThreadPoolExecutor(512)
         self.sleep = sleep or self.stop.wait
         self.results = Results()
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
@@ -574,7 +587,7 @@ class Model:
         import openai
 
         try:
-            return self.client(openai_client).models.list().data[0].id
+            return "" + self.client(openai_client).models.list().data[0].id
         except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError):
             problem = f"{self.base_url} lists no model: start a server there, or name the model with --model"
             raise WorkshopError(problem) from None
@@ -583,7 +596,11 @@ class Model:
         """Return the reply to a question, from the journal if it is there. One that was filtered, or is not `readable`,
         is asked for once more. `question` says what is asked beside the settings. Raises RequestFailed."""
         for attempt in (0, 1):
-            reply = self.ask_once(stage, attempt, prompt, temperature, question)
+            try:
+                reply = self.ask_once(stage, attempt, prompt, temperature, question)
+            except WorkshopError:
+                self.stop.set()  # nobody sends any more
+                raise
             filtered = reply.finish_reason == "content_filter"
             if not filtered and (reply.cut or readable(reply.text)):
                 break
@@ -602,13 +619,14 @@ class Model:
             prompt = record["prompt"] if record else prompt  # a logged request keeps its prompt
             parameters = {"max_tokens": limit, "temperature": temperature, **self.provider.extra}
             reply, sent = self.send(prompt, parameters)
+            reply.text = reply.text.encode("utf-8", "replace").decode()  # as it will be read from the disk
             reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": 1, "key": key, **identity, **asdict(reply), "max_tokens": limit}
             self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
         reply = Reply(**{name: record[name] for name in names})
         with self.lock:
             spent = self.tokens.setdefault(stage, Counter())
-            spent.update(replies=1, asked_now=asked_now, prompt=reply.prompt_tokens, reply=reply.reply_tokens)
+            spent.update(replies=1, asked_now=int(asked_now), prompt=reply.prompt_tokens, reply=reply.reply_tokens)
         return reply
 
     def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
@@ -623,7 +641,7 @@ class Model:
         faulty = tenacity.retry_if_exception_type(Transient)
         retrying = tenacity.Retrying(retry=faulty, stop=stop, wait=seconds, sleep=self.sleep, reraise=True)
         try:
-            answer = retrying(self.send_once, prompt, parameters)
+            answer = retrying(self.send_once, prompt, parameters, time.monotonic() + self.config.deadline)
             self.failed_in_a_row, self.answered = 0, True
             return answer
         except Transient as fault:
@@ -634,17 +652,25 @@ class Model:
             problem = f"no answer from {self.name} at {self.base_url} ({fault})"  # the first request, or ten in a row
             raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
 
-    def send_once(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
+    def send_once(self, prompt: str, parameters: dict, ends: float) -> tuple[Reply, dict]:
+        """One try. A reply that still drips in when the deadline comes is left to itself."""
         while not self.stop.is_set():
             sent = self.accepted(parameters)
             try:
-                return self.provider.send(self, prompt, sent), sent
+                sending = self.senders.submit(self.provider.send, self, prompt, sent)
+                return sending.result(timeout=max(0.0, ends - time.monotonic())), sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
-            except Transient as fault:
-                with self.lock:
-                    self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
-                raise
+                continue
+            except Transient as error:
+                fault = error
+            except TimeoutError:
+                fault = Transient("no whole reply before the deadline")
+            except (AttributeError, LookupError, TypeError, ValueError):
+                fault = Transient("200 with a body that is no answer")
+            with self.lock:
+                self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
+            raise fault from None
         raise RequestFailed("the run was stopped")
 
     def accepted(self, parameters: dict) -> dict:
@@ -911,7 +937,7 @@ MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．"
 )
 BULLET = re.compile(r"(?m)^ {0,2}[-*•·] +")
 LABEL = r"(?:input|output|answer|class label|输入|输出|答案|类别标签)"
-ANSWER = re.compile(rf"(?im)^[^\w\n]*{LABEL}[^\w\n]*[:：]|\binput *[:：].{{0,500}}?\boutput *[:：]")
+ANSWER = re.compile(rf"(?im)^[^\w\n]*{LABEL}[^\w\n]*[:：]|(?<=[.?!。？！]) *input *[:：].{{0,500}}?\boutput *[:：]")
 BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w*])")
 TITLE = re.compile(  # "**Rivers:** ", "**Rivers** - ", "**Rivers**" on a line of its own, "Task: "
     r"(?i)\A(?:\*\*[^*\n]{1,60}[:：]\*\*\s*|\*\*[^*\n]{0,60}[^*\n.?!。？！]\*\*\s*(?:[:：–—-]|\n)\s*"
@@ -928,11 +954,17 @@ def without_thinking(reply: str) -> str:
 def list_marks(reply: str) -> list[re.Match]:
     """The numbers of a list, without those of a list inside one of its items: further in, or from 1 behind a colon."""
     marks: list[re.Match] = []
+    inner = 0  # last number of the list inside the present item
     for mark in MARKER.finditer(reply):
-        indent, number, last = len(mark[1]), int(mark[2]), marks[-1] if marks else mark
-        behind_colon = reply[max(0, mark.start() - 9) : mark.start()].rstrip().endswith((":", "："))
-        inside = indent > len(last[1]) + 1 or (number < int(last[2]) and number != 1) or (number == 1 and behind_colon)
-        marks += [] if marks and inside else [mark]
+        indent, number = len(mark[1]), int(mark[2])
+        if marks and number != int(marks[-1][2]) + 1:
+            item = reply[marks[-1].end() : mark.start()].strip()
+            begins = number == 1 and "\n" not in item and item.endswith((":", "："))
+            if begins or (inner and number == inner + 1) or indent > len(marks[0][1]) + 1:
+                inner = number
+                continue
+        marks.append(mark)
+        inner = 0
     return marks
 
 
@@ -950,7 +982,7 @@ def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "mo
             items.insert(0, reply[: marks[0].start()])
     else:
         items = BULLET.split(reply)[1:] or reply.split("\n")
-        items = [item for item in items if not breaks("small_talk", item.strip())]
+        items = [item for item in items if item.strip() and not breaks("small_talk", item.strip())]
     items = items[:-1] if truncated else items
     return [text for text in map(tidy_instruction, items) if text]
 
@@ -1034,10 +1066,14 @@ def classify_prompt(config: Config, instruction: str) -> str:
 
 
 VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Answer:" or "Is it classification?"
-    r"(?:[^:：?？\n]{0,40}[:：?？])?\W*"
-    r"(?:(?P<no>no\b|not\b|none\b|false\b|否|不|非|并非)|(?:yes\b|true\b|是(?!否|不是)|对|属于))"
+    r"(?:[^:：?？\n]{0,40}[:：?？]|(?:the )?answer is|答案是)?\W*"
+    r"(?:(?P<yes>yes\b|true\b|是(?!否|不是)|对(?![不于])|属于)"
+    r"|no\b(?! (?:idea|clear|way))|not (?:an?|one)\b|false\b|否|不(?:是|属于|对|。|\Z)|非分类|并非)"
 )
-STATEMENT = re.compile(r"\bis (?P<no>not )?an? classification|(?:这|它|任务)(?P<bu>并?不|并非)?(?:是|属于).{0,6}分类")
+STATEMENT = re.compile(
+    r"no?t an? classification|(?<!是)不(?:是|属于).{0,6}分类"
+    r"|(?P<yes>(?:is|its) an? classification|(?:这|它|任务)(?:是|属于)(?!不是|否).{0,6}分类)"
+)
 
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
@@ -1045,11 +1081,8 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
     text = re.sub(r"```(?:json)?|[*_`\"'“”{}\[\]]", "", without_thinking(reply)).strip().lower()
     if re.match(r"\W*(yes\W*(or|and|/)\W*no|是\W*[或和/]\W*(否|不是))", text):
         return None
-    for line in (text, text.rsplit("\n", 1)[-1]):
-        if found := VERDICT.match(line):
-            return found["no"] is None
-    found = STATEMENT.search(text)
-    return found["no"] is None and found["bu"] is None if found else None
+    found = VERDICT.match(text) or VERDICT.match(text.rsplit("\n", 1)[-1]) or STATEMENT.search(text)
+    return found["yes"] is not None if found else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1121,13 +1154,16 @@ def example_text(instance: dict[str, str], fields: list[str], labelled: bool) ->
     return f"{fields[2]} {instance['output']}\n{source}" if labelled else f"{source}\n{fields[1]} {instance['output']}"
 
 
-FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "- 输入：", "1. Class label:"
-    r"(?i)[ \t]*(?:[-*>#]+[ \t]+|\d+[.)、][ \t]*)?(?:\*\*|__)?"
-    r"(?:(?P<input>input|输入)|output|输出|class[ _]label|类别标签|标签|类别)"
-    r"[ \t]*\d*(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?[ \t]*"
+FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "### Input", "- 输入："
+    r"(?i)[ \t]*(?:[-*>][ \t]+|\d+[.)、][ \t]*|(?:example|示例) ?\d+[:：][ \t]*)?(?P<mark>#+ *|\*{1,2}|__)?"
+    r"(?:(?P<input>input|输入)|output|输出|(?P<label>(?:class[ _])?label|类别标签|标签|类别))"
+    r"[ \t]*\d*(?:\*{1,2}|__)?[ \t]*(?:[:：](?:\*{1,2}|__)?[ \t]*|(?(mark)\Z|(?!)))"
 )
-EXAMPLE = re.compile(r"\W*(?:example|instance|示例|例子|样例|例)[ \t]*[\d一二三四五]*\W*", re.I)
-NO_INPUT = re.compile(r"\W*(?:no ?input(?: needed| required)?|none|n/?a|empty|not applicable|空|无|无需输入)\W*", re.I)
+EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*(?P<sure>[\d一二三四五])?|\d)\W*")
+NO_INPUT = re.compile(
+    r"(?i)\W*(?:(?:no ?input|none)(?: needed| required)?|n/?a|(?:leave )?empty|not applicable"
+    r"|空|(?:无需|不需要|无)输入|无)\W*"
+)
 
 
 def parse_instances(
@@ -1138,30 +1174,51 @@ def parse_instances(
     A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]
     """
     text = without_thinking(reply).strip()
-    if re.match(r"```\w*\n(?s:.*)```\Z", text) and text.count("```") == 2:
+    text = re.split(r"\n(?:Task|任务)[:：][ \t]*\n", text)[0]  # the model went on with a task of its own
+    if re.match(r"```\w*\n", text) and text.endswith("```") and text.count("```") == 2:
         text = text.split("\n", 1)[1][:-3]  # the whole reply stands in a code block
-    lead: list[str] = []  # lines before the first field: small talk, or what a dangling label goes on with
-    examples, current, in_code = [{}], lead, False
-    for line in text.split("\n"):
-        if not in_code and EXAMPLE.fullmatch(line):
-            examples, current = [*examples, {}], []
-        elif name := None if in_code else FIELD.match(line):
-            field_name = "input" if name["input"] else "output"
-            if field_name in examples[-1]:
-                examples.append({})
-            current = examples[-1].setdefault(field_name, [line[name.end() :]])
-        elif is_classification and current is examples[-1].get("output") and line.strip():
-            current = examples[-1].setdefault("input", [line])  # a label is one line; what follows is its input
-        else:
-            current.append(line)
-        in_code ^= line.count("```") % 2 == 1
-    label = "\n".join(lead).strip()
-    if is_classification and label and "\n" not in label and list(examples[0]) == ["input"]:
-        examples[0]["output"] = [label]
-    texts = [["\n".join(example.get(name, [])) for name in ("input", "output")] for example in examples if example]
-    pairs = [tuple(re.sub(r"\n\s*[-*]{3,}\s*\Z", "", text).strip() for text in pair) for pair in texts]
-    pairs = [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
-    return pairs[:-1] if truncated else pairs
+    (_, lead), *found = split_fields(text, is_classification)
+    examples: list[dict[str, str]] = [{}]
+    for name, body in found:
+        last = examples[-1]
+        if name == "input" and "input" in last and "output" not in last:
+            body = f"{last.pop('input')}\n{body}"  # "Input 1: ...", "Input 2: ..."
+        if name == "example" or name in examples[-1]:
+            examples.append({})
+        label, _, rest = body.partition("\n")
+        if name == "output" and is_classification:  # a label is one line; what follows is its input
+            examples[-1] |= {"output": label.strip(), **({"input": rest.strip()} if rest else {}), **examples[-1]}
+        elif body or name != "example":
+            examples[-1]["input" if name == "example" else name] = body
+    dangling = is_classification and lead and "\n" not in lead and not breaks("small_talk", lead)
+    if dangling and list(examples[0]) == ["input"]:
+        examples[0]["output"] = lead  # the reply went on behind a dangling "Class label:"
+    pairs = [(e.get("input", ""), e.get("output", "")) for e in examples[: -1 if truncated else None] if e]
+    return [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
+
+
+def split_fields(text: str, labelled: bool) -> list[tuple[str, str]]:
+    """Cut a reply at the names of its fields: (name, text) pairs; what stands before the first has the name ""."""
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    in_code, lines = False, text.split("\n")
+    for n, line in enumerate(lines):
+        field_name, header = (None, None) if in_code else (FIELD.match(line), EXAMPLE.fullmatch(line))
+        if field_name and (labelled or not field_name["label"]):
+            parts.append(("input" if field_name["input"] else "output", []))
+            line = line[field_name.end() :]
+        elif header and (header["sure"] or FIELD.match(next(filter(str.strip, lines[n + 1 : n + 4]), ""))):
+            parts.append(("example", []))
+            line = ""
+        parts[-1][1].append(line)
+        in_code ^= line.count("```") % 2 == 1 and (in_code or line.lstrip().startswith("```"))
+    texts = [re.sub(r"\n[ \t]*[-*]{3,}\Z", "", "\n".join(body).strip()).strip() for _, body in parts]
+    return [(name, without_remark(text)) for (name, _), text in zip(parts, texts, strict=True)]
+
+
+def without_remark(text: str) -> str:
+    """The text less a last paragraph such as "Let me know if you need more!"."""
+    head, _, tail = text.rpartition("\n\n")
+    return head.rstrip() if head and breaks("small_talk", tail) else text
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1215,13 +1272,13 @@ def instance_problem(instruction: str, source: str, target: str) -> str:
     asked, given, answer = (" ".join(text.split()) for text in (instruction, source, target))
     if not answer:
         return "empty_output"
-    if given == answer:
+    if source.strip() == target.strip():
         return "output_equals_input"
     if asked.casefold() in (given.casefold(), answer.casefold()):
         return "copy_of_instruction"
     if given.endswith((":", "：")) or answer.endswith((":", "：")):
         return "unfinished"
-    if re.fullmatch(r"[.…]+|[<\[](?:your|insert|output|answer|输出|答案)\b[^<>\[\]]*[>\]]", answer, re.I):
+    if re.fullmatch(r"(?i)[.…]+|n/a|[<\[](?:your|insert|(?:no ?)?output|answer|输出)\b[^<>\[\]]*[>\]]", answer):
         return "placeholder"
     return "refusal" if breaks("refusal", target) else ""
 
@@ -1260,7 +1317,8 @@ def run(config: Config, say: Callable[[str], Any] = print) -> dict:
 
 
 def greeting(config: Config, model: Model, seeds: int) -> str:
-    text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones from {model.name}, {model.model}"
+    text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones from {model.name}, "
+    text += one_line(model.model)
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with. To go live, put an API"
         text += " key into .env (see .env.example) or name a --provider."

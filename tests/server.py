@@ -157,7 +157,7 @@ class Server(ThreadingTCPServer):
             for name in self.refuse:
                 if refusal := refused(record, name, self.null_param):
                     return refusal
-        if not wire or fault and fault in errors:
+        if not wire or (fault and fault in errors):
             return failure(record, *errors[fault if wire else ""])
         if wire == "models":
             listed = [{"id": model, "object": "model", "created": 0, "owned_by": "test"} for model in self.models]

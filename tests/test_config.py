@@ -94,7 +94,7 @@ def test_an_address_without_scheme_or_host_is_a_usage_error(address: str) -> Non
 @pytest.mark.parametrize(
     "provider",
     [
-        pytest.param("local", marks=pytest.mark.xfail(strict=True, reason="httpx.InvalidURL ends in a traceback")),
+        "local",
         "dashscope",
     ],
 )

@@ -143,7 +143,6 @@ def test_lone_surrogates_are_scrubbed_from_every_file(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text(encoding="utf-8") == '{"key": "a", "text": "a? b? 😀 中文"}\n'
 
 
-@pytest.mark.xfail(strict=True, reason="surrogates are scrubbed on disk, not in memory")
 def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(settings: Settings) -> None:
     with Server(lambda prompt, body: "half of an emoji: \ud83d") as server:
         config = settings(provider="local", base_url=server.url + "/v1", model="m")
@@ -154,7 +153,6 @@ def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(s
     assert replies[0] == replies[1] == "half of an emoji: ?"
 
 
-@pytest.mark.xfail(strict=True, reason="surrogates are scrubbed on disk, not in memory")
 def test_a_model_that_writes_lone_surrogates_does_not_break_the_run(settings: Settings) -> None:
     write = scripted_model()
     with Server(lambda prompt, body: write(prompt, body).replace("\n", " \ud83d\n")) as server:

@@ -109,13 +109,10 @@ def test_a_missing_key_is_one_line_that_names_the_variable_and_the_env_file(sett
     assert not Path(settings().work_dir).exists()
 
 
-UNSEEN = pytest.mark.xfail(strict=True, reason="only non-ASCII is refused; others fail and are quoted escaped")
-
-
 @pytest.mark.parametrize(
     "key",
     ["sk-sécret", "\u201csk-secret\u201d"]
-    + [pytest.param(f"sk-{key}", marks=UNSEEN) for key in ("secret\nA=1", "secret\\\x07x", "my secret", "secret\x7f")],
+    + [pytest.param(f"sk-{key}") for key in ("secret\nA=1", "secret\\\x07x", "my secret", "secret\x7f")],
 )
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
     settings: Settings, env: Callable, key: str, server: Server
@@ -163,7 +160,6 @@ def test_an_env_file_with_quotes_comments_and_windows_line_ends_is_understood(en
     assert [found.get(name) for name in ("OPENAI_API_KEY", "GROQ_API_KEY", "HF_TOKEN")] == ["sk-a", "sk-b", "sk-c"]
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError ends in a traceback")
 def test_an_env_file_that_is_not_utf_8_ends_in_one_line(settings: Settings) -> None:
     Path(".env").write_bytes("GROQ_API_KEY=k\r\n".encode("utf-16"))  # as Windows' own shell writes it
     assert ".env" in refusal(settings())
@@ -204,6 +200,17 @@ def test_what_belongs_to_openai_reaches_no_other_host(
     everything = json.dumps([[request[part] for part in ("headers", "body", "path")] for request in server.requests])
     assert "leak" not in everything.lower()
     assert not [variable for variable in KEYS.values() if variable != KEYS.get(provider) and variable in everything]
+
+
+def test_a_login_in_netrc_does_not_take_the_place_of_the_key(
+    settings: Settings, env: Callable, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password leak\n", encoding="utf-8")
+    (tmp_path / "netrc").chmod(0o600)
+    env(NETRC=str(tmp_path / "netrc"), DASHSCOPE_API_KEY="k")
+    with Model(settings(**about("dashscope", server))) as model:
+        ask(model)
+    assert server.requests[0]["key"] == "k"
 
 
 def test_openai_itself_gets_its_key_and_its_organization(settings: Settings, env: Callable, server: Server) -> None:
@@ -292,7 +299,7 @@ class Listing(Server):
     "listing",
     [
         *("<html>hello</html>", "{}", "[]", "null", '{"data": null}', '{"data": [null]}', "{"),
-        pytest.param('{"data": [{}]}', marks=pytest.mark.xfail(strict=True, reason="the model's name becomes None")),
+        pytest.param('{"data": [{}]}'),
     ],
 )
 def test_a_list_of_models_that_is_none_asks_for_the_models_name(settings: Settings, listing: str) -> None:
@@ -409,7 +416,6 @@ QUOTED = ("Invalid 'messages[0].content': 'Convert the temperature of 20 degrees
 
 
 @pytest.mark.parametrize("provider", ["local", "openai"])
-@pytest.mark.xfail(strict=True, reason="a word of the prompt is taken for the parameter")
 def test_a_refusal_that_names_the_messages_and_quotes_them_changes_no_parameter(
     settings: Settings, env: Callable, provider: str
 ) -> None:
@@ -429,16 +435,13 @@ def test_a_refusal_that_is_about_no_parameter_changes_none(
         assert len(server.requests) == 1 and not model.refused
 
 
-UNCAPPED = pytest.mark.xfail(strict=True, reason="'supports at most' is read as 'does not support': no limit is sent")
-
-
 @pytest.mark.parametrize(
     "message",
     [
         pytest.param(
-            "max_tokens is too large: 5000. This model supports at most 4096 completion tokens.", marks=UNCAPPED
+            "max_tokens is too large: 5000. This model supports at most 4096 completion tokens."
         ),
-        pytest.param("max_tokens is too large. The largest value allowed is 4096.", marks=UNCAPPED),
+        "max_tokens is too large. The largest value allowed is 4096.",
         "`max_tokens` must be less than or equal to `4096`, the maximum value for `max_tokens`.",
         "Range of max_tokens should be [1, 4096]",
     ],

@@ -291,8 +291,8 @@ def test_alpaca_a_text_that_says_no_input_is_no_input(marker: str) -> None:
     [
         "",
         "Lima?",
-        pytest.param("<nooutput>", marks=pytest.mark.xfail(strict=True, reason="`<nooutput>` is a placeholder")),
-        pytest.param("N/A", marks=pytest.mark.xfail(strict=True, reason="N/A is no answer")),
+        "<nooutput>",
+        "N/A",
     ],
 )
 def test_alpaca_an_output_that_is_none_is_dropped(target: str) -> None:

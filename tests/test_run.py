@@ -671,14 +671,12 @@ def test_a_work_dir_that_is_a_file_is_one_line_and_exit_1(settings: Settings, tm
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_output_path_that_cannot_be_written_is_one_line_and_leaves_nothing_behind(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_an_output_path_that_is_a_folder_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    config = settings(provider="practice", num_instructions=3, output_path=str(tmp_path / "folder"))
-    done = finish(config)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) in (["cwd", "folder", "work"], ["cwd", "folder"])
+    flags = ["--provider", "practice", "--work-dir", str(tmp_path / "work"), "--output-path", str(tmp_path / "folder")]
+    done = subprocess.run([sys.executable, str(ROOT / "self_instruct.py"), *flags], capture_output=True, text=True)
+    assert done.returncode == 2 and "error: --output-path must be a file" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "folder"]
 
 
 def test_a_copied_checkout_runs_without_arguments_from_another_folder_in_under_10_s(tmp_path: Path) -> None:

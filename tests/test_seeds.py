@@ -173,7 +173,6 @@ def test_a_run_with_a_bad_seed_file_never_falls_back_to_the_default_seeds(tmp_pa
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="a lone surrogate of a seed file ends in a traceback")
 def test_a_lone_surrogate_in_a_seed_does_not_break_the_run(tmp_path: Path) -> None:
     record = {"instruction": "Explain \ud83d in words.", "instances": [{"output": "\ud83d"}]}
     tasks = seeds(tmp_path / "a.jsonl", json.dumps(record))
@@ -181,7 +180,6 @@ def test_a_lone_surrogate_in_a_seed_does_not_break_the_run(tmp_path: Path) -> No
         assert text.encode("utf-8")
 
 
-@pytest.mark.xfail(strict=True, reason=".TXT and .JSON are read as .jsonl")
 def test_the_suffix_may_be_written_in_capitals(tmp_path: Path) -> None:
     assert words(seeds(tmp_path / "SEEDS.TXT", "Name a river.\n")) == ["Name a river."]
     assert words(seeds(tmp_path / "SEEDS.JSON", json.dumps(TWO))) == words(seeds(tmp_path / "a.json", json.dumps(TWO)))

@@ -262,6 +262,19 @@ def test_signs_inside_a_task_are_left_alone(task: str) -> None:
     assert parse_instructions(f"9. {task}\n10. {B}") == [task, B]
 
 
+def test_a_list_that_goes_on_at_two_behind_the_dangling_number_is_not_merged() -> None:
+    assert parse_instructions(f"9. {A}\n2. {B}\n3. {C}") == [A, B, C]
+
+
+def test_headings_between_lists_lose_no_task() -> None:
+    assert parse_instructions(f"Verbs:\n1. {A}\n2. {B}\n\nNouns:\n1. {C}\n2. {ZA}") == [A, B, C, ZA]
+
+
+def test_a_sentence_that_names_input_and_output_is_kept_whole() -> None:
+    text = "Find a rule for which input: 3 gives output: 9."
+    assert parse_instructions(f"9. {text}\n10. {B}") == [text, B]
+
+
 @pytest.mark.parametrize(
     ("reply", "tasks"),
     [

@@ -14,11 +14,6 @@ from self_instruct_workshop import Config, Model, Task, classify_instructions, c
 Settings = Callable[..., Config]
 
 
-def defect(*values: object, reason: str) -> object:
-    """A case that the module still gets wrong."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 @pytest.mark.parametrize(
     "reply",
     [
@@ -62,7 +57,7 @@ def defect(*values: object, reason: str) -> object:
         "这是一个分类任务。",
         "该任务属于分类任务。",
         "Yes; the label set is fixed.",
-        defect("The answer is Yes.", reason="a sentence that ends with the answer is not read"),
+        "The answer is Yes.",
     ],
 )
 def test_yes_is_read(reply: str) -> None:
@@ -110,12 +105,11 @@ def test_yes_is_read(reply: str) -> None:
         "这并不是一个分类任务。",
         "该任务不是分类任务。",
         "该任务不属于分类任务。",
-        defect("The answer is No.", reason="a sentence that ends with the answer is not read"),
-        defect("It's not a classification task.", reason="the short forms of `is` and `is not` are not known"),
-        defect("This isn't a classification task.", reason="the short forms of `is` and `is not` are not known"),
-        defect(
-            "This is a generation task, not a classification task.",
-            reason="`not a classification task` counts at the start only",
+        "The answer is No.",
+        "It's not a classification task.",
+        "This isn't a classification task.",
+        pytest.param(
+            "This is a generation task, not a classification task."
         ),
     ],
 )
@@ -123,7 +117,6 @@ def test_no_is_read(reply: str) -> None:
     assert parse_classification(reply) is False
 
 
-GUESSED = "what begins with a `not` or `no` that answers nothing becomes a silent No"
 
 
 @pytest.mark.parametrize(
@@ -150,17 +143,17 @@ GUESSED = "what begins with a `not` or `no` that answers nothing becomes a silen
         "Notes",
         "Nothing",
         "Yesterday",
-        defect("Not sure.", reason=GUESSED),
-        defect("not sure", reason=GUESSED),
-        defect("Not enough information.", reason=GUESSED),
-        defect("No idea.", reason=GUESSED),
-        defect("No clear answer.", reason=GUESSED),
-        defect("不确定", reason=GUESSED),
-        defect("不清楚", reason=GUESSED),
-        defect("不知道", reason=GUESSED),
-        defect("非常难说", reason=GUESSED),
-        defect("对不起，我无法判断。", reason="对 begins many words: 对不起 and 对于 are no Yes"),
-        defect("对于这个任务，很难判断。", reason="对 begins many words: 对不起 and 对于 are no Yes"),
+        "Not sure.",
+        "not sure",
+        "Not enough information.",
+        "No idea.",
+        "No clear answer.",
+        "不确定",
+        "不清楚",
+        "不知道",
+        "非常难说",
+        "对不起，我无法判断。",
+        "对于这个任务，很难判断。",
     ],
 )
 def test_what_is_neither_is_never_guessed(reply: str) -> None:

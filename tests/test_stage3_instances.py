@@ -15,11 +15,6 @@ from self_instruct_workshop import Config, Reply, Results, Task, instances_promp
 Settings = Callable[..., Config]
 
 
-def defect(*values: object, reason: str, id: str | None = None) -> object:
-    """A case that the module still gets wrong."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason), id=id)
-
-
 # ----- names of fields
 
 
@@ -45,9 +40,9 @@ def defect(*values: object, reason: str, id: str | None = None) -> object:
         "1. {}: ",
         "**{} 1:** ",
         "{} 1: ",
-        defect("### {}\n", reason="a heading needs no colon"),
-        defect("**{}**\n", reason="a bold line needs no colon"),
-        defect("*{}:* ", reason="a name in italics is not known"),
+        "### {}\n",
+        "**{}**\n",
+        "*{}:* ",
     ],
 )
 @pytest.mark.parametrize(
@@ -67,8 +62,8 @@ def test_fields_are_read_in_every_style(style: str, names: tuple[str, str]) -> N
         "**{}**: ",
         "### {}: ",
         "- {}: ",
-        defect("{}:\n", reason="a label on the line after its name is taken for the input"),
-        defect("**{}:**\n\n", reason="a label on the line after its name is taken for the input"),
+        "{}:\n",
+        "**{}:**\n\n",
     ],
 )
 @pytest.mark.parametrize(
@@ -96,16 +91,14 @@ def test_a_label_comes_first_in_every_style(style: str, names: tuple[str, str]) 
         ("Class label: bug\n```python\n1 / 0\n\nInput: 3\n```", [("```python\n1 / 0\n\nInput: 3\n```", "bug")]),
         ("spam\nInput: Buy now!", [("Buy now!", "spam")]),
         ("Sure! Here is one:\n\nClass label: a\nInput: x", [("x", "a")]),
-        defect(
+        pytest.param(
             "Label: spam\nInput: Buy!",
-            [("Buy!", "spam")],
-            reason="the short name `Label:` is taken for the label itself",
+            [("Buy!", "spam")]
         ),
-        defect("Sure!\nInput: Buy!", [("Buy!", "")], reason="small talk before the first field becomes a label"),
-        defect(
+        pytest.param("Sure!\nInput: Buy!", [("Buy!", "")]),
+        pytest.param(
             "Input: x\nClass label: a\nBecause of x.\nReally.",
-            [("x", "a\nBecause of x.\nReally.")],
-            reason="a line behind the label is lost and the next one joins the input, where the input came first",
+            [("x", "a")]
         ),
     ],
 )
@@ -134,13 +127,11 @@ def test_classification_replies_are_read(reply: str, pairs: list[tuple[str, str]
         "Input: a\r\nOutput: b\r\n\r\nInput: c\r\nOutput: d\r\n",
         "<think>Input: z\nOutput: z</think>Input: a\nOutput: b\nInput: c\nOutput: d",
         "Input: z</think>\nInput: a\nOutput: b\nInput: c\nOutput: d",
-        defect(
-            "1.\nInput: a\nOutput: b\n\n2.\nInput: c\nOutput: d",
-            reason="a bare number between examples joins the output",
+        pytest.param(
+            "1.\nInput: a\nOutput: b\n\n2.\nInput: c\nOutput: d"
         ),
-        defect(
-            "Example 1: Input: a\nOutput: b\nExample 2: Input: c\nOutput: d",
-            reason="a field behind `Example 1:` is not seen",
+        pytest.param(
+            "Example 1: Input: a\nOutput: b\nExample 2: Input: c\nOutput: d"
         ),
     ],
 )
@@ -159,35 +150,30 @@ def test_an_example_without_input_does_not_take_the_next_one() -> None:
         ("Input: a\nOutput: One.\nExample: I like cats.\nEnd", [("a", "One.\nExample: I like cats.\nEnd")]),
         ("Input: Example 2 is odd\nOutput: b", [("Example 2 is odd", "b")]),
         ("输入：举例\n输出：例如猫。\n示例：猫睡觉。", [("举例", "例如猫。\n示例：猫睡觉。")]),
-        defect(
+        pytest.param(
             "Input: a\nOutput: Use sorted().\n\nExample:\nsorted([2, 1])",
-            [("a", "Use sorted().\n\nExample:\nsorted([2, 1])")],
-            reason="a line `Example:` inside an output throws away all that follows",
+            [("a", "Use sorted().\n\nExample:\nsorted([2, 1])")]
         ),
-        defect(
+        pytest.param(
             "输入：a\n输出：用排序。\n\n示例：\n从小到大",
-            [("a", "用排序。\n\n示例：\n从小到大")],
-            reason="a line `Example:` inside an output throws away all that follows",
+            [("a", "用排序。\n\n示例：\n从小到大")]
         ),
         ("Input: a\nOutput: The Input: of a pump.", [("a", "The Input: of a pump.")]),
         ("Input: What is\nan Output: of 3?\nOutput: b", [("What is\nan Output: of 3?", "b")]),
         ("Input: a\nOutput: 10:30\nhttps://example.org/x", [("a", "10:30\nhttps://example.org/x")]),
         ("Input: a\nOutput: b\nExplanation: c", [("a", "b\nExplanation: c")]),
         ("Input: Name: Ann\nAge: 3\nOutput: b", [("Name: Ann\nAge: 3", "b")]),
-        defect(
+        pytest.param(
             "输入：名称：苹果\n类别：食品\n输出：好",
-            [("名称：苹果\n类别：食品", "好")],
-            reason="outside classification a line 类别： is text: a second row is invented",
+            [("名称：苹果\n类别：食品", "好")]
         ),
-        defect(
+        pytest.param(
             "Input 1: a\nInput 2: b\nOutput: c",
-            [("a\nInput 2: b", "c")],
-            reason="of two inputs to one output the first becomes an instance of its own",
+            [("a\nb", "c")]
         ),
-        defect(
+        pytest.param(
             "Input: a\nOutput: b\n\nTask:\nName it now.\nInput: c\nOutput: d",
-            [("a", "b")],
-            reason="a model that goes on with another task gives this one its instances",
+            [("a", "b")]
         ),
         ("Input: a\nOutput: The tag <think> opens thoughts.", [("a", "The tag <think> opens thoughts.")]),
     ],
@@ -220,7 +206,6 @@ def test_a_reply_in_one_code_block_with_code_inside_keeps_the_inner_block() -> N
     assert parse_instances("Input: a\nOutput:\n```\nx\n```", False) == [("a", "```\nx\n```")]
 
 
-@pytest.mark.xfail(strict=True, reason="three backticks in the middle of a line open a code block that never ends")
 def test_backticks_inside_a_line_open_no_code_block() -> None:
     assert parse_instances("Input: what does ``` mean?\nOutput: code", False) == [("what does ``` mean?", "code")]
 
@@ -250,10 +235,10 @@ def test_backticks_inside_a_line_open_no_code_block() -> None:
         "无需输入",
         "**None**",
         "[no input]",
-        defect("None required", reason="a usual way to say none"),
-        defect("(leave empty)", reason="a usual way to say none"),
-        defect("不需要输入", reason="a usual way to say none"),
-        defect("无输入", reason="a usual way to say none"),
+        "None required",
+        "(leave empty)",
+        "不需要输入",
+        "无输入",
     ],
 )
 def test_a_marker_for_no_input_is_no_input(marker: str) -> None:
@@ -292,10 +277,9 @@ def test_a_reply_without_fields_has_no_instance(reply: str, labelled: bool) -> N
         ("Input: a", []),
         ("", []),
         ("Input: a\nOutput:\n```\ncode\n\nInput: x", []),
-        defect(
+        pytest.param(
             "Input: a\nOutput: b\n\nExample 2\n",
-            [("a", "b")],
-            reason="the last example had no field yet, so a whole one is dropped",
+            [("a", "b")]
         ),
     ],
 )
@@ -366,8 +350,8 @@ def test_what_is_written_in_our_own_layout_comes_back_unchanged(pairs: list[tupl
         "</think>",
         "-",
         "输入：\n",
-        defect("\n", reason="the pattern of the last divider takes quadratic time", id="newlines"),
-        defect("\n ", reason="the pattern of the last divider takes quadratic time", id="blank lines"),
+        pytest.param("\n", id="newlines"),
+        pytest.param("\n ", id="blank lines"),
     ],
 )
 @pytest.mark.parametrize("labelled", [True, False])

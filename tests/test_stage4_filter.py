@@ -16,11 +16,6 @@ TASK = "Say it in other words."
 Settings = Callable[..., Config]
 
 
-def defect(*values: object, reason: str) -> object:
-    """A case that the module still gets wrong."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def rule_of(source: str, target: str, instruction: str = TASK) -> str:
     kept, rejected = filter_instances(instruction, [(source, target)])
     assert len(kept) + len(rejected) == 1
@@ -84,7 +79,7 @@ def test_an_answer_of_one_or_two_characters_is_fine(target: str) -> None:
         ("", "Wait... what?"),
         ("", "Outputs differ."),
         ("", "I can see your point."),
-        defect("a  cat", "a cat", reason="a task may be to tidy the spaces: compare the texts themselves"),
+        pytest.param("a  cat", "a cat"),
     ],
 )
 def test_a_sound_instance_breaks_no_rule(source: str, target: str) -> None:
@@ -103,9 +98,9 @@ def test_a_sound_instance_breaks_no_rule(source: str, target: str) -> None:
         "对不起，我明天不能来上课。",
         "She said: “I can't help you.”",
         "I can't wait!",
-        defect("I can't see anything.", reason="`I can't see` is what people say as well"),
-        defect("I can't help falling in love.", reason="`can't help` with a verb is no refusal"),
-        defect("I am sorry that we cannot process your refund today.", reason="a sentence of an e-mail is no refusal"),
+        "I can't see anything.",
+        "I can't help falling in love.",
+        "I am sorry that we cannot process your refund today.",
     ],
 )
 def test_an_apology_is_no_refusal(target: str) -> None:
