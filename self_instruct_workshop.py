@@ -871,9 +871,9 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
 
 def requests_ahead(config: Config, accepted: int, dry: int) -> int:
     """How many requests the next round sends: one at first, so that machine tasks soon feed back, more as the pool
-    grows; never more than the missing tasks need, nor past the end of our patience."""
+    grows; never more than the missing tasks need; and once one brought nothing, none past the end of patience."""
     need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
-    return min(need, 1 + accepted // config.tasks_asked, config.patience - dry if dry else need)
+    return min(need, 1 + 2 * accepted // config.tasks_asked, config.patience - dry if dry else need)
 
 
 def instruction_prompt(config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int) -> str:

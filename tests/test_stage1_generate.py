@@ -579,7 +579,7 @@ def test_a_round_sends_at_least_one_request_and_never_more_than_the_need(
 def test_rounds_begin_with_one_request_and_grow_with_the_pool() -> None:
     config = Config(num_instructions=1000)
     ahead = [requests_ahead(config, accepted, 0) for accepted in (0, 7, 8, 80, 400, 990, 999)]
-    assert ahead == [1, 1, 2, 11, 51, 2, 1]
+    assert ahead == [1, 2, 3, 21, 75, 2, 1]
 
 
 def test_the_number_of_workers_does_not_change_the_rounds() -> None:
