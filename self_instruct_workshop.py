@@ -15,9 +15,6 @@ Vocabulary, as in the paper:
     task          an instruction with its instances; people write *seed tasks*, the model writes *machine tasks*
     pool          every instruction so far, seed and machine; a *novel* one is unlike all of it (ROUGE-L at most 0.7)
     input-first   an instance is written as input, then output; *output-first*, for classification, the label first
-
-Read from top to bottom: settings, a task, the journal that makes a run safe, seeds, providers, the one door to a model,
-similarity, then the four stages, each prompt above the parser of its reply, and `run`, which is all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import random
 import re
 import signal
@@ -52,9 +48,10 @@ from rouge_score.tokenize import tokenize as rouge_tokenize
 __version__ = "0.1.0"
 
 DATA = Path(__file__).resolve().parent / "data"
+Pairs = list[tuple[str, str]]  # (input, output) of instances
 STAGES = ("generate", "classify", "instances", "filter")
-STEP_NAMES = ("step1_instructions", "step2_is_classification", "step3_raw_instances", "step4_final")
-STEP_FILES = [f"{name}.jsonl" for name in STEP_NAMES]
+STEP_FILES = ["step1_instructions.jsonl", "step2_is_classification.jsonl"]
+STEP_FILES += ["step3_raw_instances.jsonl", "step4_final.jsonl"]
 ADDRESS = r"https?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?(?:/\S*)?"
 DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
 
@@ -176,8 +173,7 @@ class Results:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Files. A paid reply is on disk, in responses.jsonl, before anything is made of it. Every other file is a view of that
-# journal: delete it and lose nothing, since running the same command again reads the journal and asks nothing twice.
+# Files. A paid reply is on disk, in responses.jsonl, before anything is made of it; all other files are views of that.
 
 
 def to_json(row: dict) -> str:
@@ -185,8 +181,7 @@ def to_json(row: dict) -> str:
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write all lines or none: into a temporary file first, then one rename. Lone surrogates, which other readers
-    refuse, become question marks."""
+    """Write all lines or none, by one rename; lone surrogates, which other readers refuse, become question marks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
@@ -211,10 +206,8 @@ class Reply:
 
 
 class Journal:
-    """responses.jsonl: a line per reply, appended, flushed, fsynced. Memory holds only where each line starts.
-
-    Raises WorkshopError where a line is damaged. A last line torn by a kill is cut off: nothing was made of it yet.
-    """
+    """responses.jsonl: a line per reply, appended, flushed, fsynced. Memory holds only where each line starts. A last
+    line torn by a kill is cut off: nothing was made of it yet. Raises WorkshopError where another line is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock, self.torn = path, threading.Lock(), False
@@ -258,13 +251,13 @@ class Journal:
 
 
 def load_seed_tasks(path: str | Path) -> list[Task]:
-    """Read seed tasks from .jsonl or .json (records of the official schema, or just {"instruction": ...}) or .txt (one
-    instruction a line). Exact duplicates are merged with a notice. Raises WorkshopError, naming file and line."""
+    """Read .jsonl or .json (records of the official schema, at least {"instruction": ...}) or .txt (one instruction a
+    line). Exact duplicates are merged with a notice. Raises WorkshopError, naming file and line."""
     path, tasks = Path(path), {}
     try:
         records = list(seed_records(path, path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        reason = getattr(error, "strerror", "not UTF-8 text")
         raise WorkshopError(f"cannot read the seed file {path} ({reason}): check --seed-file") from None
     for where, record in records:
         task = seed_task(where, record, len(tasks))
@@ -278,17 +271,16 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
 
 def seed_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) from the text of a seed file."""
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    kind = path.suffix.lower()
+    kind, number = path.suffix.lower(), 1
     try:
         if kind == ".json":
-            number, array = 1, json.loads(text)
-            yield from ((f"{path}, record {n}", record) for n, record in enumerate(array, 1))
-        else:
-            for number, line in lines:
+            yield from ((f"{path}, record {n}", record) for n, record in enumerate(json.loads(text), 1))
+            return
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
                 yield f"{path}, line {number}", {"task": line} if kind == ".txt" else json.loads(line)
     except (ValueError, TypeError) as error:
-        number = getattr(error, "lineno", 1) + (0 if kind == ".json" else number - 1)
+        number += getattr(error, "lineno", 1) - 1
         wanted = "a JSON array of records" if kind == ".json" else "a JSON record on each line"
         raise WorkshopError(f"{path}, line {number} is malformed: {wanted} is expected") from None
 
@@ -316,8 +308,7 @@ def read_data(name: str, language: str = "") -> list[dict]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Providers: rows of one table. A function per wire format turns (prompt, parameters) into a Reply, or raises what the
-# server's answer means. Another provider that speaks OpenAI's format is one more row.
+# Providers: rows of one table. A function per wire format makes a Reply of a prompt, or raises what the answer means.
 
 CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take only one of them
 FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
@@ -337,14 +328,13 @@ class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
 
 
-def judge_error(
-    model: Model, status: int, code: Any, message: str, headers: Any, sent: dict, named: str = ""
-) -> Exception:
+def judge_error(model: Model, status: int, code: Any, message: str, headers: Any, sent: dict, named: str) -> Exception:
     """What a server's error means: try again, stop the run, adapt a parameter, or leave this one task undone."""
     code, said = str(code or ""), model.clean(f"{status} {code or ''} {message}")
     if code.startswith("Throttling") or (status in (408, 409, 429) and code not in FATAL) or status >= 500:
         return Transient(said, retry_after(headers))
     if status in (401, 402, 403, 404) or code in FATAL:
+        model.stop.set()  # nobody sends any more
         check = f"check {model.provider.key or 'the server'}, --model ({model.model}) and the address"
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {check}")
     name = named or next((name for name in sent if re.search(rf"\b{name}\b", message)), "")
@@ -402,21 +392,19 @@ def dashscope_client(model: Model) -> Any:
     """A connection pool as wide as the run, which sends nothing twice by itself and sees errors with status 200."""
     import requests
 
-    class SendOnce(requests.adapters.HTTPAdapter):
+    class Session(requests.Session):
         def send(self, *args: Any, **kwargs: Any) -> Any:
             try:
-                return super().send(*args, **kwargs)
+                response = super().send(*args, **kwargs)
             except requests.ConnectionError as error:  # the SDK would send it again, and pay again
                 raise requests.RequestException(str(error)) from None
+            if response.status_code == 200 and b'"output"' not in response.content:
+                response.status_code = 400 if b'"code"' in response.content else 502
+            return response
 
-    def mark_errors(response: Any, **_: Any) -> None:
-        if response.status_code == 200 and b'"output"' not in response.content:
-            response.status_code = 400 if b'"code"' in response.content else 502
-
-    session = requests.Session()
+    session = Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, SendOnce(pool_maxsize=model.config.concurrency))
-    session.hooks["response"].append(mark_errors)
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency))
     session.auth = lambda request: request  # or a ~/.netrc replaces the key
     return session
 
@@ -439,7 +427,7 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
         return Reply("", "content_filter")
     if answer.status_code != 200:
         status = 503 if answer.code in ("InternalError", "ServiceUnavailable") else answer.status_code
-        raise judge_error(model, status, answer.code, str(answer.message), answer.headers or {}, parameters)
+        raise judge_error(model, status, answer.code, str(answer.message), answer.headers or {}, parameters, "")
     choice, usage = ((answer.output or {}).get("choices") or [{}])[0], answer.usage or {}
     finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
     if not isinstance(text, str) and finish != "length":
@@ -462,10 +450,8 @@ class Provider:
 
 
 def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
-    """Answer from a bank of written tasks the way a chat model would write. It is NOT a language model: it looks up.
-
-    The same prompt and --seed give the same reply. Bad tasks and instances stand in the bank on purpose.
-    """
+    """Look up an answer in a bank of written tasks, some bad on purpose, and write it as chat models do. It is NOT a
+    language model: the same prompt and --seed give the same reply."""
     lines, language, rng = prompt.split("\n"), model.config.language, random.Random(f"{model.config.seed}/{prompt}")
     bank = read_data("practice_tasks", language)
     task = next((row for line in lines[:-4:-1] for row in bank if row["instruction"] == line), None)
@@ -490,8 +476,7 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
 def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
     """Eight tasks of the bank in one of the styles that chat models write; now and then a copy, or small talk."""
     labelled = "classification" in lines[0] or "分类" in lines[0]
-    rows = rng.sample([row for row in bank if row["is_classification"] or not labelled], 8)
-    tasks = [row["instruction"] for row in rows]
+    tasks = rng.sample([row["instruction"] for row in bank if row["is_classification"] or not labelled], 8)
     if rng.random() < 0.2:
         tasks[-1] = re.sub(r"^(\d+\.|-) ", "", rng.choice([lines[1], lines[-2]]))  # models repeat what they are shown
     style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
@@ -501,29 +486,21 @@ def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list
     return rng.choice(["", "Sure! Here are some more tasks:\n\n"]) + "\n".join(listed)
 
 
+LITTLE = {"reasoning_effort": "low"}  # thinking costs tokens, and these tasks need little of it
 PROVIDERS = {
-    "openai": Provider(
-        send_openai, "https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-6-luna",
-        {"reasoning_effort": "none"}, "max_completion_tokens", "OPENAI_BASE_URL",
-    ),
-    "dashscope": Provider(
-        send_dashscope, "https://dashscope.aliyuncs.com/api/v1", "DASHSCOPE_API_KEY", "qwen-plus",
-        {"enable_thinking": False}, url_variable="DASHSCOPE_HTTP_BASE_URL",
-    ),
-    "groq": Provider(
-        send_openai, "https://api.groq.com/openai/v1", "GROQ_API_KEY", "openai/gpt-oss-20b", {"reasoning_effort": "low"}
-    ),
-    "huggingface": Provider(
-        send_openai, "https://router.huggingface.co/v1", "HF_TOKEN", "openai/gpt-oss-20b", {"reasoning_effort": "low"}
-    ),
+    "openai": Provider(send_openai, "https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-6-luna",
+                       {"reasoning_effort": "none"}, "max_completion_tokens", "OPENAI_BASE_URL"),
+    "dashscope": Provider(send_dashscope, "https://dashscope.aliyuncs.com/api/v1", "DASHSCOPE_API_KEY", "qwen-plus",
+                          {"enable_thinking": False}, "max_tokens", "DASHSCOPE_HTTP_BASE_URL"),
+    "groq": Provider(send_openai, "https://api.groq.com/openai/v1", "GROQ_API_KEY", "openai/gpt-oss-20b", LITTLE),
+    "huggingface": Provider(send_openai, "https://router.huggingface.co/v1", "HF_TOKEN", "openai/gpt-oss-20b", LITTLE),
     "local": Provider(send_openai, "http://localhost:11434/v1", "", ""),  # Ollama's port
     "practice": Provider(send_practice, "", "", "data/practice_tasks.jsonl"),
 }  # fmt: skip
 
 
 def environment() -> dict[str, str]:
-    """The shell's variables, and those of the nearest .env from the current folder upwards. The shell wins; empty
-    values count as unset."""
+    """The variables of the nearest .env from here upwards, and the shell's, which win; empty ones count as unset."""
     from dotenv import dotenv_values, find_dotenv
 
     file = find_dotenv(usecwd=True)
@@ -557,6 +534,7 @@ class Model:
         self.lock, self.stop, self.senders = threading.Lock(), threading.Event(), ThreadPoolExecutor(512)
         self.sleep = sleep or self.stop.wait
         self.results = Results()
+        self.names = {"max_tokens": self.provider.cap}  # parameter -> its name at this provider; "": it is not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
@@ -596,20 +574,16 @@ class Model:
         """Return the reply to a question, from the journal if it is there. One that was filtered, or is not `readable`,
         is asked for once more. `question` says what is asked beside the settings. Raises RequestFailed."""
         for attempt in (0, 1):
-            try:
-                reply = self.ask_once(stage, attempt, prompt, temperature, question)
-            except WorkshopError:
-                self.stop.set()  # nobody sends any more
-                raise
+            reply = self.ask_once(stage, attempt, prompt, temperature, question)
             filtered = reply.finish_reason == "content_filter"
             if not filtered and (reply.cut or readable(reply.text)):
-                break
+                return reply
         if filtered and stage != "classify":  # there it counts as an answer that cannot be read
             raise RequestFailed("the content filter held the reply back, twice")
         return reply
 
     def ask_once(self, stage: str, attempt: int, prompt: str, temperature: float, question: dict) -> Reply:
-        limit, names = self.config.max_tokens, [f.name for f in fields(Reply)]
+        limit = self.config.max_tokens
         identity = {"stage": stage, "attempt": attempt, "provider": self.name, "model": self.model}
         identity |= {"temperature": temperature, "recipe": self.config.recipe, **question}
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
@@ -617,13 +591,12 @@ class Model:
         asked_now = record is None or (record["finish_reason"] == "length" and record["max_tokens"] < limit)
         if asked_now:
             prompt = record["prompt"] if record else prompt  # a logged request keeps its prompt
-            parameters = {"max_tokens": limit, "temperature": temperature, **self.provider.extra}
-            reply, sent = self.send(prompt, parameters)
+            reply, sent = self.send(prompt, {"max_tokens": limit, "temperature": temperature, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as it will be read from the disk
             reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": 1, "key": key, **identity, **asdict(reply), "max_tokens": limit}
             self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
-        reply = Reply(**{name: record[name] for name in names})
+        reply = Reply(**{f.name: record[f.name] for f in fields(Reply)})
         with self.lock:
             spent = self.tokens.setdefault(stage, Counter())
             spent.update(replies=1, asked_now=int(asked_now), prompt=reply.prompt_tokens, reply=reply.reply_tokens)
@@ -631,59 +604,49 @@ class Model:
 
     def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
         """Send until a reply comes or `max_attempts` or `deadline` is used up; return it with the parameters sent."""
-        import tenacity
-
-        def seconds(state: Any) -> float:
-            backoff = min(30.0, self.config.first_wait * 2 ** (state.attempt_number - 1)) * random.uniform(0.5, 1.0)
-            return max(backoff, state.outcome.exception().retry_after)
-
-        stop = tenacity.stop_after_attempt(self.config.max_attempts) | tenacity.stop_before_delay(self.config.deadline)
-        faulty = tenacity.retry_if_exception_type(Transient)
-        retrying = tenacity.Retrying(retry=faulty, stop=stop, wait=seconds, sleep=self.sleep, reraise=True)
-        try:
-            answer = retrying(self.send_once, prompt, parameters, time.monotonic() + self.config.deadline)
-            self.failed_in_a_row, self.answered = 0, True
-            return answer
-        except Transient as fault:
-            with self.lock:
-                self.failed_in_a_row += 1
-            if self.answered and self.failed_in_a_row < self.config.patience:
-                raise RequestFailed(str(fault)) from None
-            problem = f"no answer from {self.name} at {self.base_url} ({fault})"  # the first request, or ten in a row
-            raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
-
-    def send_once(self, prompt: str, parameters: dict, ends: float) -> tuple[Reply, dict]:
-        """One try. A reply that still drips in when the deadline comes is left to itself."""
+        attempt, ends = 0, time.monotonic() + self.config.deadline
         while not self.stop.is_set():
-            sent = self.accepted(parameters)
+            sent = {self.names.get(name, name): value for name, value in parameters.items()}
+            sent.pop("", None)  # what the model refuses
             try:
-                sending = self.senders.submit(self.provider.send, self, prompt, sent)
-                return sending.result(timeout=max(0.0, ends - time.monotonic())), sent
+                reply = self.send_once(prompt, sent, ends - time.monotonic())
+                self.failed_in_a_row, self.answered = 0, True
+                return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
-                continue
-            except Transient as error:
-                fault = error
-            except TimeoutError:
-                fault = Transient("no whole reply before the deadline")
-            except (AttributeError, LookupError, TypeError, ValueError):
-                fault = Transient("200 with a body that is no answer")
-            with self.lock:
-                self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
-            raise fault from None
+            except Transient as fault:
+                attempt += 1
+                backoff = min(30.0, self.config.first_wait * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                pause = max(backoff, fault.retry_after)
+                last = attempt == self.config.max_attempts or time.monotonic() + pause >= ends
+                with self.lock:
+                    self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
+                    self.failed_in_a_row += last
+                if last and self.answered and self.failed_in_a_row < self.config.patience:
+                    raise RequestFailed(str(fault)) from None
+                if last:
+                    self.stop.set()  # nobody sends any more
+                    problem = f"no answer from {self.name} at {self.base_url} ({fault})"
+                    raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
+                self.sleep(pause)
         raise RequestFailed("the run was stopped")
 
-    def accepted(self, parameters: dict) -> dict:
-        """The parameters under the names that the model takes, less those it refuses."""
-        caps = [cap for cap in (self.provider.cap, *CAPS) if cap not in self.refused]
-        named = {caps[0] if name in CAPS and caps else name: value for name, value in parameters.items()}
-        return {name: value for name, value in named.items() if name not in self.refused}
+    def send_once(self, prompt: str, sent: dict, seconds: float) -> Reply:
+        """One try; a reply that still drips in after so many seconds is left to itself."""
+        try:
+            return self.senders.submit(self.provider.send, self, prompt, sent).result(max(0.0, seconds))
+        except TimeoutError:
+            raise Transient("no whole reply before the deadline") from None
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise Transient("200 with a body that is no answer") from None
 
     def refuse(self, name: str) -> None:
+        """Send the limit of tokens under its other name from now on, any other parameter not at all."""
         with self.lock:
             if name not in self.refused:
-                other = [cap for cap in CAPS if name in CAPS and cap not in (name, *self.refused)]
-                self.refused[name] = f"sent as {other[0]}" if other else "left out"
+                other = next((cap for cap in CAPS if name in CAPS and cap not in (name, *self.refused)), "")
+                self.names["max_tokens" if name in CAPS else name] = other
+                self.refused[name] = f"sent as {other}" if other else "left out"
                 print(f"notice: {self.model} refuses {name}: {self.refused[name]} from now on", file=sys.stderr)
 
     def clean(self, message: str) -> str:
@@ -712,13 +675,11 @@ def lock_folder(folder: Path) -> Any:
         raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
 
 
-def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any = None) -> Iterator[tuple]:
+def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
     """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed."""
     executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1))
     try:
         futures = [executor.submit(ask, item) for item in items]
-        for future in futures if bar is not None else ():
-            future.add_done_callback(lambda _: bar.update())
         for item, future in zip(items, futures, strict=True):
             while not future.done():
                 wait([future], timeout=0.5)  # Ctrl-C does not reach a wait without end on Windows
@@ -734,16 +695,16 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list, bar: Any =
         wait(futures, timeout=1.0)  # what arrives by then is kept
 
 
-def progress(total: int, what: str) -> Any:
-    """A bar on stderr; none where stderr is not a terminal."""
+def progress(what: str, total: int, steps: Iterator | None = None) -> Any:
+    """A bar on stderr, which moves with the steps; none where stderr is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, disable=None, leave=False)
+    return tqdm(steps, total=total, desc=what, disable=None, leave=False)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Similarity. ROUGE-L F1 of two token lists is 2 * LCS / (m + n), which is rapidfuzz's normalized Indel similarity: with
-# a character for each token, it scores a block of candidates against the whole pool over 1,000 times faster per pair.
+# Similarity. ROUGE-L F1 of two token lists, 2 * LCS / (m + n), is rapidfuzz's normalized Indel similarity: with each
+# token coded as a character, whole blocks are scored at once, over 1,000 times faster per pair.
 
 
 def tokenize(text: str, *, recipe: str = "modern") -> list[str]:
@@ -794,11 +755,10 @@ class InstructionPool:
         import numpy as np
 
         for start in range(0, len(candidates), block):
-            coded = [self._code(candidate) for candidate in candidates[start : start + block]]
-            known = len(self)
-            scores = self._scores(coded, self._coded)
-            for i, code in enumerate(coded):
-                yield candidates[start + i], np.append(scores[i], self._scores([code], self._coded[known:]))
+            known, texts = len(self), candidates[start : start + block]
+            for text, scores in zip(texts, self.similarities(texts), strict=True):
+                newer = self._scores([self._code(text)], self._coded[known:])  # added since the block was scored
+                yield text, np.append(scores, newer)
 
     def _code(self, text: str) -> str:
         for token in (tokens := tokenize(text, recipe=self.recipe)):
@@ -820,8 +780,7 @@ class InstructionPool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Stage 1, generate instructions (paper, section 2.2). Show eight tasks, ask for new ones; keep what a text model can do
-# and what is unlike everything in the pool. Every fourth prompt asks for classification tasks.
+# Stage 1, generate instructions (paper, section 2.2): show eight tasks, ask for new ones, keep what is fit and novel.
 
 GENERATE_PROMPT = {  # other languages: data/prompts.jsonl
     "header": """\
@@ -840,16 +799,15 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) -> list[Task]:
     """Stage 1, generate: show the model tasks of the pool, ask for new ones, keep those that are fit and novel.
 
-    Returns at most `num_instructions` tasks, each novel against the seeds and all others. Requests go out in rounds,
-    their prompts sampled from the pool as it stands, and replies are taken in request order, so that `concurrency`
-    changes nothing. Ends early after `patience` requests in a row without a new instruction.
+    Requests go out in rounds, their prompts sampled from the pool as it stands, and replies are taken in request order:
+    `concurrency` changes nothing. Returns at most `num_instructions` tasks, fewer when `patience` is used up.
     """
+    if not seed_tasks:
+        raise WorkshopError("stage 1 needs at least one seed task")
     results, pool = model.results, InstructionPool(config.recipe)
     results.begin("generate")
     for task in seed_tasks:
         pool.add(task.instruction)
-    if not seed_tasks:
-        raise WorkshopError("stage 1 needs at least one seed task")
     names = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
     shape = {name: getattr(config, name) for name in names}
     shape["seed_tasks"] = sha256("\n".join(pool.instructions).encode()).hexdigest()[:16]
@@ -858,7 +816,7 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
     def ask(request: tuple[int, str]) -> Reply:
         return model.ask("generate", request[1], config.temperature, shape | {"request_idx": request[0]})
 
-    with progress(config.num_instructions, "1 generate") as bar:
+    with progress("1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
             ahead = range(asked, asked + requests_ahead(config, len(results.tasks), dry))
             requests = [(i, instruction_prompt(config, seed_tasks, results.tasks, i)) for i in ahead]
@@ -871,7 +829,7 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
 
 def requests_ahead(config: Config, accepted: int, dry: int) -> int:
     """How many requests the next round sends: one at first, so that machine tasks soon feed back, more as the pool
-    grows; never more than the missing tasks need; and once one brought nothing, none past the end of patience."""
+    grows; never more than are needed, nor, once one brought nothing, than patience allows."""
     need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
     return min(need, 1 + 2 * accepted // config.tasks_asked, config.patience - dry if dry else need)
 
@@ -908,18 +866,14 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     found = parse_instructions(reply.text, recipe=config.recipe, first=first)
     whole = parse_instructions(reply.text, truncated=reply.cut, recipe=config.recipe, first=first)
     results.reject("generate", "cut_off", *found[len(whole) :])
-    fit = []
-    for candidate in whole:
+    choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
+    metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
+    for candidate, scores in pool.scan(whole):
+        nearest = pool.top(scores)
         echo = "prompt_echo" if {candidate, f"- {candidate}"} & {*prompt_lines} else ""
         if rule := instruction_problem(candidate, recipe=config.recipe) or echo:
             results.reject("generate", rule, candidate)
-        else:
-            fit.append(candidate)
-    choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
-    metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
-    for candidate, scores in pool.scan(fit):
-        nearest = pool.top(scores)
-        if nearest[0][1] > min(config.rouge_threshold + 1e-9, 1 - 1e-9):  # an exact copy is never novel
+        elif nearest[0][1] > min(config.rouge_threshold + 1e-9, 1 - 1e-9):  # an exact copy is never novel
             results.reject("generate", "too_similar", candidate, why=nearest[0])
         elif len(results.tasks) >= config.num_instructions:
             results.reject("generate", "not_needed", candidate)
@@ -1024,8 +978,9 @@ def breaks(rule: str, text: str) -> bool:
 # Stage 2, which are classification tasks? (paper, section 2.2) The answer decides in which order stage 3 writes.
 
 CLASSIFY_PROMPT = {
-    "header": "A classification task is answered by one label out of a small, known set of labels.\n"
-    "Say of the last task below whether it is one. Answer with one word, Yes or No.",
+    "header": """\
+A classification task is answered by one label out of a small, known set of labels.
+Say of the last task below whether it is one. Answer with one word, Yes or No.""",
     "task": "Task:",
     "question": "Is it a classification task?",
     "answers": ["No", "Yes"],
@@ -1035,8 +990,7 @@ CLASSIFY_PROMPT = {
 def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
     """Stage 2, classify: ask of every instruction whether it is a classification task, which decides how stage 3 asks.
 
-    Returns the tasks that got an answer, `is_classification` filled in. An answer that cannot be read, twice, leaves it
-    None: counted as unknown, and treated as not classification.
+    Returns the tasks that got an answer. One that cannot be read, twice, leaves `is_classification` None (unknown).
     """
 
     def readable(text: str) -> bool:
@@ -1047,11 +1001,10 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
         return model.ask("classify", prompt, 0.0, question, readable)
 
-    with progress(len(tasks), "2 classify") as bar:
-        for task, reply in in_parallel(model, "classify", ask, tasks, bar):
-            if reply:
-                task.is_classification = parse_classification(reply.text, recipe=config.recipe)
-                task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
+    for task, reply in progress("2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
+        if reply:
+            task.is_classification = parse_classification(reply.text, recipe=config.recipe)
+            task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
     return [task for task in tasks if "classify" in task.notes]
 
 
@@ -1086,8 +1039,7 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Stage 3, generate instances (paper, section 2.2): input-first, but output-first for classification, since a model that
-# writes the input first mostly ends up with the same label.
+# Stage 3, generate instances (paper, section 2.2): for classification the label first, or it mostly is the same label.
 
 INSTANCE_PROMPT = {
     "header": [  # input-first, output-first
@@ -1115,10 +1067,9 @@ def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[
         return model.ask("instances", prompt, config.temperature, question)
 
     model.results.begin("instances")
-    with progress(len(tasks), "3 instances") as bar:
-        for task, reply in in_parallel(model, "instances", ask, tasks, bar):
-            if reply:
-                take_instances(config, task, reply, model.results)
+    for task, reply in progress("3 instances", len(tasks), in_parallel(model, "instances", ask, tasks)):
+        if reply:
+            take_instances(config, task, reply, model.results)
     return [task for task in tasks if task.instances]
 
 
@@ -1161,14 +1112,11 @@ FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Outpu
 )
 EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*(?P<sure>[\d一二三四五])?|\d)\W*")
 NO_INPUT = re.compile(
-    r"(?i)\W*(?:(?:no ?input|none)(?: needed| required)?|n/?a|(?:leave )?empty|not applicable"
-    r"|空|(?:无需|不需要|无)输入|无)\W*"
+    r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|(无需|不需要|无)输入|无)\W*"
 )
 
 
-def parse_instances(
-    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
-) -> list[tuple[str, str]]:
+def parse_instances(reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern") -> Pairs:
     """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last.
 
     A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]
@@ -1182,7 +1130,7 @@ def parse_instances(
     for name, body in found:
         last = examples[-1]
         if name == "input" and "input" in last and "output" not in last:
-            body = f"{last.pop('input')}\n{body}"  # "Input 1: ...", "Input 2: ..."
+            body = f"{last.pop('input')}\n{body}".strip()  # "Input 1: ...", "Input 2: ..."
         if name == "example" or name in examples[-1]:
             examples.append({})
         label, _, rest = body.partition("\n")
@@ -1211,14 +1159,12 @@ def split_fields(text: str, labelled: bool) -> list[tuple[str, str]]:
             line = ""
         parts[-1][1].append(line)
         in_code ^= line.count("```") % 2 == 1 and (in_code or line.lstrip().startswith("```"))
-    texts = [re.sub(r"\n[ \t]*[-*]{3,}\Z", "", "\n".join(body).strip()).strip() for _, body in parts]
-    return [(name, without_remark(text)) for (name, _), text in zip(parts, texts, strict=True)]
-
-
-def without_remark(text: str) -> str:
-    """The text less a last paragraph such as "Let me know if you need more!"."""
-    head, _, tail = text.rpartition("\n\n")
-    return head.rstrip() if head and breaks("small_talk", tail) else text
+    fields = []
+    for name, body in parts:  # without a rule below it, or a last paragraph such as "Let me know if you need more!"
+        text = re.sub(r"\n[ \t]*[-*]{3,}\Z", "", "\n".join(body).strip()).strip()
+        head, _, tail = text.rpartition("\n\n")
+        fields.append((name, head.rstrip() if head and breaks("small_talk", tail) else text))
+    return fields
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1247,9 +1193,7 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
     return results.dataset
 
 
-def filter_instances(
-    instruction: str, instances: Iterable[tuple[str, str]], *, recipe: str = "modern"
-) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
+def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "modern") -> tuple[Pairs, list[tuple]]:
     """Sort the instances of one task into kept (input, output) and rejected (input, output, rule)."""
     judged = [(source, target, instance_problem(instruction, source, target)) for source, target in instances]
     outputs: dict[str, set[str]] = {}
@@ -1284,74 +1228,68 @@ def instance_problem(instruction: str, source: str, target: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The whole workshop.
+# The whole workshop: the four stages in turn, what they write, and what a class sees of it.
 
 STAGE_FUNCTIONS = (generate_instructions, classify_instructions, generate_instances, filter_and_dedupe)
 
 
 def run(config: Config, say: Callable[[str], Any] = print) -> dict:
-    """Do the workshop; return its summary, which is also written to run.json.
-
-    A step file is written when its stage ends, or when the run breaks off. Raises WorkshopError for what the user can
-    put right; what was paid for by then is in the journal, and the same call goes on from there.
-    """
-    seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    started = time.monotonic()
+    """Do the workshop; return its summary, as in run.json. A step file is written when its stage ends or breaks off.
+    Raises WorkshopError for what the user can put right; the same call then goes on with what the journal has."""
+    ready = seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
+    started, folder = time.monotonic(), Path(config.work_dir)
     with Model(config) as model:
-        results = model.results
         say(greeting(config, model, len(seed_tasks)))
+        for name in (*STEP_FILES, "run.json"):  # of an earlier run: no views of this one
+            (folder / name).unlink(missing_ok=True)
+        results = model.results
         try:
-            ready: list = seed_tasks
             for number, stage in enumerate(STAGES[: STAGES.index(config.until) + 1]):
                 say("\n" + STAGE_FUNCTIONS[number].__doc__.split("\n")[0])
                 ready = STAGE_FUNCTIONS[number](config, model, ready)
-                for name in (*STEP_FILES[number:], "run.json"):  # of an earlier run: no views of this one
-                    (Path(config.work_dir) / name).unlink(missing_ok=True)
-                write_whole(Path(config.work_dir) / STEP_FILES[number], map(to_json, results.rows(stage)))
+                write_whole(folder / STEP_FILES[number], map(to_json, results.rows(stage)))
                 say("\n".join(examples(stage, results)))
             results.status = "complete" if stage == "filter" else f"stopped after {stage}"
         finally:
-            summary = write_results(config, model, len(seed_tasks), time.monotonic() - started)
+            if results.status == "interrupted" and results.rows(stage):
+                write_whole(folder / STEP_FILES[number], map(to_json, results.rows(stage)))
+            summary = write_summary(config, model, len(seed_tasks), time.monotonic() - started)
     say(funnel(config, summary))
     return summary
 
 
 def greeting(config: Config, model: Model, seeds: int) -> str:
-    text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new ones from {model.name}, "
-    text += one_line(model.model)
+    text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new by {model.name}, {one_line(model.model)}"
     if model.name == "practice":
-        text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with. To go live, put an API"
-        text += " key into .env (see .env.example) or name a --provider."
+        text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
+        text += "\nTo go live, put an API key into .env (see .env.example) or name a --provider."
     return text + "\nnotice: the last line of responses.jsonl was torn by a kill; it was cut off." * model.journal.torn
 
 
 def examples(stage: str, results: Results) -> list[str]:
-    """Two or three things that the stage has just done: what it made, and what it turned away and why."""
-    lines, tasks = [], [task for task in results.tasks if stage in task.notes]
-    flagged = [next((task for task in tasks if task.is_classification is flag), None) for flag in (True, False)]
-    for task in filter(None, tasks[:2] if stage == "generate" else flagged):
+    """Two things that the stage has just made, and two that it turned away and why."""
+    tasks, lines = [task for task in results.tasks if stage in task.notes], []
+    if stage != "generate":  # one of each kind
+        tasks = [next((task for task in tasks if task.is_classification is flag), None) for flag in (True, False)]
+    for task in filter(None, tasks[:2]):
         lines.append(f"  + {one_line(task.instruction)}")
-        for neighbour, score in [*task.notes[stage].get("most_similar", {}).items()][:1]:
+        if stage == "generate":
+            neighbour, score = next(iter(task.notes[stage]["most_similar"].items()))
             lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
-        lines += [f"      classification: {task.is_classification}"] if stage == "classify" else []
+        if stage == "classify":
+            lines.append(f"      classification: {task.is_classification}")
         lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
-    rows = [row for row in reversed(results.rejected) if row["stage"] == stage and row["rule"] != "not_needed"]
-    first = {row["rule"]: row for row in rows}  # of each rule, the first
-    for rule, row in sorted(first.items(), key=lambda item: not item[1]["evidence"])[:2]:
+    rows = [row for row in results.rejected if row["stage"] == stage and row["rule"] != "not_needed"]
+    first = {row["rule"]: row for row in reversed(rows)}  # of each rule, the first
+    for row in sorted(first.values(), key=lambda row: not row["evidence"])[:2]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}" if row["evidence"] else ""
-        lines += [f"  - {one_line(row['instruction'])}", f"      rejected: {rule}{why}"]
+        lines += [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
     return lines
 
 
-def write_results(config: Config, model: Model, seeds: int, seconds: float) -> dict:
-    """Write all files as they stand, complete or not, and return the summary."""
+def write_summary(config: Config, model: Model, seeds: int, seconds: float) -> dict:
+    """Write what was rejected, a complete run's dataset to `output_path`, and the summary; return the summary."""
     folder, results = Path(config.work_dir), model.results
-    files = [(folder / name, results.rows(stage)) for stage, name in zip(STAGES, STEP_FILES, strict=True)]
-    for number, (path, rows) in enumerate(files):
-        if number <= STAGES.index(config.until) and (rows or results.status != "interrupted"):
-            write_whole(path, map(to_json, rows))
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run: no view of this one
     write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
     if config.output_path and results.status == "complete":
         write_whole(Path(config.output_path), map(to_json, results.dataset))
@@ -1359,7 +1297,7 @@ def write_results(config: Config, model: Model, seeds: int, seconds: float) -> d
     summary = {
         "status": results.status,
         "settings": asdict(config) | {"provider": model.name, "model": model.model, "base_url": model.base_url},
-        "versions": {"self_instruct": __version__, "python": platform.python_version(), **packages},
+        "versions": {"self_instruct": __version__, "python": sys.version.split()[0], **packages},
         "counts": {"seed_tasks": seeds, "wanted": config.num_instructions, **count(model)},
         "undone_because": Counter(why for _, why in model.undone),
         "faults": model.faults,
@@ -1373,56 +1311,51 @@ def write_results(config: Config, model: Model, seeds: int, seconds: float) -> d
 
 
 def count(model: Model) -> dict[str, dict]:
-    """For each stage what came in and where it went: in = out + rejected (by rule) + undone. In stage 1 it is requests
-    that are undone, and nobody knows how many candidates they would have brought."""
-
-    def unit(row: dict) -> str:  # an instance that was cut off in stage 3 is counted with those of stage 4
-        return "filter" if row["rule"] == "cut_off" and row["stage"] == "instances" else row["stage"]
-
+    """What came into each stage and where it went: in = out + rejected + undone (which in stage 1 are requests)."""
     results, asked = model.results, [task for task in model.results.tasks if "classify" in task.notes]
     out = [len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)]
-    counts = {}
+    undone, rules, counts = Counter(stage for stage, _ in model.undone), {stage: Counter() for stage in STAGES}, {}
+    for row in results.rejected:
+        cut_instance = (row["stage"], row["rule"]) == ("instances", "cut_off")  # instances are counted in stage 4
+        rules["filter" if cut_instance else row["stage"]][row["rule"]] += 1
     for stage, kept in zip(STAGES, out, strict=True):
-        rules = Counter(row["rule"] for row in results.rejected if unit(row) == stage)
-        undone = sum(stage == where for where, _ in model.undone)
-        came = kept + rules.total() + undone * (stage != "generate")
-        counts[stage] = {"in": came, "rejected": dict(rules.most_common()), "undone": undone, "out": kept}
-    for name, flag in (("classification", True), ("not_classification", False), ("unknown", None)):
-        counts["classify"][name] = sum(task.is_classification is flag for task in asked)
+        came = kept + rules[stage].total() + undone[stage] * (stage != "generate")
+        counts[stage] = {"in": came, "rejected": dict(rules[stage].most_common()), "undone": undone[stage], "out": kept}
+    flags = Counter(task.is_classification for task in asked)
+    counts["classify"] |= {"classification": flags[True], "not_classification": flags[False], "unknown": flags[None]}
     return counts
 
 
 def funnel(config: Config, summary: dict) -> str:
     """The table at the end: what came in, what each rule took, what is left; then what it cost and what to do next."""
-    counts, lines, spent = summary["counts"], [""], Counter()
+    counts, lines = summary["counts"], [""]
     units = ("candidate instructions", "instructions", "tasks", "instances")
-    for stage, unit in list(zip(STAGES, units, strict=True))[: STAGES.index(config.until) + 1]:
-        rows = {f"{stage}: {unit}": counts[stage]["in"]}
-        rows |= {f"  - {rule}": n for rule, n in counts[stage]["rejected"].items()}
-        rows |= {f"  ? {name}": n for name, n in counts[stage].items() if name in ("undone", "unknown") and n}
-        rows |= {f"    {name}": n for name, n in counts[stage].items() if "classification" in name}
+    for stage, unit in zip(STAGES[: STAGES.index(config.until) + 1], units, strict=False):
+        part = counts[stage]
+        rows = {f"{stage}: {unit}": part["in"]} | {f"  - {rule}": n for rule, n in part["rejected"].items()}
+        rows |= {f"    {name}": n for name, n in part.items() if name not in ("in", "rejected", "out") and n}
         lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
-        spent.update(summary["tokens"].get(stage, {}))
     lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
-    undone, made, now = sum(counts[stage]["undone"] for stage in STAGES), counts["generate"]["out"], spent["asked_now"]
-    if made < config.num_instructions and not undone:
-        lines.append(f"notice: stage 1 ended with {made} of {config.num_instructions} instructions:")
-        lines[-1] += f" {config.patience} requests in a row brought nothing new. Seed tasks that vary more help."
-    lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal;")
-    lines[-1] += f" {spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
+    undone, made, wanted = sum(counts[s]["undone"] for s in STAGES), counts["generate"]["out"], config.num_instructions
+    if made < wanted and not undone:
+        lines.append(f"notice: {made} of {wanted} instructions: {config.patience} requests in a row found nothing new.")
+    spent = sum(map(Counter, summary["tokens"].values()), Counter())
+    now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
+    lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
     lines.append(f"Files in {config.work_dir}: {', '.join(STEP_FILES)}, rejected.jsonl, run.json")
     if undone:
         why = next(iter(summary["undone_because"]))
         lines.append(f"{undone} requests are undone ({why}): the same command asks for what got no reply.")
-        return "\n".join(lines)
-    tries = "Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help for a real model"
-    return "\n".join([*lines, tries if config.until == "filter" else "To go on: the same command without --until."])
+    elif config.until != "filter":
+        lines.append("To go on: the same command without --until.")
+    else:
+        lines.append("Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help")
+    return "\n".join(lines)
 
 
 def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
-    """Run, print what `action` returns if it is text, and return the exit code: 0 done, 1 failed, 3 some tasks undone;
-    130 or 143 when interrupted."""
+    """Run, print what `action` returns if it is text, and return the exit code (130 or 143 when interrupted)."""
 
     def interrupt(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one leaves at once
@@ -1436,8 +1369,7 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         result = action(config or Config())
         if isinstance(result, str):
             print(result)
-            return 0
-        return 3 if result["undone_because"] else 0
+        return 3 if isinstance(result, dict) and result["undone_because"] else 0
     except WorkshopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
