@@ -42,8 +42,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import regex
-from rouge_score.tokenize import tokenize as rouge_tokenize
+try:
+    import regex
+    from rouge_score.tokenize import tokenize as rouge_tokenize
+except ImportError as error:
+    raise SystemExit(f"error: {error}: run  {sys.executable} -m pip install -r requirements.txt  first") from None
 
 __version__ = "0.1.0"
 
@@ -107,19 +110,24 @@ class Config:
     # How requests are sent.
     concurrency: int = setting(8, "requests in flight at once: changes how fast, never what", 1, 256)
     max_attempts: int = setting(6, "times a request is sent before its task is left undone", 1)
-    request_timeout: float = setting(60.0, "seconds of silence after which a request counts as lost", 0.1)
-    deadline: float = setting(300.0, "seconds that one request may take with all its retries", 0.1)
-    first_wait: float = setting(0.5, "seconds before the first retry; doubles each time, up to 30", 0.0)
+    request_timeout: float = setting(60.0, "seconds of silence after which a request counts as lost", 0.1, 86400)
+    deadline: float = setting(300.0, "seconds that one request may take with all its retries", 0.1, 86400)
+    first_wait: float = setting(0.5, "seconds before the first retry; doubles each time, up to 30", 0, 30)
     recipe: str = setting("modern", "rules for prompts, parsing and filtering", choices=("modern",))
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            flag, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
+            flag, value, kind = "--" + f.name.replace("_", "-"), getattr(self, f.name), type(f.default)
+            value = f.default if value is None else str(value) if isinstance(value, Path) else value
+            value = float(value) if kind is float and type(value) is int else value  # 1 and 1.0 are the same question
+            if type(value) is not kind:
+                raise UsageError(f"{flag} must be of type {kind.__name__}, not {value!r}")
+            setattr(self, f.name, value)
             choices = tuple(PROVIDERS) if f.name == "provider" and value else f.metadata["choices"]
             low, high = f.metadata["low"], f.metadata["high"]
             if choices and value not in choices:
                 raise UsageError(f"{flag} must be one of {', '.join(choices)}, not {value!r}")
-            if not isinstance(value, str) and not low <= value <= high:
+            if kind is not str and not low <= value <= high:
                 allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
                 raise UsageError(f"{flag} must be {allowed}, not {value}")
         if Path(self.output_path or "a.jsonl").is_dir():
@@ -257,8 +265,10 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     try:
         records = list(seed_records(path, path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not UTF-8 text")
-        raise WorkshopError(f"cannot read the seed file {path} ({reason}): check --seed-file") from None
+        reason = getattr(error, "strerror", "it is not UTF-8 text, save it as such")
+        raise WorkshopError(f"cannot read the seed file {path}: {reason}") from None
+    if path.suffix.lower() not in (".jsonl", ".json", ".txt"):
+        raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
     for where, record in records:
         task = seed_task(where, record, len(tasks))
         tasks.setdefault(task.instruction, task)
@@ -274,12 +284,13 @@ def seed_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     kind, number = path.suffix.lower(), 1
     try:
         if kind == ".json":
-            yield from ((f"{path}, record {n}", record) for n, record in enumerate(json.loads(text), 1))
+            array = json.loads(text)
+            yield from ((f"{path}, record {n}", record) for n, record in enumerate(array[:], 1))
             return
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{path}, line {number}", {"task": line} if kind == ".txt" else json.loads(line)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:  # KeyError: an object, which cannot be sliced like an array
         number += getattr(error, "lineno", 1) - 1
         wanted = "a JSON array of records" if kind == ".json" else "a JSON record on each line"
         raise WorkshopError(f"{path}, line {number} is malformed: {wanted} is expected") from None
@@ -465,7 +476,8 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     else:
         chosen = rng.sample(task["instances"], min(int(re.search(r"\d", lines[0])[0]), len(task["instances"])))
         if rng.random() < 0.08:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
-            slips = ["", chosen[0]["input"], task["instruction"], "...", f"{task['name']}:"]
+            refusal = next(row["hits"][0] for row in read_data("patterns", language) if row["rule"] == "refusal")
+            slips = ["", chosen[0]["input"], task["instruction"], "...", f"{task['name']}:", refusal]
             chosen[0] = {**chosen[0], "output": rng.choice(slips)}
         fields = wording("instances", INSTANCE_PROMPT, language)["fields"]
         text = "\n\n".join(example_text(instance, fields, task["is_classification"]) for instance in chosen)
@@ -474,9 +486,10 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
 
 
 def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
-    """Eight tasks of the bank in one of the styles that chat models write; now and then a copy, or small talk."""
+    """Tasks of the bank in one of the styles that chat models write; now and then a copy, or small talk."""
     labelled = "classification" in lines[0] or "分类" in lines[0]
-    tasks = rng.sample([row["instruction"] for row in bank if row["is_classification"] or not labelled], 8)
+    fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
+    tasks = rng.sample(fitting, min(int(re.search(r"\d+", lines[0])[0]), len(fitting)))
     if rng.random() < 0.2:
         tasks[-1] = re.sub(r"^(\d+\.|-) ", "", rng.choice([lines[1], lines[-2]]))  # models repeat what they are shown
     style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
@@ -505,7 +518,7 @@ def environment() -> dict[str, str]:
 
     file = find_dotenv(usecwd=True)
     try:
-        variables = dotenv_values(file) | {k: v for k, v in os.environ.items() if v.strip()}
+        variables = dotenv_values(file, interpolate=False) | {k: v for k, v in os.environ.items() if v.strip()}
     except UnicodeDecodeError:
         raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     return {name: value.strip() for name, value in variables.items() if value and value.strip()}
@@ -526,12 +539,12 @@ class Model:
         self.provider = PROVIDERS[self.name]
         self.key = variables.get(self.provider.key, "") if self.provider.key else "none"
         if not re.fullmatch(r"[!-~]+", self.key):
-            problem = "holds a character that no key has" if self.key else "is not set"
-            raise WorkshopError(f"{self.provider.key} {problem}: put it into .env, or use --provider practice")
+            problem = "holds a character that no key has: copy it again" if self.key else "is not set: put it"
+            raise WorkshopError(f"{self.provider.key} {problem} into .env, or use --provider local or practice")
         self.base_url = config.base_url or variables.get(self.provider.url_variable) or self.provider.base_url
         if self.base_url and not re.fullmatch(ADDRESS, self.base_url):
             raise WorkshopError(f"{self.provider.url_variable} is no address of a server: {self.base_url!r}")
-        self.lock, self.stop, self.senders = threading.Lock(), threading.Event(), ThreadPoolExecutor(512)
+        self.lock, self.stop, self.senders = threading.Lock(), threading.Event(), ThreadPoolExecutor(512, "asking")
         self.sleep = sleep or self.stop.wait
         self.results = Results()
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name at this provider; "": it is not sent
@@ -553,6 +566,7 @@ class Model:
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
+        self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
 
     def client(self, build: Callable[[Model], Any]) -> Any:
@@ -579,7 +593,7 @@ class Model:
             if not filtered and (reply.cut or readable(reply.text)):
                 return reply
         if filtered and stage != "classify":  # there it counts as an answer that cannot be read
-            raise RequestFailed("the content filter held the reply back, twice")
+            raise RequestFailed("held back by the content filter, twice: it stays so with this model")
         return reply
 
     def ask_once(self, stage: str, attempt: int, prompt: str, temperature: float, question: dict) -> Reply:
@@ -599,7 +613,8 @@ class Model:
         reply = Reply(**{f.name: record[f.name] for f in fields(Reply)})
         with self.lock:
             spent = self.tokens.setdefault(stage, Counter())
-            spent.update(replies=1, asked_now=int(asked_now), prompt=reply.prompt_tokens, reply=reply.reply_tokens)
+            spent.update(replies=1, asked_now=int(asked_now), cut=int(reply.cut))
+            spent.update(prompt=reply.prompt_tokens, reply=reply.reply_tokens)
         return reply
 
     def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
@@ -677,7 +692,7 @@ def lock_folder(folder: Path) -> Any:
 
 def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
     """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed."""
-    executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1))
+    executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1), "asking")
     try:
         futures = [executor.submit(ask, item) for item in items]
         for item, future in zip(items, futures, strict=True):
@@ -887,7 +902,7 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
 
 MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．", "9、", "（9）"; not "3.5" or "10:30"
     r"(?im)^([ \t]*)(?:[-*#>]+ +)?[*_]{0,2}(?:(?:task|instruction|question|任务|指令|题目|第) ?)?[(（]?(\d{1,3})"
-    r"(?:\\?[)）.．、:：题]|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}(?!\d)[ \t]*"
+    r"(?:\\?(?:[.:](?!\d)|[)）．、：题])|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}[ \t]*"
 )
 BULLET = re.compile(r"(?m)^ {0,2}[-*•·] +")
 LABEL = r"(?:input|output|answer|class label|输入|输出|答案|类别标签)"
@@ -1020,8 +1035,8 @@ def classify_prompt(config: Config, instruction: str) -> str:
 
 VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Answer:" or "Is it classification?"
     r"(?:[^:：?？\n]{0,40}[:：?？]|(?:the )?answer is|答案是)?\W*"
-    r"(?:(?P<yes>yes\b|true\b|是(?!否|不是)|对(?![不于])|属于)"
-    r"|no\b(?! (?:idea|clear|way))|not (?:an?|one)\b|false\b|否|不(?:是|属于|对|。|\Z)|非分类|并非)"
+    r"(?:(?P<yes>y(?:es|ep)\b|true\b|是(?!否|不是)|对(?![不于])|属于)"
+    r"|n(?:o|ope)\b(?! (?:idea|clear|way))|not (?:an?|one)\b|false\b|否|不(?:是|属于|对|[。，,]|\Z)|非分类|并非)"
 )
 STATEMENT = re.compile(
     r"no?t an? classification|(?<!是)不(?:是|属于).{0,6}分类"
@@ -1031,7 +1046,7 @@ STATEMENT = re.compile(
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
     """Read Yes or No out of a stage-2 reply; None: could not tell. "**No.**" -> False, "是的，…" -> True."""
-    text = re.sub(r"```(?:json)?|[*_`\"'“”{}\[\]]", "", without_thinking(reply)).strip().lower()
+    text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", without_thinking(reply)).strip().lower()
     if re.match(r"\W*(yes\W*(or|and|/)\W*no|是\W*[或和/]\W*(否|不是))", text):
         return None
     found = VERDICT.match(text) or VERDICT.match(text.rsplit("\n", 1)[-1]) or STATEMENT.search(text)
@@ -1043,11 +1058,12 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
 
 INSTANCE_PROMPT = {
     "header": [  # input-first, output-first
-        "Write {count} worked example(s) of the last task below: an input that it could be given, and the complete, "
-        "correct output.\nBegin them with `Input:` and `Output:`, and write nothing else. If the task needs no input, "
-        "leave it empty.",
-        "Write {count} worked example(s) of the last classification task below: first the label, then an input that "
-        "has it.\nBegin them with `Class label:` and `Input:`, and write nothing else. Take another label each time.",
+        "Write worked examples of the last task below, {count} in number: an input that it could be given, and the "
+        "complete, correct output.\nBegin them with `Input:` and `Output:`, and write nothing else. If the task needs "
+        "no input, leave it empty.",
+        "Write worked examples of the last classification task below, {count} in number: first the label, then an "
+        "input that has it.\nBegin them with `Class label:` and `Input:`, and write nothing else. Take another label "
+        "each time.",
     ],
     "start": ["Begin with the label that is named first.", "Begin with the label that is named last."],
     "task": "Task:",
@@ -1101,8 +1117,9 @@ def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
 
 def example_text(instance: dict[str, str], fields: list[str], labelled: bool) -> str:
     """One instance with its field names; for classification the label comes first."""
-    source = f"{fields[0]} {instance['input']}".rstrip()
-    return f"{fields[2]} {instance['output']}\n{source}" if labelled else f"{source}\n{fields[1]} {instance['output']}"
+    space = "" if fields[0].endswith("：") else " "
+    source, target = (fields[0] + space + instance["input"]).rstrip(), space + instance["output"]
+    return f"{fields[2]}{target}\n{source}" if labelled else f"{source}\n{fields[1]}{target}"
 
 
 FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "### Input", "- 输入："
@@ -1112,7 +1129,8 @@ FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Outpu
 )
 EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*(?P<sure>[\d一二三四五])?|\d)\W*")
 NO_INPUT = re.compile(
-    r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|(无需|不需要|无)输入|无)\W*"
+    r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|无|(无需|不需要|无)输入)\W*"
+    r"|[\"'“”]{2}"
 )
 
 
@@ -1260,9 +1278,11 @@ def run(config: Config, say: Callable[[str], Any] = print) -> dict:
 
 def greeting(config: Config, model: Model, seeds: int) -> str:
     text = f"Self-Instruct: {seeds} seed tasks, {config.num_instructions} new by {model.name}, {one_line(model.model)}"
+    text += f" at {model.base_url}" if config.base_url else ""
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
-        text += "\nTo go live, put an API key into .env (see .env.example) or name a --provider."
+    if not config.provider and model.name == "practice":
+        text += " No API key was found: to go live, put one into .env (see .env.example)."
     return text + "\nnotice: the last line of responses.jsonl was torn by a kill; it was cut off." * model.journal.torn
 
 
@@ -1279,10 +1299,15 @@ def examples(stage: str, results: Results) -> list[str]:
         if stage == "classify":
             lines.append(f"      classification: {task.is_classification}")
         lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
+    for row in results.dataset[:1]:
+        lines.append(f"  + {one_line(row['instruction'])}")
+        lines += [f"      {name}: {one_line(row[name])}" for name in ("input", "output")]
     rows = [row for row in results.rejected if row["stage"] == stage and row["rule"] != "not_needed"]
+    rows.sort(key=lambda row: row["score"] == 1.0)  # copies last: they teach least
     first = {row["rule"]: row for row in reversed(rows)}  # of each rule, the first
     for row in sorted(first.values(), key=lambda row: not row["evidence"])[:2]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}" if row["evidence"] else ""
+        why += f", for the output {one_line(row['output'], 60)!r}" if row["output"] is not None else ""
         lines += [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
     return lines
 
@@ -1337,20 +1362,25 @@ def funnel(config: Config, summary: dict) -> str:
         lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
     lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
     undone, made, wanted = sum(counts[s]["undone"] for s in STAGES), counts["generate"]["out"], config.num_instructions
-    if made < wanted and not undone:
-        lines.append(f"notice: {made} of {wanted} instructions: {config.patience} requests in a row found nothing new.")
+    if made < wanted:
+        rule = next(iter(counts["generate"]["rejected"]), "no reply")
+        lines.append(f"notice: {made} of {wanted} instructions: {config.patience} requests in a row found nothing new,")
+        lines[-1] += f" most often {rule}. Against too_similar, seed tasks that vary more help."
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
     now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
     lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
+    if spent["cut"]:
+        lines.append(f"notice: {spent['cut']} replies were cut at --max-tokens {config.max_tokens}; more asks again.")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
-    lines.append(f"Files in {config.work_dir}: {', '.join(STEP_FILES)}, rejected.jsonl, run.json")
+    files = ", ".join([*STEP_FILES[: STAGES.index(config.until) + 1], "rejected.jsonl", "run.json"])
+    lines.append(f"Files in {config.work_dir}: {files}")
     if undone:
         why = next(iter(summary["undone_because"]))
-        lines.append(f"{undone} requests are undone ({why}): the same command asks for what got no reply.")
+        lines.append(f"{undone} undone ({why}). The same command asks again for what got no reply.")
     elif config.until != "filter":
         lines.append("To go on: the same command without --until.")
     else:
-        lines.append("Next, try: python self_instruct.py --show-prompts, --num-instructions 300, or --help")
+        lines.append(f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)")
     return "\n".join(lines)
 
 
@@ -1361,10 +1391,12 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         signal.signal(number, signal.SIG_DFL)  # a second one leaves at once
         raise KeyboardInterrupt(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")
+    with suppress(ValueError):  # not the main thread: a notebook handles signals itself
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+    with suppress(AttributeError):  # neither are its streams a terminal's
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         result = action(config or Config())
         if isinstance(result, str):
@@ -1386,7 +1418,9 @@ def leave(code: int) -> None:
     with suppress(OSError):  # nobody may be reading any more
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)
+    if any(thread.name.startswith("asking") for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

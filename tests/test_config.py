@@ -265,3 +265,19 @@ def test_a_folder_whose_name_is_not_utf_8_can_be_worked_in(tmp_path: Path) -> No
     done = cli("--provider", "practice", "--work-dir", work, "--num-instructions", "2")
     assert done.returncode == 0, done.stderr
     assert (Path(work) / "run.json").exists()
+
+
+def test_paths_and_none_are_taken_as_a_notebook_gives_them(tmp_path: Path) -> None:
+    config = Config(work_dir=tmp_path, seed_file=tmp_path / "seeds.txt", output_path=None, model=None, temperature=1)
+    assert (config.work_dir, config.seed_file) == (str(tmp_path), str(tmp_path / "seeds.txt"))
+    assert (config.output_path, config.model) == ("", "")
+    assert config == Config(work_dir=tmp_path, seed_file=tmp_path / "seeds.txt", temperature=1.0)
+    assert type(config.temperature) is float, "or the journal would take 1 and 1.0 for two questions"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_instructions": "20"}, {"num_instructions": 2.5}, {"model": 7}, {"patience": True}]
+)
+def test_a_value_of_another_type_is_a_usage_error(wrong: dict) -> None:
+    with pytest.raises(UsageError, match="must be of type"):
+        Config(**wrong)

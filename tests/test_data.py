@@ -93,3 +93,12 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
             if isinstance(words, list):
                 assert len(row[name]) == len(words)
             assert re.findall(r"\{\w+\}", str(row[name])) == re.findall(r"\{\w+\}", str(words))
+
+
+def test_data_readme_counts_what_is_there() -> None:
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    for good, bad in (("640 English", "87"), ("242 Chinese", "32")):
+        rows = read_data("practice_tasks", {"English": "en", "Chinese": "zh"}[good.split()[1]])
+        assert good in text and bad in text
+        assert sum(not row.get("flaw") for row in rows) == int(good.split()[0])
+        assert sum(bool(row.get("flaw")) for row in rows) == int(bad)

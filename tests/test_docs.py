@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -177,3 +178,11 @@ def test_the_dot_env_example_names_every_key_and_address_and_holds_none() -> Non
     named = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     wanted = {name for row in workshop.PROVIDERS.values() for name in (row.key, row.url_variable) if name}
     assert set(named) == wanted and set(named.values()) == {""}
+
+
+def test_the_output_that_the_readme_shows_is_what_a_run_prints(settings: Callable[..., Config]) -> None:
+    first_output_block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+    said: list[str] = []
+    run(settings(), say=said.append)
+    printed = "\n".join(said).split("\n")
+    assert all(line in printed for line in first_output_block.strip("\n").split("\n") if line != "[...]")

@@ -398,7 +398,7 @@ def test_requests_that_fail_for_good_are_counted_and_the_next_run_asks_them_alon
     with Server(scripted_model(), faults=faults) as server:
         config = settings(**local(server, num_instructions=16, max_attempts=1, concurrency=1))
         first = finish(config)
-        assert first.returncode == 3 and "5 requests are undone" in first.stdout, first.stderr
+        assert first.returncode == 3 and "5 undone (" in first.stdout, first.stderr
         half = summary_of(Path(config.work_dir))
         assert [half["counts"][stage]["undone"] for stage in STAGES] == [0, 3, 2, 0]
         check_counts(Path(config.work_dir), half)
@@ -694,7 +694,7 @@ def test_a_copied_checkout_runs_without_arguments_from_another_folder_in_under_1
     assert "not a language model" in done.stdout.lower() and "API key" in done.stdout and ".env" in done.stdout
     assert [f"Stage {n}, {stage}" in done.stdout for n, stage in enumerate(STAGES, 1)] == [True] * 4
     assert re.search(r"rejected: too_similar, at \d\.\d\d: \w+", done.stdout)
-    assert re.search(r"\nleft +\d+\n", done.stdout) and "Next, try" in done.stdout
+    assert re.search(r"\nleft +\d+\n", done.stdout) and "Next: " in done.stdout
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -806,3 +806,24 @@ def test_a_threshold_of_one_lets_everything_in_but_exact_copies(settings: Settin
     records = rows(Path(config.work_dir), "step1_instructions.jsonl")
     assert len({record["instruction"] for record in records}) == len(records)
     assert {len(record["most_similar"]) for record in records} == {10}
+
+
+def test_cut_replies_are_named_with_what_helps(settings: Settings) -> None:
+    said: list[str] = []
+    run(settings(provider="practice", num_instructions=30, max_tokens=30), say=said.append)
+    assert re.search(r"notice: \d+ replies were cut at --max-tokens 30; more asks again", said[-1])
+
+
+def test_the_files_named_at_the_end_are_there(settings: Settings) -> None:
+    said: list[str] = []
+    config = settings(provider="practice", num_instructions=8, until="classify")
+    run(config, say=said.append)
+    files = re.search(r"Files in .*: (.*)", said[-1])[1].split(", ")
+    assert files[:2] == list(STEP_FILES[:2]) and all((Path(config.work_dir) / name).exists() for name in files)
+
+
+def test_a_run_without_a_single_instruction_says_so_even_where_requests_failed(settings: Settings) -> None:
+    said: list[str] = []
+    with Server(scripted_model(), faults=lambda index, prompt: "filter") as server:
+        run(settings(**local(server, num_instructions=20)), say=said.append)
+    assert "notice: 0 of 20 instructions" in said[-1] and "held back by the content filter" in said[-1]

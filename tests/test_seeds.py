@@ -122,7 +122,7 @@ def test_a_record_without_a_flag_is_not_called_classification(tmp_path: Path) ->
         ("json", "7", "array"),
         ("json", "null", "array"),
         ("jsonl", '[{"instruction": "Sort."}]', "line 1"),
-        ("json", '{"instruction": "Sort."}', "record 1"),
+        ("json", '{"instruction": "Sort."}', "a JSON array of records is expected"),
         ("json", '["Sort."]', "record 1"),
         ("json", '[{"instruction": "Sort."}, {"name": "x"}]', "record 2"),
         ("jsonl", '{"instruction": "Sort."}\n{"name": "x"}\n', "line 2"),
@@ -160,9 +160,9 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, kind: str, raw: byt
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    assert "--seed-file" in complaint(tmp_path / "none.jsonl")
+    assert "none.jsonl: No such file" in complaint(tmp_path / "none.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
-    assert "--seed-file" in complaint(tmp_path / "folder.jsonl")
+    assert "folder.jsonl: " in complaint(tmp_path / "folder.jsonl")
 
 
 def test_a_run_with_a_bad_seed_file_never_falls_back_to_the_default_seeds(tmp_path: Path) -> None:

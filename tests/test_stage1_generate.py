@@ -675,3 +675,9 @@ def test_capitals_inside_a_task_are_never_changed(settings: Settings) -> None:
         "解释 JSON 与 HTML 的区别。",
     ]
     assert [task.instruction for task in take(settings(), "\n".join(f"- {task}" for task in tasks)).tasks] == tasks
+
+
+@pytest.mark.parametrize("style", ["{}、{}", "{}．{}", "{}){}", "{}. {}", "第{}题：{}"])
+def test_a_task_that_begins_with_a_digit_is_read(style: str) -> None:
+    tasks = ["5个苹果分给3个孩子，每人几个？", "2024年有多少天？", "写一首诗吧朋友。"]
+    assert parse_instructions("\n".join(style.format(n, task) for n, task in enumerate(tasks, 9))) == tasks
