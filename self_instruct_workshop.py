@@ -175,9 +175,9 @@ class Results:
         """The rows of a stage's step file: a view of the tasks that have come through it."""
         if stage == "filter":
             return self.dataset
-        shown = {"classify": ["is_classification"], "instances": ["is_classification", "instances"]}.get(stage, [])
+        names = ["id", "instruction", "is_classification", "instances"][: STAGES.index(stage) + 2]
         through = [task for task in self.tasks if stage in task.notes]
-        return [{n: getattr(task, n) for n in ["id", "instruction", *shown]} | task.notes[stage] for task in through]
+        return [{name: getattr(task, name) for name in names} | task.notes[stage] for task in through]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -254,6 +254,25 @@ class Journal:
             self.starts[record["key"]] = start
 
 
+def open_journal(folder: Path) -> tuple[Any, Journal]:
+    """Make and lock the folder, and open its journal. The lock dies with this process, however it ends."""
+    import filelock
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        return lock, Journal(folder / "responses.jsonl")
+    except filelock.Timeout:
+        raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
+    except OSError as error:
+        lock.release()
+        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
+    except WorkshopError:
+        lock.release()
+        raise
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Seed tasks: all that people write of the dataset (paper, section 2.1: 175 tasks, 25 of them classification).
 
@@ -274,8 +293,8 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
         tasks.setdefault(task.instruction, task)
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
-    if len(tasks) < len(records):
-        print(f"notice: {path}: {len(records) - len(tasks)} duplicates merged", file=sys.stderr)
+    if merged := len(records) - len(tasks):
+        print(f"notice: {path}: {merged} duplicates merged", file=sys.stderr)
     return list(tasks.values())
 
 
@@ -377,10 +396,9 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible chat endpoint once."""
     import openai
 
-    client = model.client(openai_client)
-    messages = [{"role": "user", "content": prompt}]
+    asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}]}
     try:
-        answer = client.chat.completions.create(model=model.model, messages=messages, extra_body=parameters)
+        answer = model.client(openai_client).chat.completions.create(**asked, extra_body=parameters)
     except openai.APIStatusError as error:
         if error.code in FILTERED:
             return Reply("", "content_filter")
@@ -401,7 +419,11 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
 
 def dashscope_client(model: Model) -> Any:
     """A connection pool as wide as the run, which sends nothing twice by itself and sees errors with status 200."""
+    import logging
+
     import requests
+
+    logging.getLogger("dashscope").addHandler(logging.NullHandler())  # or each fault prints a traceback
 
     class Session(requests.Session):
         def send(self, *args: Any, **kwargs: Any) -> Any:
@@ -422,12 +444,9 @@ def dashscope_client(model: Model) -> Any:
 
 def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
-    import logging
-
     import dashscope
     import requests
 
-    logging.getLogger("dashscope").addHandler(logging.NullHandler())  # or each fault prints a traceback
     where = {"api_key": model.key, "base_address": model.base_url, "session": model.client(dashscope_client)}
     asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}], "result_format": "message"}
     try:
@@ -552,14 +571,10 @@ class Model:
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
         self.tokens: dict[str, Counter[str]] = {}  # stage -> replies used, asked now, tokens
-        self.failed_in_a_row, self.answered, self._client = 0, False, None
+        self.failed_in_a_row = config.patience - 1  # before the first answer, one failure is enough to stop the run
+        self._client: Any = None
         self.model = config.model or self.provider.model or self.first_listed()
-        self.folder_lock = lock_folder(Path(config.work_dir))
-        try:
-            self.journal = Journal(Path(config.work_dir) / "responses.jsonl")
-        except WorkshopError:
-            self.folder_lock.release()
-            raise
+        self.folder_lock, self.journal = open_journal(Path(config.work_dir))
 
     def __enter__(self) -> Model:
         return self
@@ -625,7 +640,7 @@ class Model:
             sent.pop("", None)  # what the model refuses
             try:
                 reply = self.send_once(prompt, sent, ends - time.monotonic())
-                self.failed_in_a_row, self.answered = 0, True
+                self.failed_in_a_row = 0
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
@@ -637,7 +652,7 @@ class Model:
                 with self.lock:
                     self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
                     self.failed_in_a_row += last
-                if last and self.answered and self.failed_in_a_row < self.config.patience:
+                if last and self.failed_in_a_row < self.config.patience:
                     raise RequestFailed(str(fault)) from None
                 if last:
                     self.stop.set()  # nobody sends any more
@@ -675,21 +690,6 @@ def one_line(text: str, length: int = 100) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def lock_folder(folder: Path) -> Any:
-    """Make the folder and lock it. The lock dies with this process, however it ends."""
-    import filelock
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-        return lock
-    except filelock.Timeout:
-        raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
-    except OSError as error:
-        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
-
-
 def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
     """Yield (item, its reply) in the order of the items; None, noted in `model.undone`, where the request failed."""
     executor = ThreadPoolExecutor(min(model.config.concurrency, len(items) or 1), "asking")
@@ -723,11 +723,8 @@ def progress(what: str, total: int, steps: Iterator | None = None) -> Any:
 
 
 def tokenize(text: str, *, recipe: str = "modern") -> list[str]:
-    """Split text into the tokens that ROUGE-L compares.
-
-    ASCII exactly as rouge_score does. In other scripts, which rouge_score does not see, a token is a CJK or Thai
-    character, or a run of other letters, digits and marks: "用SQL查询" -> 用 sql 查 询.
-    """
+    """Split text into the tokens that ROUGE-L compares. ASCII exactly as rouge_score does; of scripts that it does not
+    see, a CJK or Thai character, or a run of other letters, digits and marks: "用SQL查询" -> 用 sql 查 询."""
     if text.isascii() or recipe == "paper":
         return rouge_tokenize(text, None)
     return TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
@@ -813,10 +810,8 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 
 def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) -> list[Task]:
     """Stage 1, generate: show the model tasks of the pool, ask for new ones, keep those that are fit and novel.
-
     Requests go out in rounds, their prompts sampled from the pool as it stands, and replies are taken in request order:
-    `concurrency` changes nothing. Returns at most `num_instructions` tasks, fewer when `patience` is used up.
-    """
+    `concurrency` changes nothing. Returns at most `num_instructions` tasks, fewer when `patience` is used up."""
     if not seed_tasks:
         raise WorkshopError("stage 1 needs at least one seed task")
     results, pool = model.results, InstructionPool(config.recipe)
@@ -939,10 +934,8 @@ def list_marks(reply: str) -> list[re.Match]:
 
 def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9) -> list[str]:
     """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
-
     Text before the first number continues the prompt's dangling number (`first`) if the list goes on with the next
-    one; else it is small talk. "Sure!\\n1. Add 2 and 3.\\n2. Spell it." -> ["Add 2 and 3.", "Spell it."]
-    """
+    one; else it is small talk. "Sure!\\n1. Add 2 and 3.\\n2. Spell it." -> ["Add 2 and 3.", "Spell it."]"""
     reply = without_thinking(reply)
     if marks := list_marks(reply):
         ends = [mark.start() for mark in marks[1:]] + [len(reply)]
@@ -1004,9 +997,7 @@ Say of the last task below whether it is one. Answer with one word, Yes or No.""
 
 def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
     """Stage 2, classify: ask of every instruction whether it is a classification task, which decides how stage 3 asks.
-
-    Returns the tasks that got an answer. One that cannot be read, twice, leaves `is_classification` None (unknown).
-    """
+    Returns the tasks that got an answer. One that cannot be read, twice, leaves `is_classification` None (unknown)."""
 
     def readable(text: str) -> bool:
         return parse_classification(text, recipe=config.recipe) is not None
@@ -1073,9 +1064,7 @@ INSTANCE_PROMPT = {
 
 def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[Task]:
     """Stage 3, instances: ask for worked examples; for classification the label first, so that labels come out even.
-
-    Returns the tasks that got at least one, `instances` filled in.
-    """
+    Returns the tasks that got at least one, `instances` filled in."""
 
     def ask(task: Task) -> Reply:
         prompt = instances_prompt(config, task.instruction, bool(task.is_classification))
@@ -1136,9 +1125,7 @@ NO_INPUT = re.compile(
 
 def parse_instances(reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern") -> Pairs:
     """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last.
-
-    A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]
-    """
+    A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]"""
     text = without_thinking(reply).strip()
     text = re.split(r"\n(?:Task|任务)[:：][ \t]*\n", text)[0]  # the model went on with a task of its own
     if re.match(r"```\w*\n", text) and text.endswith("```") and text.count("```") == 2:
@@ -1156,8 +1143,7 @@ def parse_instances(reply: str, is_classification: bool, *, truncated: bool = Fa
             examples[-1] |= {"output": label.strip(), **({"input": rest.strip()} if rest else {}), **examples[-1]}
         elif body or name != "example":
             examples[-1]["input" if name == "example" else name] = body
-    dangling = is_classification and lead and "\n" not in lead and not breaks("small_talk", lead)
-    if dangling and list(examples[0]) == ["input"]:
+    if is_classification and list(examples[0]) == ["input"] and "\n" not in lead and not breaks("small_talk", lead):
         examples[0]["output"] = lead  # the reply went on behind a dangling "Class label:"
     pairs = [(e.get("input", ""), e.get("output", "")) for e in examples[: -1 if truncated else None] if e]
     return [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
@@ -1191,9 +1177,7 @@ def split_fields(text: str, labelled: bool) -> list[tuple[str, str]]:
 
 def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[dict]:
     """Stage 4, filter: drop empty, copied, contradictory, unfinished and duplicate instances; the rest is the dataset.
-
-    Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing.
-    """
+    Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing."""
     results, seen = model.results, set()
     results.begin("filter")
     for task in tasks:
@@ -1214,12 +1198,10 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
 def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "modern") -> tuple[Pairs, list[tuple]]:
     """Sort the instances of one task into kept (input, output) and rejected (input, output, rule)."""
     judged = [(source, target, instance_problem(instruction, source, target)) for source, target in instances]
-    outputs: dict[str, set[str]] = {}
-    for source, target, rule in judged:
-        outputs.setdefault(source, set()).update([] if rule else [target])
+    outputs = Counter(source for source, _ in {(source, target) for source, target, rule in judged if not rule})
     kept, rejected, seen = [], [], set()
     for source, target, rule in judged:
-        if not rule and source and len(outputs[source]) > 1:
+        if not rule and source and outputs[source] > 1:
             rule = "conflicting_outputs"
         if rule or source in seen:
             rejected.append((source, target, rule or "duplicate"))
