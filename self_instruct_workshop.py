@@ -407,14 +407,17 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         raise judge_error(model, error.status_code, *said, parameters, error.param or "") from None
     except openai.APIConnectionError as error:
         raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
-    if not getattr(answer, "choices", None):  # HTML arrives as a string, {"error": ...} as choices=None
-        raise Transient(model.clean(f"200 without choices: {getattr(answer, 'error', answer)}"))
-    choice, usage = answer.choices[0], answer.usage
-    finish, text = choice.finish_reason or "stop", choice.message.content
+    document = answer.to_dict()  # HTML, which arrives as a string, has none
+    return read_answer(model, document, document.get("usage") or {}, "prompt_tokens", "completion_tokens")
+
+
+def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Reply:
+    """The Reply in the `choices` of an answer, which look the same in both wire formats, with its counts of tokens."""
+    choice = (document.get("choices") or [{}])[0]
+    finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
     if not isinstance(text, str) and finish not in ("length", "content_filter"):
-        raise Transient("200 with content null")
-    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-    return Reply(text if isinstance(text, str) else "", finish, *tokens)
+        raise Transient(model.clean(f"200 without choices or content: {document.get('error', '')}"))
+    return Reply(text if isinstance(text, str) else "", finish, *(usage.get(name) or 0 for name in counts))
 
 
 def dashscope_client(model: Model) -> Any:
@@ -458,12 +461,7 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     if answer.status_code != 200:
         status = 503 if answer.code in ("InternalError", "ServiceUnavailable") else answer.status_code
         raise judge_error(model, status, answer.code, str(answer.message), answer.headers or {}, parameters, "")
-    choice, usage = ((answer.output or {}).get("choices") or [{}])[0], answer.usage or {}
-    finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
-    if not isinstance(text, str) and finish != "length":
-        raise Transient("200 without choices or content")
-    tokens = (usage.get("input_tokens") or 0, usage.get("output_tokens") or 0)
-    return Reply(text if isinstance(text, str) else "", finish, *tokens)
+    return read_answer(model, answer.output or {}, answer.usage or {}, "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
