@@ -281,13 +281,13 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read .jsonl or .json (records of the official schema, at least {"instruction": ...}) or .txt (one instruction a
     line). Exact duplicates are merged with a notice. Raises WorkshopError, naming file and line."""
     path, tasks = Path(path), {}
+    if path.suffix.lower() not in (".jsonl", ".json", ".txt"):
+        raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
     try:
         records = list(seed_records(path, path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "it is not UTF-8 text, save it as such")
         raise WorkshopError(f"cannot read the seed file {path}: {reason}") from None
-    if path.suffix.lower() not in (".jsonl", ".json", ".txt"):
-        raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
     for where, record in records:
         task = seed_task(where, record, len(tasks))
         tasks.setdefault(task.instruction, task)

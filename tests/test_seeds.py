@@ -193,3 +193,8 @@ def test_the_default_seeds_are_whole_and_hold_classification_tasks(language: str
     share = sum(bool(task.is_classification) for task in tasks) / len(tasks)
     assert 0.1 <= share <= 0.3
     assert any(not pair["input"] for task in tasks for pair in task.instances)
+
+
+def test_a_file_with_another_ending_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "seeds.csv").write_text("instruction\nSort the words.\n", encoding="utf-8")
+    assert "seeds.csv must be .jsonl, .json or .txt" in complaint(tmp_path / "seeds.csv")
