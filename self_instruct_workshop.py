@@ -407,7 +407,7 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         raise judge_error(model, error.status_code, *said, parameters, error.param or "") from None
     except openai.APIConnectionError as error:
         raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
-    document = answer.to_dict()  # HTML, which arrives as a string, has none
+    document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
     return read_answer(model, document, document.get("usage") or {}, "prompt_tokens", "completion_tokens")
 
 
