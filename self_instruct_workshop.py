@@ -492,10 +492,12 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
         text = rng.choice([answer] * 25 + [f"{answer}.", f"**{answer}**", "..."])
     else:
         chosen = rng.sample(task["instances"], min(int(re.search(r"\d", lines[0])[0]), len(task["instances"])))
-        if rng.random() < 0.08:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
+        if rng.random() < 0.1:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
             refusal = next(row["hits"][0] for row in read_data("patterns", language) if row["rule"] == "refusal")
             slips = ["", chosen[0]["input"], task["instruction"], "...", f"{task['name']}:", refusal]
             chosen[0] = {**chosen[0], "output": rng.choice(slips)}
+        if rng.random() < 0.04:  # another: one example too many, a copy or a contradiction
+            chosen.append(rng.choice([chosen[0], {**chosen[0], "output": task["name"]}]))
         fields = wording("instances", INSTANCE_PROMPT, language)["fields"]
         text = "\n\n".join(example_text(instance, fields, task["is_classification"]) for instance in chosen)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
@@ -1268,20 +1270,16 @@ def greeting(config: Config, model: Model, seeds: int) -> str:
 
 def examples(stage: str, results: Results) -> list[str]:
     """Two things that the stage has just made, and two that it turned away and why."""
-    tasks, lines = [task for task in results.tasks if stage in task.notes], []
-    if stage != "generate":  # one of each kind
-        tasks = [next((task for task in tasks if task.is_classification is flag), None) for flag in (True, False)]
-    for task in filter(None, tasks[:2]):
-        lines.append(f"  + {one_line(task.instruction)}")
-        if stage == "generate":
-            neighbour, score = next(iter(task.notes[stage]["most_similar"].items()))
-            lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
-        if stage == "classify":
-            lines.append(f"      classification: {task.is_classification}")
-        lines += [f"      {name}: {one_line(text)}" for name, text in (task.instances or [{}])[0].items()]
-    for row in results.dataset[:1]:
+    made, lines = results.rows(stage), []
+    if stage in ("classify", "instances"):  # one of each kind
+        made = [next((row for row in made if row["is_classification"] is flag), None) for flag in (True, False)]
+    for row in filter(None, made[:2]):
+        facts = row | (row.get("instances") or [{}])[0]
         lines.append(f"  + {one_line(row['instruction'])}")
-        lines += [f"      {name}: {one_line(row[name])}" for name in ("input", "output")]
+        for neighbour, score in [*row.get("most_similar", {}).items()][:1]:
+            lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+        names = [name for name in ("is_classification", "input", "output") if name in facts]
+        lines += [f"      {name}: {one_line(str(facts[name]))}" for name in names]
     rows = [row for row in results.rejected if row["stage"] == stage and row["rule"] != "not_needed"]
     rows.sort(key=lambda row: row["score"] == 1.0)  # copies last: they teach least
     first = {row["rule"]: row for row in reversed(rows)}  # of each rule, the first

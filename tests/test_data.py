@@ -62,13 +62,14 @@ def test_practice_bank_and_seeds_are_disjoint_but_for_marked_near_duplicates() -
 
 
 def test_practice_run_of_300_meets_every_rule_at_a_realistic_rate(settings: Callable[..., Config]) -> None:
-    counts = run(settings(num_instructions=300, instances_per_instruction=3), say=lambda text: None)["counts"]
+    counts = run(settings(num_instructions=300), say=lambda text: None)["counts"]
     generate = counts["generate"]
     assert generate["out"] == 300
     assert 0.25 <= sum(generate["rejected"].values()) / generate["in"] <= 0.40
     rules = {"too_similar", "needs_more_than_text", "too_short", "too_long", "leading_punctuation", "prompt_echo"}
     assert rules | {"small_talk", "refusal"} <= {*generate["rejected"]}
-    rules = {"empty_output", "output_equals_input", "copy_of_instruction", "unfinished", "placeholder"}
+    rules = {"empty_output", "output_equals_input", "copy_of_instruction", "unfinished", "placeholder", "refusal"}
+    rules |= {"duplicate", "conflicting_outputs"}
     assert rules <= {*counts["filter"]["rejected"]}
     assert 0.03 <= sum(counts["filter"]["rejected"].values()) / counts["filter"]["in"] <= 0.15
     assert counts["classify"]["unknown"] > 0
