@@ -698,8 +698,9 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterato
         for item, future in zip(items, futures, strict=True):
             while not future.done():
                 wait([future], timeout=0.5)  # Ctrl-C does not reach a wait without end on Windows
-                failed = [f for f in futures if f.done() and isinstance(f.exception(), WorkshopError)]
-                future = failed[0] if failed else future  # what ends the run, ends it now
+                if model.stop.is_set():  # what ends the run, ends it now
+                    failed = [f for f in futures if f.done() and isinstance(f.exception(), WorkshopError)]
+                    future = failed[0] if failed else future
             try:
                 yield item, future.result()
             except RequestFailed as failure:
@@ -874,7 +875,7 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     """Accept or reject, with a rule's name, each candidate of one reply, in order; return how many were accepted."""
     before, first, prompt_lines = len(results.tasks), dangling_number(reply.prompt), reply.prompt.split("\n")
     found = parse_instructions(reply.text, recipe=config.recipe, first=first)
-    whole = parse_instructions(reply.text, truncated=reply.cut, recipe=config.recipe, first=first)
+    whole = parse_instructions(reply.text, truncated=True, recipe=config.recipe, first=first) if reply.cut else found
     results.reject("generate", "cut_off", *found[len(whole) :])
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
@@ -1082,7 +1083,7 @@ def take_instances(config: Config, task: Task, reply: Reply, results: Results) -
     """Fill in the instances that a reply holds, and reject what was cut off, or a reply without any."""
     labelled = bool(task.is_classification)
     found = parse_instances(reply.text, labelled, recipe=config.recipe)
-    whole = parse_instances(reply.text, labelled, truncated=reply.cut, recipe=config.recipe)
+    whole = parse_instances(reply.text, labelled, truncated=True, recipe=config.recipe) if reply.cut else found
     for pair in found[len(whole) :]:
         results.reject("instances", "cut_off", task.instruction, pair=pair)
     if not whole:

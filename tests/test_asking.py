@@ -300,21 +300,20 @@ def test_the_deadline_ends_what_attempts_alone_would_not(settings: Settings, wir
     assert time.monotonic() - start < 1.5
 
 
-def test_hanging_attempts_count_towards_the_deadline(settings: Settings, wire: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "slow", "limits"),
+    [
+        ("hang", {"hang_s": 1}, {"max_attempts": 50, "deadline": 0.5, "request_timeout": 0.2}),
+        ("drip", {"drip_s": 2}, {"max_attempts": 2, "deadline": 0.3, "request_timeout": 0.3}),
+    ],
+)
+def test_the_deadline_ends_attempts_that_hang_and_a_reply_that_drips_on(
+    settings: Settings, wire: str, fault: str, slow: dict, limits: dict
+) -> None:
     start = time.monotonic()
-    with Server(yes, faults=lambda index, prompt: "hang", hang_s=1) as server:
-        config = settings(**about(wire, server.url), max_attempts=50, deadline=0.5, request_timeout=0.2)
-        with Model(config) as model:
-            refusal(model)
-    assert time.monotonic() - start < 1.5
-
-
-def test_the_deadline_ends_a_reply_that_drips_on_for_ever(settings: Settings, wire: str) -> None:
-    start = time.monotonic()
-    with Server(yes, faults=lambda index, prompt: "drip", drip_s=2) as server:
-        config = settings(**about(wire, server.url), max_attempts=2, deadline=0.3, request_timeout=0.3)
-        with Model(config) as model:
-            refusal(model)
+    server = Server(yes, faults=lambda index, prompt: fault, **slow)
+    with server, Model(settings(**about(wire, server.url), **limits)) as model:
+        refusal(model)
     assert time.monotonic() - start < 1.5
 
 
