@@ -25,6 +25,7 @@ import os
 import random
 import re
 import signal
+import string
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 
 DATA = Path(__file__).resolve().parent / "data"
 Pairs = list[tuple[str, str]]  # (input, output) of instances
+RECIPES = ("modern", "paper")
 STAGES = ("generate", "classify", "instances", "filter")
 STEP_FILES = ["step1_instructions.jsonl", "step2_is_classification.jsonl"]
 STEP_FILES += ["step3_raw_instances.jsonl", "step4_final.jsonl"]
@@ -92,7 +94,8 @@ class Config:
     provider: str = setting("", "who answers; default: the first provider whose key is set, else the practice model")
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
-    temperature: float = setting(0.7, "sampling temperature of stages 1 and 3 (paper: 0.7); stage 2 uses 0", 0, 2)
+    responses: str = setting("", "the journal that --provider replay answers from, say somebody's responses.jsonl")
+    temperature: float = setting(0.7, "sampling temperature of stages 1 and 3; 0 in stage 2 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks", choices=tuple(DEFAULT_SEEDS))
@@ -113,9 +116,13 @@ class Config:
     request_timeout: float = setting(60.0, "seconds of silence after which a request counts as lost", 0.1, 86400)
     deadline: float = setting(300.0, "seconds that one request may take with all its retries", 0.1, 86400)
     first_wait: float = setting(0.5, "seconds before the first retry; doubles each time, up to 30", 0, 30)
-    recipe: str = setting("modern", "rules for prompts, parsing and filtering", choices=("modern",))
+    recipe: str = setting("modern", "prompts and rules; paper: the official code's, for base models", choices=RECIPES)
 
     def __post_init__(self) -> None:
+        if self.provider == "replay":  # its questions are asked as they were
+            first = first_record(self.responses)
+            for name in {f.name for f in fields(self)} & first.keys() - {"provider", "model", "base_url"}:
+                setattr(self, name, first[name])
         for f in fields(self):
             flag, value, kind = "--" + f.name.replace("_", "-"), getattr(self, f.name), type(f.default)
             value = f.default if value is None else str(value) if isinstance(value, Path) else value
@@ -130,10 +137,24 @@ class Config:
             if kind is not str and not low <= value <= high:
                 allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
                 raise UsageError(f"{flag} must be {allowed}, not {value}")
+        if self.responses and self.provider != "replay":
+            raise UsageError("--responses is for --provider replay")
+        if self.recipe == "paper" and self.language != "en":
+            raise UsageError("--recipe paper is for --language en: its rules turn away all others")
         if Path(self.output_path or "a.jsonl").is_dir():
             raise UsageError(f"--output-path must be a file, and {self.output_path} is a folder")
         if self.base_url and not re.fullmatch(ADDRESS, self.base_url):
             raise UsageError(f"--base-url must be like http://localhost:8000/v1, not {self.base_url!r}")
+
+
+def first_record(journal: str) -> dict:
+    """The first reply of somebody's journal, which says what was asked, of whom, and with which settings."""
+    try:
+        with open(journal, encoding="utf-8") as file:
+            record = json.loads(file.readline())
+        return {"provider": record["provider"], "model": record["model"], **record}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"--provider replay needs --responses FILE, a journal, and {journal!r} is none") from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -212,20 +233,25 @@ class Reply:
     def cut(self) -> bool:
         return self.finish_reason == "length"
 
+    def stop_at(self, stops: list[str]) -> None:
+        """Leave out the prompt, which some servers repeat, and what follows a stop string that the server ignored."""
+        self.text = self.text.removeprefix(self.prompt)
+        if found := [at for stop in stops if (at := self.text.find(stop)) >= 0]:
+            self.text, self.finish_reason = self.text[: min(found)], "stop"
+
 
 class Journal:
     """responses.jsonl: a line per reply, appended, flushed, fsynced. Memory holds only where each line starts. A last
     line torn by a kill is cut off: nothing was made of it yet. Raises WorkshopError where another line is damaged."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: str = "a+b") -> None:
         self.path, self.lock, self.torn = path, threading.Lock(), False
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to that question
-        self.file = open(path, "a+b")  # noqa: SIM115
+        self.file = open(path, mode)  # noqa: SIM115
         start = self.file.seek(0)
         for number, line in enumerate(self.file, 1):
             if not line.endswith(b"\n"):
-                self.torn = True
-                self.file.truncate(start)
+                self.torn = self.file.writable() and bool(self.file.truncate(start) + 1)
                 break
             try:
                 self.starts[json.loads(line)["key"]] = start
@@ -254,15 +280,15 @@ class Journal:
             self.starts[record["key"]] = start
 
 
-def open_journal(folder: Path) -> tuple[Any, Journal]:
-    """Make and lock the folder, and open its journal. The lock dies with this process, however it ends."""
+def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
+    """Make and lock the folder, and open its journal, or another one to read only. The lock dies with this process."""
     import filelock
 
     lock = filelock.FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        return lock, Journal(folder / "responses.jsonl")
+        return lock, Journal(Path(responses), "rb") if responses else Journal(folder / "responses.jsonl")
     except filelock.Timeout:
         raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
     except OSError as error:
@@ -393,12 +419,15 @@ def openai_client(model: Model) -> Any:
 
 
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
-    """Ask an OpenAI-compatible chat endpoint once."""
+    """Ask an OpenAI-compatible endpoint once: chat, or in the recipe `paper` a completion of the text."""
     import openai
 
-    asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}]}
+    client, asked = model.client(openai_client), {"model": model.model, "extra_body": parameters}
     try:
-        answer = model.client(openai_client).chat.completions.create(**asked, extra_body=parameters)
+        if model.config.recipe == "paper":
+            answer = client.completions.create(**asked, prompt=prompt)
+        else:
+            answer = client.chat.completions.create(**asked, messages=[{"role": "user", "content": prompt}])
     except openai.APIStatusError as error:
         if error.code in FILTERED:
             return Reply("", "content_filter")
@@ -414,7 +443,8 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
 def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer, which look the same in both wire formats, with its counts of tokens."""
     choice = (document.get("choices") or [{}])[0]
-    finish, text = choice.get("finish_reason") or "stop", (choice.get("message") or {}).get("content")
+    said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
+    finish, text = choice.get("finish_reason") or "stop", said.get("content")
     if not isinstance(text, str) and finish not in ("length", "content_filter"):
         raise Transient(model.clean(f"200 without choices or content: {document.get('error', '')}"))
     return Reply(text if isinstance(text, str) else "", finish, *(usage.get(name) or 0 for name in counts))
@@ -480,42 +510,50 @@ class Provider:
 def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     """Look up an answer in a bank of written tasks, some bad on purpose, and write it as chat models do. It is NOT a
     language model: the same prompt and --seed give the same reply."""
-    lines, language, rng = prompt.split("\n"), model.config.language, random.Random(f"{model.config.seed}/{prompt}")
-    bank = read_data("practice_tasks", language)
+    config, lines, rng = model.config, prompt.split("\n"), random.Random(f"{model.config.seed}/{prompt}")
+    bank, chat = read_data("practice_tasks", config.language), config.recipe == "modern"
     task = next((row for line in lines[:-4:-1] for row in bank if row["instruction"] == line), None)
     if number := dangling_number(prompt):
-        text = practice_list(rng, bank, number, lines)
+        text = practice_list(config, rng, bank, number, lines)
     elif not task:
         text = ""
-    elif lines[-1] == (words := wording("classify", CLASSIFY_PROMPT, language))["question"]:
+    elif lines[-1] == (words := wording(config, "classify", CLASSIFY_PROMPT))["question"]:
         answer = words["answers"][task["is_classification"]]
         text = rng.choice([answer] * 25 + [f"{answer}.", f"**{answer}**", "..."])
     else:
-        chosen = rng.sample(task["instances"], min(int(re.search(r"\d", lines[0])[0]), len(task["instances"])))
+        chosen = rng.sample(task["instances"], min(config.instances_per_instruction, len(task["instances"])))
         if rng.random() < 0.1:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
-            refusal = next(row["hits"][0] for row in read_data("patterns", language) if row["rule"] == "refusal")
+            refusal = next(row["hits"][0] for row in read_data("patterns", config.language) if row["rule"] == "refusal")
             slips = ["", chosen[0]["input"], task["instruction"], "...", f"{task['name']}:", refusal]
             chosen[0] = {**chosen[0], "output": rng.choice(slips)}
         if rng.random() < 0.04:  # another: one example too many, a copy or a contradiction
             chosen.append(rng.choice([chosen[0], {**chosen[0], "output": task["name"]}]))
-        fields = wording("instances", INSTANCE_PROMPT, language)["fields"]
-        text = "\n\n".join(example_text(instance, fields, task["is_classification"]) for instance in chosen)
+        fields, labelled = wording(config, "instances", INSTANCE_PROMPT)["fields"], task["is_classification"]
+        examples = [example_text(one, fields, labelled, 0 if chat else n) for n, one in enumerate(chosen, 1)]
+        text = ("\n\n" if chat else "\n").join(examples)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
     return Reply(text[:limit], "length" if len(text) > limit else "stop", len(prompt) // 4, len(text[:limit]) // 4)
 
 
-def practice_list(rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
-    """Tasks of the bank in one of the styles that chat models write; now and then a copy, or small talk."""
+def practice_list(config: Config, rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
+    """Tasks of the bank as base models go on, or in the styles of chat models; now and then a copy, or small talk."""
     labelled = "classification" in lines[0] or "分类" in lines[0]
     fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
-    tasks = rng.sample(fitting, min(int(re.search(r"\d+", lines[0])[0]), len(fitting)))
+    tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
     if rng.random() < 0.2:
         tasks[-1] = re.sub(r"^(\d+\.|-) ", "", rng.choice([lines[1], lines[-2]]))  # models repeat what they are shown
     style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
+    style = "{}. {}" if config.recipe == "paper" else style
     listed = [style.format(n, task) for n, task in enumerate(tasks, number)]
-    if rng.random() < 0.4:  # go on right behind the dangling number
+    if rng.random() < 0.4 or config.recipe == "paper":  # go on right behind the dangling number
         return "\n".join([tasks[0], *listed[1:]])
     return rng.choice(["", "Sure! Here are some more tasks:\n\n"]) + "\n".join(listed)
+
+
+def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
+    """Every reply is in the journal; a question that is not there has none."""
+    hint = "give the seed tasks of that run, and ask for no more instructions than it did"
+    raise WorkshopError(f"{model.config.responses} holds no reply to {one_line(prompt[-60:])!r}: {hint}")
 
 
 LITTLE = {"reasoning_effort": "low"}  # thinking costs tokens, and these tasks need little of it
@@ -528,6 +566,7 @@ PROVIDERS = {
     "huggingface": Provider(send_openai, "https://router.huggingface.co/v1", "HF_TOKEN", "openai/gpt-oss-20b", LITTLE),
     "local": Provider(send_openai, "http://localhost:11434/v1", "", ""),  # Ollama's port
     "practice": Provider(send_practice, "", "", "data/practice_tasks.jsonl"),
+    "replay": Provider(send_replay, "", "", "the journal's"),
 }  # fmt: skip
 
 
@@ -556,6 +595,11 @@ class Model:
         keyed = [name for name, row in PROVIDERS.items() if row.key and row.key in variables]
         self.name = config.provider or [*keyed, "local" if config.base_url else "practice"][0]
         self.provider = PROVIDERS[self.name]
+        if config.recipe == "paper":
+            self.provider = replace(self.provider, cap="max_tokens", extra={})
+            if self.provider.send is send_dashscope or (self.provider.key and not config.model):
+                problem = "--recipe paper needs a model that continues texts, at an endpoint /v1/completions"
+                raise WorkshopError(f"{problem}: --provider local, or --provider openai --model davinci-002")
         self.key = variables.get(self.provider.key, "") if self.provider.key else "none"
         if not re.fullmatch(r"[!-~]+", self.key):
             problem = "holds a character that no key has: copy it again" if self.key else "is not set: put it"
@@ -574,7 +618,9 @@ class Model:
         self.failed_in_a_row = config.patience - 1  # before the first answer, one failure is enough to stop the run
         self._client: Any = None
         self.model = config.model or self.provider.model or self.first_listed()
-        self.folder_lock, self.journal = open_journal(Path(config.work_dir))
+        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
+        if config.responses:
+            self.name, self.model = (first_record(config.responses)[name] for name in ("provider", "model"))
 
     def __enter__(self) -> Model:
         return self
@@ -599,11 +645,11 @@ class Model:
             problem = f"{self.base_url} lists no model: start a server there, or name the model with --model"
             raise WorkshopError(problem) from None
 
-    def ask(self, stage: str, prompt: str, temperature: float, question: dict, readable: Callable = bool) -> Reply:
+    def ask(self, stage: str, prompt: str, parameters: dict, question: dict, readable: Callable = bool) -> Reply:
         """Return the reply to a question, from the journal if it is there. One that was filtered, or is not `readable`,
         is asked for once more. `question` says what is asked beside the settings. Raises RequestFailed."""
         for attempt in (0, 1):
-            reply = self.ask_once(stage, attempt, prompt, temperature, question)
+            reply = self.ask_once(stage, attempt, prompt, parameters, question)
             filtered = reply.finish_reason == "content_filter"
             if not filtered and (reply.cut or readable(reply.text)):
                 return reply
@@ -611,21 +657,22 @@ class Model:
             raise RequestFailed("held back by the content filter, twice: it stays so with this model")
         return reply
 
-    def ask_once(self, stage: str, attempt: int, prompt: str, temperature: float, question: dict) -> Reply:
-        limit = self.config.max_tokens
-        identity = {"stage": stage, "attempt": attempt, "provider": self.name, "model": self.model}
-        identity |= {"temperature": temperature, "recipe": self.config.recipe, **question}
+    def ask_once(self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict) -> Reply:
+        limit, identity = parameters["max_tokens"], {"stage": stage, "attempt": attempt, "provider": self.name}
+        identity |= {"model": self.model, "temperature": parameters["temperature"], "recipe": self.config.recipe}
+        identity |= question
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         record = self.journal.get(key)
         asked_now = record is None or (record["finish_reason"] == "length" and record["max_tokens"] < limit)
         if asked_now:
             prompt = record["prompt"] if record else prompt  # a logged request keeps its prompt
-            reply, sent = self.send(prompt, {"max_tokens": limit, "temperature": temperature, **self.provider.extra})
+            reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as it will be read from the disk
             reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": 1, "key": key, **identity, **asdict(reply), "max_tokens": limit}
             self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
         reply = Reply(**{f.name: record[f.name] for f in fields(Reply)})
+        reply.stop_at(parameters.get("stop", []))
         with self.lock:
             spent = self.tokens.setdefault(stage, Counter())
             spent.update(replies=1, asked_now=int(asked_now), cut=int(reply.cut))
@@ -753,7 +800,7 @@ class InstructionPool:
 
     def similarities(self, candidates: list[str]) -> Any:
         """ROUGE-L F1 of every candidate with every instruction: a float64 array (len(candidates), len(pool))."""
-        return self._scores([self._code(candidate) for candidate in candidates], self._coded)
+        return self._scores(list(map(self._code, candidates)), self._coded)
 
     def nearest(self, instruction: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most similar instructions with their scores, the most similar first; of equals, the older."""
@@ -779,8 +826,7 @@ class InstructionPool:
             self._codes.setdefault(token, chr(n if n < 0xD800 else n + 0x800))  # surrogates are no characters
         return "".join(self._codes[token] for token in tokens)
 
-    @staticmethod
-    def _scores(candidates: list[str], pool: list[str]) -> Any:
+    def _scores(self, candidates: list[str], pool: list[str]) -> Any:
         import numpy as np
         from rapidfuzz.distance import Indel
         from rapidfuzz.process import cdist
@@ -789,6 +835,11 @@ class InstructionPool:
         if scores.size:
             scores = cdist(candidates, pool, scorer=Indel.normalized_similarity, dtype=np.float64)
             scores[[i for i, text in enumerate(candidates) if not text]] = 0.0  # no tokens: nothing in common
+        if self.recipe == "paper":  # rouge_score's own float: for many an exact 0.7 it is 0.7000000000000001
+            m, n = (np.array([max(1, len(text)) for text in texts]) for texts in (candidates, pool))
+            lcs = np.rint(scores * np.add.outer(m, n) / 2)
+            p, r = lcs / m[:, None], lcs / n
+            scores = np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=lcs > 0)
         return scores
 
 
@@ -801,7 +852,8 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 - Make them differ from each other and from the tasks below: other verbs, other topics, other kinds of work.
 - {hint}
 - A task must be clear on its own. Leave out whatever needs pictures, sound, files or the web.
-- Write one task on each line, go on with the numbering, and write nothing else.""",
+- Write one task on each line, go on with the numbering, and write nothing else.
+""",
     "kinds": [  # of most prompts, and of those that ask for classification tasks
         ["tasks", "Mix commands and questions, everyday and expert subjects, shorter and longer ones."],
         ["classification tasks", "Each is answered by one label of a small set; name all the labels in the task."],
@@ -825,7 +877,8 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
     asked, dry = 0, 0  # requests so far; of them in a row that brought nothing new
 
     def ask(request: tuple[int, str]) -> Reply:
-        return model.ask("generate", request[1], config.temperature, shape | {"request_idx": request[0]})
+        question = shape | {"request_idx": request[0]}
+        return model.ask("generate", request[1], parameters(config, "generate"), question)
 
     with progress("1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
@@ -853,16 +906,17 @@ def instruction_prompt(config: Config, seed_tasks: list[Task], accepted: list[Ta
     shown = rng.sample(accepted, min(config.machine_tasks_shown, config.tasks_shown, len(accepted)))
     shown += rng.sample(seeds, min(config.tasks_shown - len(shown), len(seeds)))
     rng.shuffle(shown)
-    words = wording("generate", GENERATE_PROMPT, config.language)
+    words = wording(config, "generate", GENERATE_PROMPT)
     kind, hint = words["kinds"][labelled]
     header = words["header"].format(asked=config.tasks_asked, kind=kind, hint=hint)
     lines = [f"{n}. {' '.join(task.instruction.split()).rstrip(':：')}" for n, task in enumerate(shown, 1)]
-    return "\n".join([header, "", *lines, f"{len(lines) + 1}."])
+    return "\n".join([header, *lines, f"{len(lines) + 1}."])
 
 
-def wording(stage: str, english: dict, language: str) -> dict:
-    """The words of a stage's prompt: English stands in this file, other languages in data/prompts.jsonl."""
-    return english if language == "en" else next(row for row in read_data("prompts", language) if row["stage"] == stage)
+def wording(config: Config, stage: str, english: dict) -> dict:
+    """The words of a stage's prompt: English stands in this file, the rest in data/prompts.jsonl."""
+    rows = [row for row in read_data("prompts", config.language) if row.get("recipe", "modern") == config.recipe]
+    return next((row for row in rows if row["stage"] == stage), english)
 
 
 def dangling_number(prompt: str) -> int:
@@ -873,7 +927,9 @@ def dangling_number(prompt: str) -> int:
 
 def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request_idx: int, results: Results) -> int:
     """Accept or reject, with a rule's name, each candidate of one reply, in order; return how many were accepted."""
-    before, first, prompt_lines = len(results.tasks), dangling_number(reply.prompt), reply.prompt.split("\n")
+    before, first, prompt_lines = len(results.tasks), dangling_number(reply.prompt), set(reply.prompt.split("\n"))
+    modern, limit = config.recipe == "modern", config.rouge_threshold
+    limit = min(limit + 1e-9, 1 - 1e-9) if modern else limit  # an exact copy is never novel
     found = parse_instructions(reply.text, recipe=config.recipe, first=first)
     whole = parse_instructions(reply.text, truncated=True, recipe=config.recipe, first=first) if reply.cut else found
     results.reject("generate", "cut_off", *found[len(whole) :])
@@ -881,10 +937,10 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
     for candidate, scores in pool.scan(whole):
         nearest = pool.top(scores)
-        echo = "prompt_echo" if {candidate, f"- {candidate}"} & {*prompt_lines} else ""
+        echo = "prompt_echo" if modern and {candidate, f"- {candidate}"} & prompt_lines else ""
         if rule := instruction_problem(candidate, recipe=config.recipe) or echo:
             results.reject("generate", rule, candidate)
-        elif nearest[0][1] > min(config.rouge_threshold + 1e-9, 1 - 1e-9):  # an exact copy is never novel
+        elif nearest[0][1] > limit:
             results.reject("generate", "too_similar", candidate, why=nearest[0])
         elif len(results.tasks) >= config.num_instructions:
             results.reject("generate", "not_needed", candidate)
@@ -937,22 +993,25 @@ def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "mo
     """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
     Text before the first number continues the prompt's dangling number (`first`) if the list goes on with the next
     one; else it is small talk. "Sure!\\n1. Add 2 and 3.\\n2. Spell it." -> ["Add 2 and 3.", "Spell it."]"""
+    if recipe == "paper":
+        return paper_instructions(reply, truncated)
     reply = without_thinking(reply)
     if marks := list_marks(reply):
+        reply = re.sub(rf"\n{int(marks[-1][2]) + 1}\s*\Z", "", reply)  # cut off in the next number
         ends = [mark.start() for mark in marks[1:]] + [len(reply)]
         items = [reply[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
         if int(marks[0][2]) == first + 1:
             items.insert(0, reply[: marks[0].start()])
     else:
-        items = BULLET.split(reply)[1:] or reply.split("\n")
-        items = [item for item in items if item.strip() and not breaks("small_talk", item.strip())]
+        reply = "\n".join(line for line in reply.split("\n") if not breaks("small_talk", line.strip()))
+        items = BULLET.split(reply)[1:] or regex.split(r"(?m)(?<!^.{15,}[:：])\n", reply)  # "Add these numbers:\n1, 2"
     items = items[:-1] if truncated else items
     return [text for text in map(tidy_instruction, items) if text]
 
 
 def tidy_instruction(item: str) -> str:
     """One task on one line: without a title, markup, an answer glued to it, or closing remarks."""
-    text = TITLE.sub("", ANSWER.split(item, 1)[0].strip())
+    text = TITLE.sub("", re.sub(r"\A[.)、]\s+", "", ANSWER.split(item, 1)[0].strip()))
     if text.count("```") > 1:
         text = text[: text.rindex("```") + 3]
     else:  # a blank line ends a task, but behind a colon comes what it is about
@@ -967,7 +1026,9 @@ def tidy_instruction(item: str) -> str:
 
 def instruction_problem(text: str, *, recipe: str = "modern") -> str:
     """Name the rule that a candidate instruction breaks, "" if it is fine. (Novelty is the pool's business.)"""
-    tokens = tokenize(text, recipe=recipe)
+    if recipe == "paper":
+        return paper_instruction_problem(text)
+    tokens = tokenize(text)
     words = len(tokens) - sum(len(token) == 1 and not token.isascii() for token in tokens) / 2  # 2 characters: a word
     if len(tokens) < 3:
         return "too_short" if tokens else "empty"
@@ -975,7 +1036,10 @@ def instruction_problem(text: str, *, recipe: str = "modern") -> str:
         return "too_long"
     if not text[0].isalnum() and text[0] not in "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@.":
         return "leading_punctuation"
-    return next((rule for rule in ("small_talk", "refusal", "needs_more_than_text") if breaks(rule, text)), "")
+    return next((rule for rule in RULES if breaks(rule, text)), "")
+
+
+RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
 
 
 def breaks(rule: str, text: str) -> bool:
@@ -1006,7 +1070,7 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
     def ask(task: Task) -> Reply:
         prompt = classify_prompt(config, task.instruction)
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("classify", prompt, 0.0, question, readable)
+        return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
 
     for task, reply in progress("2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
         if reply:
@@ -1017,12 +1081,18 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
 
 def classify_prompt(config: Config, instruction: str) -> str:
     """What is asked, worked examples, and then, behind this part that never changes (servers cache it), the task."""
-    words = wording("classify", CLASSIFY_PROMPT, config.language)
+    words = wording(config, "classify", CLASSIFY_PROMPT)
     blocks = [words["header"]]
-    for shot in read_data("demonstrations", config.language):
-        answer = words["answers"][shot["is_classification"]]
-        blocks.append("\n".join([words["task"], shot["instruction"], words["question"], answer]))
+    for shot in demonstrations(config, "classify"):
+        answer = f"{words['question']} {words['answers'][shot['is_classification']]}"
+        blocks.append("\n".join([words["task"], shot["instruction"], answer]))
     return "\n\n".join([*blocks, "\n".join([words["task"], instruction, words["question"]])])
+
+
+def demonstrations(config: Config, stage: str) -> list[dict]:
+    if config.recipe == "paper":
+        return [row for row in read_data("paper_demonstrations") if row["stage"] == stage]
+    return read_data("demonstrations", config.language)
 
 
 VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Answer:" or "Is it classification?"
@@ -1038,6 +1108,8 @@ STATEMENT = re.compile(
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
     """Read Yes or No out of a stage-2 reply; None: could not tell. "**No.**" -> False, "是的，…" -> True."""
+    if recipe == "paper":
+        return reply.strip() in ("Yes", "yes", "YES")
     text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", without_thinking(reply)).strip().lower()
     if re.match(r"\W*(yes\W*(or|and|/)\W*no|是\W*[或和/]\W*(否|不是))", text):
         return None
@@ -1068,9 +1140,10 @@ def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[
     Returns the tasks that got at least one, `instances` filled in."""
 
     def ask(task: Task) -> Reply:
-        prompt = instances_prompt(config, task.instruction, bool(task.is_classification))
+        labelled = bool(task.is_classification)
+        prompt = instances_prompt(config, task.instruction, labelled)
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("instances", prompt, config.temperature, question)
+        return model.ask("instances", prompt, parameters(config, "instances", labelled), question)
 
     model.results.begin("instances")
     for task, reply in progress("3 instances", len(tasks), in_parallel(model, "instances", ask, tasks)):
@@ -1095,21 +1168,23 @@ def take_instances(config: Config, task: Task, reply: Reply, results: Results) -
 
 def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
     """What is asked, worked examples, then the task. Which label comes first alternates from task to task."""
-    words = wording("instances", INSTANCE_PROMPT, config.language)
+    words, paper = wording(config, "instances", INSTANCE_PROMPT), config.recipe == "paper"
     blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
-    for shot in read_data("demonstrations", config.language):
+    for shot in demonstrations(config, "instances"):
         if shot["is_classification"] == labelled and shot["instances"]:
-            example = example_text(shot["instances"][0], words["fields"], labelled)
-            blocks.append("\n".join([words["task"], shot["instruction"], example]))
-    start = [words["start"][sha256(instruction.encode()).digest()[0] % 2]] if labelled else []
-    return "\n\n".join([*blocks, "\n".join([words["task"], instruction, *start])])
+            shown = enumerate(shot["instances"][: 5 if paper else 1], 1)
+            examples = [example_text(one, words["fields"], labelled, number * paper) for number, one in shown]
+            blocks.append("\n".join([words["task"], shot["instruction"], *examples]))
+    start = words["start"][sha256(instruction.encode()).digest()[0] % 2] if labelled else ""
+    return "\n\n".join([*blocks, "\n".join(filter(None, [words["task"], instruction, start]))])
 
 
-def example_text(instance: dict[str, str], fields: list[str], labelled: bool) -> str:
-    """One instance with its field names; for classification the label comes first."""
-    space = "" if fields[0].endswith("：") else " "
-    source, target = (fields[0] + space + instance["input"]).rstrip(), space + instance["output"]
-    return f"{fields[2]}{target}\n{source}" if labelled else f"{source}\n{fields[1]}{target}"
+def example_text(instance: dict[str, str], fields: list[str], labelled: bool, number: int = 0) -> str:
+    """One instance with its field names, for classification the label first; with a number, as `Example 1`."""
+    space = "" if fields[1].endswith("：") else " "
+    source, target = f"{fields[0]}{space}{instance['input']}".strip(), f"{space}{instance['output']}"
+    lines = [fields[2] + target, source] if labelled else [source, fields[1] + target]
+    return "\n".join(filter(None, [f"Example {number}" if number and source and not labelled else "", *lines]))
 
 
 FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "### Input", "- 输入："
@@ -1118,6 +1193,7 @@ FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Outpu
     r"[ \t]*\d*(?:\*{1,2}|__)?[ \t]*(?:[:：](?:\*{1,2}|__)?[ \t]*|(?(mark)\Z|(?!)))"
 )
 EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*(?P<sure>[\d一二三四五])?|\d)\W*")
+NAMED = re.compile(r"\w+(?: \w+){0,2}[:：] *\S")  # "Word: happy", a field of an input
 NO_INPUT = re.compile(
     r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|无|(无需|不需要|无)输入)\W*"
     r"|[\"'“”]{2}"
@@ -1127,7 +1203,12 @@ NO_INPUT = re.compile(
 def parse_instances(reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern") -> Pairs:
     """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last.
     A field's name counts at the start of a line, outside code blocks. "Input: 2+2\\nOutput: 4" -> [("2+2", "4")]"""
+    if recipe == "paper":
+        return paper_instances(reply, is_classification, truncated)
     text = without_thinking(reply).strip()
+    tasks = re.split(r"\n(?:Task|任务)[:：]", text)
+    if len(tasks) > 3 and not any(map(FIELD.match, tasks[0].split("\n"))):  # the whole prompt again: what comes then?
+        text = tasks[-1].partition("\n")[2].strip()
     text = re.split(r"\n(?:Task|任务)[:：][ \t]*\n", text)[0]  # the model went on with a task of its own
     if re.match(r"```\w*\n", text) and text.endswith("```") and text.count("```") == 2:
         text = text.split("\n", 1)[1][:-3]  # the whole reply stands in a code block
@@ -1144,6 +1225,9 @@ def parse_instances(reply: str, is_classification: bool, *, truncated: bool = Fa
             examples[-1] |= {"output": label.strip(), **({"input": rest.strip()} if rest else {}), **examples[-1]}
         elif body or name != "example":
             examples[-1]["input" if name == "example" else name] = body
+    if not is_classification and {name for name, _ in found} <= {"example"}:  # answers, or inputs, without a name
+        texts = [body for _, body in found if body] or [lead] * ("\n" in lead and not breaks("small_talk", lead))
+        examples = [{"input" if any(map(NAMED.match, texts)) else "output": text} for text in texts]
     if is_classification and list(examples[0]) == ["input"] and "\n" not in lead and not breaks("small_talk", lead):
         examples[0]["output"] = lead  # the reply went on behind a dangling "Class label:"
     pairs = [(e.get("input", ""), e.get("output", "")) for e in examples[: -1 if truncated else None] if e]
@@ -1181,15 +1265,17 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
     Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing."""
     results, seen = model.results, set()
     results.begin("filter")
+    modern = config.recipe == "modern"
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, out = filter_instances(task.instruction, pairs, recipe=config.recipe)
         chosen = random.Random(f"{config.seed}/{task.instruction}").sample(range(len(kept)), min(5, len(kept)))
         for i, (source, target) in enumerate(kept):
-            if i not in chosen or (task.instruction, source) in seen:
+            key = (task.instruction, source, "" if modern else target)
+            if i not in chosen or key in seen:
                 out.append((source, target, "over_five" if i not in chosen else "duplicate"))
             else:
-                seen.add((task.instruction, source))
+                seen.add(key)
                 results.dataset.append({"instruction": task.instruction, "input": source, "output": target})
         for source, target, rule in out:
             results.reject("filter", rule, task.instruction, pair=(source, target))
@@ -1197,35 +1283,101 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
 
 
 def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "modern") -> tuple[Pairs, list[tuple]]:
-    """Sort the instances of one task into kept (input, output) and rejected (input, output, rule)."""
-    judged = [(source, target, instance_problem(instruction, source, target)) for source, target in instances]
+    """Sort the instances of one task into kept (input, output) and rejected (input, output, rule). In `modern`, an
+    input that merely repeats the instruction is none."""
+    if recipe == "modern":
+        asked = " ".join(instruction.split()).casefold()
+        instances = [("" if " ".join(s.split()).casefold() == asked else s, target) for s, target in instances]
+    judged = [(source, target, instance_problem(instruction, source, target, recipe)) for source, target in instances]
     outputs = Counter(source for source, _ in {(source, target) for source, target, rule in judged if not rule})
+    clash = {source for source, n in outputs.items() if source and n > 1}
     kept, rejected, seen = [], [], set()
     for source, target, rule in judged:
-        if not rule and source and outputs[source] > 1:
+        if not rule and (source in clash or (clash and recipe == "paper")):
             rule = "conflicting_outputs"
-        if rule or source in seen:
+        key = (source, target if recipe == "paper" else "")
+        if rule or key in seen:
             rejected.append((source, target, rule or "duplicate"))
         else:
-            seen.add(source)
+            seen.add(key)
             kept.append((source, target))
     return kept, rejected
 
 
-def instance_problem(instruction: str, source: str, target: str) -> str:
+def instance_problem(instruction: str, source: str, target: str, recipe: str = "modern") -> str:
     """Name the rule that an instance breaks by itself, "" if it is fine. One character is a fine answer."""
+    if recipe == "paper":
+        unfinished = source.strip().endswith(":") or target.strip().endswith(":")
+        return "output_equals_input" * (source == target) or "empty_output" * (not target) or "unfinished" * unfinished
     asked, given, answer = (" ".join(text.split()) for text in (instruction, source, target))
     if not answer:
         return "empty_output"
     if source.strip() == target.strip():
         return "output_equals_input"
-    if asked.casefold() in (given.casefold(), answer.casefold()):
+    if asked.casefold() == answer.casefold():
         return "copy_of_instruction"
     if given.endswith((":", "：")) or answer.endswith((":", "：")):
         return "unfinished"
     if re.fullmatch(r"(?i)[.…]+|n/a|[<\[](?:your|insert|(?:no ?)?output|answer|输出)\b[^<>\[\]]*[>\]]", answer):
         return "placeholder"
     return "refusal" if breaks("refusal", target) else ""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The recipe `paper`: what the official code sends and how it reads a reply, its oddities included, so that the raw
+# replies of a real run give that run's own results. It speaks to a text-completion endpoint: base models go on writing.
+
+PAPER = {  # beside temperature; stage -> sampling parameters
+    "generate": {"max_tokens": 1024, "top_p": 0.5, "presence_penalty": 2, "stop": ["\n\n", "\n16", "16.", "16 ."]},
+    "classify": {"max_tokens": 3, "top_p": 0, "stop": ["\n", "Task"]},
+    "instances": {"max_tokens": 350, "top_p": 0, "presence_penalty": 1.5, "stop": ["Example 6", "Task:"]},
+}
+PAPER_KEYWORDS = re.compile(r"(?i)\b(images?|graphs?|pictures?|files?|maps?|draw|plot|go to)\b")
+
+
+def parameters(config: Config, stage: str, labelled: bool = False) -> dict:
+    """What a stage sends beside the prompt. Stage 2 takes the likeliest answer, and so does stage 3 in `paper`."""
+    if config.recipe == "modern":
+        return {"max_tokens": config.max_tokens, "temperature": 0.0 if stage == "classify" else config.temperature}
+    temperature = config.temperature if stage == "generate" else 0.0
+    return {"temperature": temperature, **PAPER[stage]} | ({"max_tokens": 300} if labelled else {})
+
+
+def paper_instructions(reply: str, truncated: bool) -> list[str]:
+    """Candidates of a stage-1 reply; a truncated one is dropped whole. "add 2. \\n10. NASA is?" -> Add 2., Nasa is?"""
+    items = [] if truncated else re.split(r"\n\d+\s?\. ", reply)
+    return [text for item in items if (text := " ".join(item.split()).capitalize())]
+
+
+def paper_instruction_problem(text: str) -> str:
+    words = len(text.split())
+    if words <= 3 or words > 150:
+        return "too_short" if words <= 3 else "too_long"
+    if PAPER_KEYWORDS.search(text):
+        return "keyword"
+    if text.startswith("Write a program"):
+        return "write_a_program"
+    return "leading_punctuation" if text[0] in string.punctuation else "" if text[0].isascii() else "not_ascii"
+
+
+def paper_instances(reply: str, is_classification: bool, truncated: bool) -> Pairs:
+    """Instances are what stands between the words `Class label:`, or else `Example`, wherever they occur."""
+    if is_classification:
+        pieces = [piece.strip().partition("\n") for piece in reply.split("Class label:")[1:]]
+        pairs = [(rest.strip(), label.strip()) for label, _, rest in pieces]
+    elif re.search(r"Example\s?\d*\.?", reply):
+        pairs = [paper_pair(piece) for piece in re.split(r"Example\s?\d*\.?", reply) if piece.strip()]
+    else:
+        pairs = [paper_pair(reply)] if re.search(r"Output\s*\d*\s*:", reply) else []
+    return pairs[:-1] if truncated else pairs
+
+
+def paper_pair(piece: str) -> tuple[str, str]:
+    """(input, output): the output ends at the next `Output:` or `Input:`; without `Output:` all of it is the output."""
+    source, *targets = re.split(r"Output\s*\d*\s*:", piece)
+    source, target = (source, targets[0]) if targets else ("", piece)
+    target = re.split(r"Input\s*\d*\s*:", target.strip())[0]
+    return re.sub(r"^Input\s*\d*\s*:", "", source.strip()).strip(), target.strip()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from self_instruct_workshop import (
     WorkshopError,
     classify_instructions,
     main,
+    parameters,
     run,
 )
 
@@ -52,7 +53,7 @@ def about(wire: str, url: str) -> dict[str, str]:
 
 
 def ask(model: Model, number: int = 0) -> Reply:
-    return model.ask("generate", f"question {number}", 0.7, {"number": number})
+    return model.ask("generate", f"question {number}", parameters(model.config, "generate"), {"number": number})
 
 
 def yes(prompt: str, body: dict) -> str:
@@ -124,9 +125,7 @@ def good(wire: str, text: object = "Yes", usage: object = None, **choice: object
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_passing_fault_is_tried_again_and_counted(
-    settings: Settings, wire: str, fault: str
-) -> None:
+def test_a_passing_fault_is_tried_again_and_counted(settings: Settings, wire: str, fault: str) -> None:
     with Server(yes, faults=[fault]) as server:
         with Model(settings(**about(wire, server.url))) as model:
             assert ask(model).text == "Yes"
@@ -163,9 +162,7 @@ def test_a_slow_reply_that_keeps_coming_is_no_fault(settings: Settings, wire: st
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
 @pytest.mark.parametrize("body", ["", "<html>busy</html>", "{", "null", "[]", '"busy"', '{"detail": "busy"}'])
-def test_a_busy_server_is_tried_again_whatever_its_body(
-    settings: Settings, wire: str, status: int, body: str
-) -> None:
+def test_a_busy_server_is_tried_again_whatever_its_body(settings: Settings, wire: str, status: int, body: str) -> None:
     kind = {"Content-Type": "text/html" if body.startswith("<") else "application/json"}
     with Odd((status, kind, body), good(wire)) as server, Model(settings(**about(wire, server.url))) as model:
         assert ask(model).text == "Yes"
@@ -187,9 +184,7 @@ BROKEN += ['{"choices": [{"message": "hi"}], "output": {"choices": [{"message": 
 
 
 @pytest.mark.parametrize("body", BODIES, ids=ascii)
-def test_a_200_that_holds_no_reply_is_tried_again(
-    settings: Settings, wire: str, body: str | bytes
-) -> None:
+def test_a_200_that_holds_no_reply_is_tried_again(settings: Settings, wire: str, body: str | bytes) -> None:
     with Odd((200, {}, body), good(wire)) as server:
         with Model(settings(**about(wire, server.url))) as model:
             assert ask(model).text == "Yes"
@@ -223,9 +218,7 @@ def test_an_empty_reply_that_was_cut_is_a_cut_reply(settings: Settings, wire: st
         assert ask(model).cut and server.posts == 1
 
 
-def test_an_error_code_that_is_a_number_is_understood(
-    settings: Settings, wire: str
-) -> None:
+def test_an_error_code_that_is_a_number_is_understood(settings: Settings, wire: str) -> None:
     answers = said(wire, "try later", 503, 503), good(wire), said(wire, "this prompt is too long", 400, 400)
     with Odd(*answers) as server, Model(settings(**about(wire, server.url))) as model:
         assert ask(model).text == "Yes"
@@ -569,8 +562,9 @@ def test_after_a_storm_the_counts_add_up(stormy: tuple[dict, Path, Server]) -> N
     assert counts["instances"]["in"] == counts["classify"]["out"]
     cut = sum(row["rule"] == "cut_off" for row in rejected if row["stage"] != "generate")
     assert counts["filter"]["in"] == cut + sum(len(row["instances"]) for row in rows(folder, STEP_FILES[2]))
-    assert sum(counts["classify"][name] for name in ("classification", "not_classification", "unknown")) == (
-        counts["classify"]["out"]
+    assert (
+        sum(counts["classify"][name] for name in ("classification", "not_classification", "unknown"))
+        == (counts["classify"]["out"])
     )
     assert sum(summary["undone_because"].values()) == undone.total() > 0
     assert summary["faults"] and json.loads((folder / "run.json").read_text(encoding="utf-8"))["counts"] == counts
@@ -605,8 +599,10 @@ def test_after_a_storm_the_same_command_asks_only_what_is_undone(
     again = run(config, say=lambda line: None)
     journal = rows(folder, "responses.jsonl")
     assert len(journal) - len({row["key"] for row in journal}) == 0, "no question is answered twice"
-    assert len(server.requests) - asked == len(journal) - len(keys) == sum(
-        part["asked_now"] for part in again["tokens"].values()
+    assert (
+        len(server.requests) - asked
+        == len(journal) - len(keys)
+        == sum(part["asked_now"] for part in again["tokens"].values())
     )
     left = {why for why in again["undone_because"] if "filter" not in why}
     assert not left and again["counts"]["generate"]["out"] == summary["counts"]["generate"]["out"] == 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -83,7 +84,7 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
         "classify": workshop.CLASSIFY_PROMPT,
         "instances": workshop.INSTANCE_PROMPT,
     }
-    rows = read_data("prompts")
+    rows = [row for row in read_data("prompts") if "recipe" not in row]
     assert {(row["language"], row["stage"]) for row in rows} == {
         (language, stage) for language in workshop.DEFAULT_SEEDS if language != "en" for stage in english
     }
@@ -94,6 +95,27 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
             if isinstance(words, list):
                 assert len(row[name]) == len(words)
             assert re.findall(r"\{\w+\}", str(row[name])) == re.findall(r"\{\w+\}", str(words))
+
+
+def test_the_paper_s_wording_has_the_fields_of_the_modern_one_and_its_demonstrations_are_as_many() -> None:
+    import self_instruct_workshop as workshop
+
+    english = {
+        "generate": workshop.GENERATE_PROMPT,
+        "classify": workshop.CLASSIFY_PROMPT,
+        "instances": workshop.INSTANCE_PROMPT,
+    }
+    rows = {row["stage"]: row for row in read_data("prompts") if row.get("recipe") == "paper"}
+    assert {stage: {*row} - {"language", "recipe", "stage"} for stage, row in rows.items()} == {
+        stage: {*words} for stage, words in english.items()
+    }
+    shots = Counter((row["stage"], row["is_classification"]) for row in read_data("paper_demonstrations"))
+    assert shots == {  # as many as in the official prompts
+        ("classify", True): 12,
+        ("classify", False): 19,
+        ("instances", True): 16,
+        ("instances", False): 11,
+    }
 
 
 def test_data_readme_counts_what_is_there() -> None:

@@ -15,7 +15,7 @@ import pytest
 from server import Server, scripted_model
 
 import self_instruct_workshop
-from self_instruct_workshop import Config, Journal, Model, Reply, WorkshopError, run, to_json, write_whole
+from self_instruct_workshop import Config, Journal, Model, Reply, WorkshopError, parameters, run, to_json, write_whole
 
 Settings = Callable[..., Config]
 ROOT = Path(self_instruct_workshop.__file__).parent
@@ -149,7 +149,7 @@ def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(s
         replies = []
         for _ in range(2):
             with Model(config) as model:
-                replies.append(model.ask("generate", "go", 0.7, {"request_idx": 0}).text)
+                replies.append(model.ask("generate", "go", parameters(config, "generate"), {"request_idx": 0}).text)
     assert replies[0] == replies[1] == "half of an emoji: ?"
 
 
@@ -261,8 +261,8 @@ class Asked:
     def __call__(self, prompt: str, temperature: float = 0.7, number: int = 0, **changes: object) -> tuple[Reply, int]:
         before = len(self.server.requests)
         about = {"provider": "local", "base_url": self.server.url + "/v1", "model": "m", "max_tokens": 50}
-        with Model(self.settings(**about | changes)) as model:
-            reply = model.ask("generate", prompt, temperature, {"request_idx": number})
+        with Model(self.settings(**about | {"temperature": temperature} | changes)) as model:
+            reply = model.ask("generate", prompt, parameters(model.config, "generate"), {"request_idx": number})
         return reply, len(self.server.requests) - before
 
 

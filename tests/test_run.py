@@ -206,7 +206,8 @@ def test_an_accepted_record_tells_its_neighbours_its_mean_score_and_where_it_cam
 
 def test_final_rows_are_pairs_of_the_bank_and_none_comes_twice(practised: tuple) -> None:
     config, _, _ = practised
-    bank = {row["instruction"]: row["instances"] for row in workshop.read_data("practice_tasks", config.language)}
+    pairs = {row["instruction"]: row["instances"] for row in workshop.read_data("practice_tasks", config.language)}
+    bank = {task: [{"input": i["input"], "output": i["output"]} for i in given] for task, given in pairs.items()}
     final = rows(Path(config.work_dir), "step4_final.jsonl")
     assert len(final) > 50
     assert all({"input": row["input"], "output": row["output"]} in bank[row["instruction"]] for row in final)

@@ -108,15 +108,11 @@ def test_yes_is_read(reply: str) -> None:
         "The answer is No.",
         "It's not a classification task.",
         "This isn't a classification task.",
-        pytest.param(
-            "This is a generation task, not a classification task."
-        ),
+        pytest.param("This is a generation task, not a classification task."),
     ],
 )
 def test_no_is_read(reply: str) -> None:
     assert parse_classification(reply) is False
-
-
 
 
 @pytest.mark.parametrize(
@@ -192,7 +188,8 @@ def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
     settings: Settings, language: str, answers: set[str]
 ) -> None:
     lines = classify_prompt(settings(language=language), "Name it now.").split("\n")
-    shown = [line for line in lines if line in answers]
+    question = lines[-1]
+    shown = [line.removeprefix(question).strip() for line in lines if line.startswith(question)][:-1]
     assert set(shown) == answers
     assert all(parse_classification(line) is (line in ("Yes", "是")) for line in shown)
 

@@ -91,15 +91,9 @@ def test_a_label_comes_first_in_every_style(style: str, names: tuple[str, str]) 
         ("Class label: bug\n```python\n1 / 0\n\nInput: 3\n```", [("```python\n1 / 0\n\nInput: 3\n```", "bug")]),
         ("spam\nInput: Buy now!", [("Buy now!", "spam")]),
         ("Sure! Here is one:\n\nClass label: a\nInput: x", [("x", "a")]),
-        pytest.param(
-            "Label: spam\nInput: Buy!",
-            [("Buy!", "spam")]
-        ),
+        pytest.param("Label: spam\nInput: Buy!", [("Buy!", "spam")]),
         pytest.param("Sure!\nInput: Buy!", [("Buy!", "")]),
-        pytest.param(
-            "Input: x\nClass label: a\nBecause of x.\nReally.",
-            [("x", "a")]
-        ),
+        pytest.param("Input: x\nClass label: a\nBecause of x.\nReally.", [("x", "a")]),
     ],
 )
 def test_classification_replies_are_read(reply: str, pairs: list[tuple[str, str]]) -> None:
@@ -127,12 +121,8 @@ def test_classification_replies_are_read(reply: str, pairs: list[tuple[str, str]
         "Input: a\r\nOutput: b\r\n\r\nInput: c\r\nOutput: d\r\n",
         "<think>Input: z\nOutput: z</think>Input: a\nOutput: b\nInput: c\nOutput: d",
         "Input: z</think>\nInput: a\nOutput: b\nInput: c\nOutput: d",
-        pytest.param(
-            "1.\nInput: a\nOutput: b\n\n2.\nInput: c\nOutput: d"
-        ),
-        pytest.param(
-            "Example 1: Input: a\nOutput: b\nExample 2: Input: c\nOutput: d"
-        ),
+        pytest.param("1.\nInput: a\nOutput: b\n\n2.\nInput: c\nOutput: d"),
+        pytest.param("Example 1: Input: a\nOutput: b\nExample 2: Input: c\nOutput: d"),
     ],
 )
 def test_several_examples_are_kept_apart(layout: str) -> None:
@@ -152,29 +142,17 @@ def test_an_example_without_input_does_not_take_the_next_one() -> None:
         ("输入：举例\n输出：例如猫。\n示例：猫睡觉。", [("举例", "例如猫。\n示例：猫睡觉。")]),
         pytest.param(
             "Input: a\nOutput: Use sorted().\n\nExample:\nsorted([2, 1])",
-            [("a", "Use sorted().\n\nExample:\nsorted([2, 1])")]
+            [("a", "Use sorted().\n\nExample:\nsorted([2, 1])")],
         ),
-        pytest.param(
-            "输入：a\n输出：用排序。\n\n示例：\n从小到大",
-            [("a", "用排序。\n\n示例：\n从小到大")]
-        ),
+        pytest.param("输入：a\n输出：用排序。\n\n示例：\n从小到大", [("a", "用排序。\n\n示例：\n从小到大")]),
         ("Input: a\nOutput: The Input: of a pump.", [("a", "The Input: of a pump.")]),
         ("Input: What is\nan Output: of 3?\nOutput: b", [("What is\nan Output: of 3?", "b")]),
         ("Input: a\nOutput: 10:30\nhttps://example.org/x", [("a", "10:30\nhttps://example.org/x")]),
         ("Input: a\nOutput: b\nExplanation: c", [("a", "b\nExplanation: c")]),
         ("Input: Name: Ann\nAge: 3\nOutput: b", [("Name: Ann\nAge: 3", "b")]),
-        pytest.param(
-            "输入：名称：苹果\n类别：食品\n输出：好",
-            [("名称：苹果\n类别：食品", "好")]
-        ),
-        pytest.param(
-            "Input 1: a\nInput 2: b\nOutput: c",
-            [("a\nb", "c")]
-        ),
-        pytest.param(
-            "Input: a\nOutput: b\n\nTask:\nName it now.\nInput: c\nOutput: d",
-            [("a", "b")]
-        ),
+        pytest.param("输入：名称：苹果\n类别：食品\n输出：好", [("名称：苹果\n类别：食品", "好")]),
+        pytest.param("Input 1: a\nInput 2: b\nOutput: c", [("a\nb", "c")]),
+        pytest.param("Input: a\nOutput: b\n\nTask:\nName it now.\nInput: c\nOutput: d", [("a", "b")]),
         ("Input: a\nOutput: The tag <think> opens thoughts.", [("a", "The tag <think> opens thoughts.")]),
     ],
 )
@@ -277,10 +255,7 @@ def test_a_reply_without_fields_has_no_instance(reply: str, labelled: bool) -> N
         ("Input: a", []),
         ("", []),
         ("Input: a\nOutput:\n```\ncode\n\nInput: x", []),
-        pytest.param(
-            "Input: a\nOutput: b\n\nExample 2\n",
-            [("a", "b")]
-        ),
+        pytest.param("Input: a\nOutput: b\n\nExample 2\n", [("a", "b")]),
     ],
 )
 def test_a_reply_cut_by_the_limit_loses_only_its_last_instance(reply: str, pairs: list[tuple[str, str]]) -> None:

@@ -35,7 +35,6 @@ def rule_of(source: str, target: str, instruction: str = TASK) -> str:
         ("a cat", " a cat\n", "output_equals_input"),
         ("猫", "猫", "output_equals_input"),
         ("a", TASK, "copy_of_instruction"),
-        (TASK, "a", "copy_of_instruction"),
         ("a", TASK.upper(), "copy_of_instruction"),
         ("", TASK.replace(" ", "\n"), "copy_of_instruction"),
         ("a", "The steps are:", "unfinished"),
@@ -153,7 +152,8 @@ TEXT = st.sampled_from(["", "a", "b", "A", TASK, "x:", "...", "I cannot provide 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=12))
 def test_each_instance_is_kept_or_rejected_once(pairs: list[tuple[str, str]]) -> None:
     kept, rejected = filter_instances(TASK, pairs)
-    assert Counter(kept) + Counter((source, target) for source, target, _ in rejected) == Counter(pairs)
+    given = Counter((source.replace(TASK, ""), target) for source, target in pairs)
+    assert Counter(kept) + Counter((source, target) for source, target, _ in rejected) == given
     assert len({source for source, _ in kept}) == len(kept)
     assert all(rule for *_, rule in rejected)
     assert filter_instances(TASK, kept) == (kept, [])
