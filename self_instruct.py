@@ -1,9 +1,9 @@
 """Command line of the workshop: each setting of `self_instruct_workshop.Config` is a flag, and Config is its only home.
 
-python self_instruct.py --num-instructions 20             the practice model, or the provider whose key is set
-python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
-python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
-python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
+    python self_instruct.py --num-instructions 20             the practice model, or the provider whose key is set
+    python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
+    python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
+    python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
 """
 
 from __future__ import annotations

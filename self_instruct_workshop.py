@@ -360,7 +360,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
 def read_data(name: str, language: str = "") -> list[dict]:
     """The rows of data/NAME.jsonl, of one language or all."""
     lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    return [row for row in map(json.loads, lines) if language in ("", row["language"])]
+    return [row for row in map(json.loads, lines) if language in ("", row.get("language"))]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
