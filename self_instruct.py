@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = workshop.Config(**settings)
     except workshop.UsageError as error:
         parser.error(str(error))
-    return workshop.main(config, show_prompts if only_show else workshop.run)
+    return workshop.main(config, (lambda config: print(show_prompts(config))) if only_show else workshop.run)
 
 
 if __name__ == "__main__":

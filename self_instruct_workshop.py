@@ -1395,17 +1395,16 @@ def run(config: Config, say: Callable[[str], Any] = print) -> dict:
         say(greeting(config, model, len(seed_tasks)))
         for name in (*STEP_FILES, "run.json"):  # of an earlier run: no views of this one
             (folder / name).unlink(missing_ok=True)
-        results = model.results
         try:
             for number, stage in enumerate(STAGES[: STAGES.index(config.until) + 1]):
                 say("\n" + STAGE_FUNCTIONS[number].__doc__.split("\n")[0])
-                ready = STAGE_FUNCTIONS[number](config, model, ready)
-                write_whole(folder / STEP_FILES[number], map(to_json, results.rows(stage)))
-                say("\n".join(examples(stage, results)))
-            results.status = "complete" if stage == "filter" else f"stopped after {stage}"
+                try:
+                    ready = STAGE_FUNCTIONS[number](config, model, ready)
+                finally:
+                    write_whole(folder / STEP_FILES[number], map(to_json, model.results.rows(stage)))
+                say("\n".join(examples(stage, model.results)))
+            model.results.status = "complete" if stage == "filter" else f"stopped after {stage}"
         finally:
-            if results.status == "interrupted" and results.rows(stage):
-                write_whole(folder / STEP_FILES[number], map(to_json, results.rows(stage)))
             summary = write_summary(config, model, len(seed_tasks), time.monotonic() - started)
     say(funnel(config, summary))
     return summary
@@ -1416,27 +1415,24 @@ def greeting(config: Config, model: Model, seeds: int) -> str:
     text += f" at {model.base_url}" if config.base_url else ""
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
-    if not config.provider and model.name == "practice":
-        text += " No API key was found: to go live, put one into .env (see .env.example)."
+        text += "" if config.provider else " No API key was found: to go live, put one into .env (see .env.example)."
     return text + "\nnotice: the last line of responses.jsonl was torn by a kill; it was cut off." * model.journal.torn
 
 
 def examples(stage: str, results: Results) -> list[str]:
-    """Two things that the stage has just made, and two that it turned away and why."""
-    made, lines = results.rows(stage), []
-    if stage in ("classify", "instances"):  # one of each kind
-        made = [next((row for row in made if row["is_classification"] is flag), None) for flag in (True, False)]
-    for row in filter(None, made[:2]):
-        facts = row | (row.get("instances") or [{}])[0]
+    """Two things that the stage has just made, and two that it turned away and why: those at the ends of an order."""
+    made = sorted(results.rows(stage), key=lambda row: not row.get("is_classification"))  # one of each kind
+    out = [row for row in results.rejected if row["stage"] == stage and row["rule"] != "not_needed"]
+    out.sort(key=lambda row: (not row["evidence"], row["score"] == 1.0, row["rule"]))  # a copy teaches less
+    lines = []
+    for row in made[:1] + made[1:][-1:]:
         lines.append(f"  + {one_line(row['instruction'])}")
         for neighbour, score in [*row.get("most_similar", {}).items()][:1]:
             lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+        facts = row | (row.get("instances") or [{}])[0]
         names = [name for name in ("is_classification", "input", "output") if name in facts]
         lines += [f"      {name}: {one_line(str(facts[name]))}" for name in names]
-    rows = [row for row in results.rejected if row["stage"] == stage and row["rule"] != "not_needed"]
-    rows.sort(key=lambda row: row["score"] == 1.0)  # copies last: they teach least
-    first = {row["rule"]: row for row in reversed(rows)}  # of each rule, the first
-    for row in sorted(first.values(), key=lambda row: not row["evidence"])[:2]:
+    for row in out[:1] + out[1:][-1:]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}" if row["evidence"] else ""
         why += f", for the output {one_line(row['output'], 60)!r}" if row["output"] is not None else ""
         lines += [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
@@ -1468,9 +1464,9 @@ def write_summary(config: Config, model: Model, seeds: int, seconds: float) -> d
 
 def count(model: Model) -> dict[str, dict]:
     """What came into each stage and where it went: in = out + rejected + undone (which in stage 1 are requests)."""
-    results, asked = model.results, [task for task in model.results.tasks if "classify" in task.notes]
-    out = [len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)]
-    undone, rules, counts = Counter(stage for stage, _ in model.undone), {stage: Counter() for stage in STAGES}, {}
+    results, asked, counts = model.results, [task for task in model.results.tasks if "classify" in task.notes], {}
+    out = len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)
+    rules, undone = {stage: Counter() for stage in STAGES}, Counter(stage for stage, _ in model.undone)
     for row in results.rejected:
         cut_instance = (row["stage"], row["rule"]) == ("instances", "cut_off")  # instances are counted in stage 4
         rules["filter" if cut_instance else row["stage"]][row["rule"]] += 1
@@ -1484,15 +1480,14 @@ def count(model: Model) -> dict[str, dict]:
 
 def funnel(config: Config, summary: dict) -> str:
     """The table at the end: what came in, what each rule took, what is left; then what it cost and what to do next."""
-    counts, lines = summary["counts"], [""]
+    counts, done, lines = summary["counts"], STAGES.index(config.until) + 1, [""]
     units = ("candidate instructions", "instructions", "tasks", "instances")
-    for stage, unit in zip(STAGES[: STAGES.index(config.until) + 1], units, strict=False):
-        part = counts[stage]
-        rows = {f"{stage}: {unit}": part["in"]} | {f"  - {rule}": n for rule, n in part["rejected"].items()}
-        rows |= {f"    {name}": n for name, n in part.items() if name not in ("in", "rejected", "out") and n}
+    for stage, unit in zip(STAGES[:done], units, strict=False):
+        rows = {f"{stage}: {unit}": counts[stage]["in"]} | {f"  - {k}": n for k, n in counts[stage]["rejected"].items()}
+        rows |= {f"    {k}": n for k, n in counts[stage].items() if k not in ("in", "rejected", "out") and n}
         lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
     lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
-    undone, made, wanted = sum(counts[s]["undone"] for s in STAGES), counts["generate"]["out"], config.num_instructions
+    made, wanted, undone = counts["generate"]["out"], config.num_instructions, sum(summary["undone_because"].values())
     if made < wanted:
         rule = next(iter(counts["generate"]["rejected"]), "no reply")
         lines.append(f"notice: {made} of {wanted} instructions: {config.patience} requests in a row found nothing new,")
@@ -1503,45 +1498,39 @@ def funnel(config: Config, summary: dict) -> str:
     if spent["cut"]:
         lines.append(f"notice: {spent['cut']} replies were cut at --max-tokens {config.max_tokens}; more asks again.")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
-    files = ", ".join([*STEP_FILES[: STAGES.index(config.until) + 1], "rejected.jsonl", "run.json"])
-    lines.append(f"Files in {config.work_dir}: {files}")
-    if undone:
-        why = next(iter(summary["undone_because"]))
-        lines.append(f"{undone} undone ({why}). The same command asks again for what got no reply.")
-    elif config.until != "filter":
-        lines.append("To go on: the same command without --until.")
-    else:
-        lines.append(f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)")
-    return "\n".join(lines)
+    lines.append(f"Files in {config.work_dir}: {', '.join([*STEP_FILES[:done], 'rejected.jsonl', 'run.json'])}")
+    hint = f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)"
+    hint = hint if config.until == "filter" else "To go on: the same command without --until."
+    why = next(iter(summary["undone_because"]), "")
+    hint = f"{undone} undone ({why}). The same command asks again for what got no reply." if undone else hint
+    return "\n".join([*lines, hint])
 
 
 def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
-    """Run, print what `action` returns if it is text, and return the exit code (130 or 143 when interrupted)."""
+    """Do it, and return the exit code (3 when something is undone, 130 or 143 when interrupted)."""
 
     def interrupt(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one leaves at once
         raise KeyboardInterrupt(128 + number)
 
     with suppress(ValueError):  # not the main thread: a notebook handles signals itself
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     with suppress(AttributeError):  # neither are its streams a terminal's
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+        sys.stderr.reconfigure(encoding="utf-8", errors="replace")
     try:
-        result = action(config or Config())
-        if isinstance(result, str):
-            print(result)
-        return 3 if isinstance(result, dict) and result["undone_because"] else 0
+        summary = action(config or Config())
+        return 3 if summary and summary["undone_because"] else 0
     except WorkshopError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        problem = str(error)
     except OSError as error:
-        print(f"error: {error.filename or 'writing'}: {error.strerror}; every reply so far is kept", file=sys.stderr)
-        return 1
+        problem = f"{error.filename or 'writing'}: {error.strerror}; every reply so far is kept"
     except KeyboardInterrupt as interrupted:
         print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr)
         return interrupted.args[0]
+    print(f"error: {problem}", file=sys.stderr)
+    return 1
 
 
 def leave(code: int) -> None:
@@ -1549,9 +1538,7 @@ def leave(code: int) -> None:
     with suppress(OSError):  # nobody may be reading any more
         sys.stdout.flush()
         sys.stderr.flush()
-    if any(thread.name.startswith("asking") for thread in threading.enumerate()):
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 if __name__ == "__main__":
