@@ -33,7 +33,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -284,19 +284,17 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only. The lock dies with this process."""
     import filelock
 
-    lock = filelock.FileLock(folder / ".lock")
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire()
         return lock, Journal(Path(responses), "rb") if responses else Journal(folder / "responses.jsonl")
     except filelock.Timeout:
         raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
-    except OSError as error:
-        lock.release()
-        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
-    except WorkshopError:
-        lock.release()
-        raise
+    except (OSError, WorkshopError) as error:
+        lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
+        problem = f"cannot write to {folder} ({getattr(error, 'strerror', '')}): choose another --work-dir"
+        raise error if isinstance(error, WorkshopError) else WorkshopError(problem) from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -306,14 +304,7 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
 def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read .jsonl or .json (records of the official schema, at least {"instruction": ...}) or .txt (one instruction a
     line). Exact duplicates are merged with a notice. Raises WorkshopError, naming file and line."""
-    path, tasks = Path(path), {}
-    if path.suffix.lower() not in (".jsonl", ".json", ".txt"):
-        raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    try:
-        records = list(seed_records(path, path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "it is not UTF-8 text, save it as such")
-        raise WorkshopError(f"cannot read the seed file {path}: {reason}") from None
+    records, tasks = seed_records(Path(path)), {}
     for where, record in records:
         task = seed_task(where, record, len(tasks))
         tasks.setdefault(task.instruction, task)
@@ -324,36 +315,38 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     return list(tasks.values())
 
 
-def seed_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """Yield (where it stands, record) from the text of a seed file."""
-    kind, number = path.suffix.lower(), 1
+def seed_records(path: Path) -> list[tuple[str, Any]]:
+    """What a seed file holds, as (where it stands, record); a record of a .jsonl file is still text."""
+    kind = path.suffix.lower()
+    if kind not in (".jsonl", ".json", ".txt"):
+        raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if kind == ".json":
-            array = json.loads(text)
-            yield from ((f"{path}, record {n}", record) for n, record in enumerate(array[:], 1))
-            return
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{path}, line {number}", {"task": line} if kind == ".txt" else json.loads(line)
+            return [(f"{path}, record {n}", record) for n, record in enumerate(json.loads(text)[:], 1)]
+        lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return lines if kind == ".jsonl" else [(where, {"task": line}) for where, line in lines]
+    except OSError as error:
+        problem = f": {error.strerror}"
+    except UnicodeDecodeError:
+        problem = " is not UTF-8 text, save it as such"
     except (ValueError, TypeError, KeyError) as error:  # KeyError: an object, which cannot be sliced like an array
-        number += getattr(error, "lineno", 1) - 1
-        wanted = "a JSON array of records" if kind == ".json" else "a JSON record on each line"
-        raise WorkshopError(f"{path}, line {number} is malformed: {wanted} is expected") from None
+        problem = f", line {getattr(error, 'lineno', 1)} is malformed: a JSON array of records is expected"
+    raise WorkshopError(f"the seed file {path}{problem}")
 
 
 def seed_task(where: str, record: Any, index: int) -> Task:
-    """Make a Task of one record."""
-    record = json.loads(to_json(record if isinstance(record, dict) else {}).encode("utf-8", "replace"))
-    texts = [record.get(key) for key in ("instruction", "Instruction", "task", "Task")]
-    instruction = next((text.strip() for text in texts if isinstance(text, str)), "")
-    if not instruction:
-        raise WorkshopError(f'{where} has no instruction: it needs at least {{"instruction": "..."}}')
-    flag, pairs = record.get("is_classification"), record.get("instances") or []
-    paired = isinstance(pairs, list) and all(isinstance(p, dict) and isinstance(p.get("output"), str) for p in pairs)
-    if flag not in (None, True, False) or not paired:
-        raise WorkshopError(f"{where}: is_classification must be true or false, instances a list of input and output")
-    instances = [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
-    return Task(str(record.get("id") or f"seed_task_{index}"), instruction, flag, instances)
+    """Make a Task of one record, or of the text of one."""
+    with suppress(ValueError, TypeError, LookupError, AttributeError, StopIteration):
+        record = json.loads(record) if isinstance(record, str) else record
+        record = json.loads(to_json(record).encode("utf-8", "replace"))  # lone surrogates become question marks
+        texts, flag = map(record.get, ("instruction", "Instruction", "task", "Task")), record.get("is_classification")
+        pairs = [(pair.get("input") or "", "" + pair["output"]) for pair in record.get("instances") or []]
+        instances = [{"input": str(source), "output": target} for source, target in pairs]
+        if (instruction := next(filter(None, texts)).strip()) and flag in (None, True, False):
+            return Task(str(record.get("id") or f"seed_task_{index}"), instruction, flag, instances)
+    needed = 'a JSON record with at least {"instruction": "..."} is needed'
+    raise WorkshopError(f"{where}: {needed}; is_classification is true or false, instances a list of input and output")
 
 
 @cache
@@ -373,11 +366,8 @@ FILTERED = ["content_filter", "content_policy_violation", "DataInspectionFailed"
 
 
 class Transient(Exception):
-    """Worth another try: a rate limit, a server or connection fault, or an answer that is none."""
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after  # seconds that the server asks us to wait
+    """Worth another try: a rate limit, a server or connection fault, or an answer that is none. args[0] says which;
+    args[1], where there is one, for how many seconds the server asks us to wait."""
 
 
 class ParameterRefused(Exception):
@@ -401,11 +391,10 @@ def judge_error(model: Model, status: int, code: Any, message: str, headers: Any
 def retry_after(headers: Any) -> float:
     """Seconds that the header `Retry-After`, a number or an HTTP date, asks us to wait; 0: the server did not say."""
     value = next((value for name, value in headers.items() if name.lower() == "retry-after"), "0")
-    try:
+    with suppress(ValueError, TypeError):
         at = None if value[:1].isdigit() else parsedate_to_datetime(value)
         return (at - datetime.now(UTC)).total_seconds() if at else float(value)
-    except (ValueError, TypeError):
-        return 0.0
+    return 0.0
 
 
 def openai_client(model: Model) -> Any:
@@ -462,8 +451,8 @@ def dashscope_client(model: Model) -> Any:
         def send(self, *args: Any, **kwargs: Any) -> Any:
             try:
                 response = super().send(*args, **kwargs)
-            except requests.ConnectionError as error:  # the SDK would send it again, and pay again
-                raise requests.RequestException(str(error)) from None
+            except requests.RequestException as error:  # the SDK would send some again, and pay again
+                raise Transient(model.clean(f"connection: {error}")) from None
             if response.status_code == 200 and b'"output"' not in response.content:
                 response.status_code = 400 if b'"code"' in response.content else 502
             return response
@@ -478,14 +467,10 @@ def dashscope_client(model: Model) -> Any:
 def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
     import dashscope
-    import requests
 
     where = {"api_key": model.key, "base_address": model.base_url, "session": model.client(dashscope_client)}
     asked = {"model": model.model, "messages": [{"role": "user", "content": prompt}], "result_format": "message"}
-    try:
-        answer = dashscope.Generation.call(**asked, **where, request_timeout=model.config.request_timeout, **parameters)
-    except requests.RequestException as error:
-        raise Transient(model.clean(f"connection: {error}")) from None
+    answer = dashscope.Generation.call(**asked, **where, request_timeout=model.config.request_timeout, **parameters)
     if answer.code in FILTERED:
         return Reply("", "content_filter")
     if answer.status_code != 200:
@@ -586,7 +571,7 @@ def environment() -> dict[str, str]:
 # Asking: one door to a model. Look into the journal; else send, with the one layer of retries; write down; return.
 
 
-class Model:
+class Model(AbstractContextManager):
     """A provider's model as one run asks it: `with Model(config) as model: ...`. Holds the journal, and the lock of the
     folder. Raises WorkshopError where a key or a model name is missing, or the folder cannot be used."""
 
@@ -621,9 +606,6 @@ class Model:
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             self.name, self.model = (first_record(config.responses)[name] for name in ("provider", "model"))
-
-    def __enter__(self) -> Model:
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
@@ -681,7 +663,8 @@ class Model:
 
     def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
         """Send until a reply comes or `max_attempts` or `deadline` is used up; return it with the parameters sent."""
-        attempt, ends = 0, time.monotonic() + self.config.deadline
+        first, ends = self.config.first_wait, time.monotonic() + self.config.deadline
+        waits = (min(30.0, first * 2 ** min(n, 64)) for n in range(self.config.max_attempts - 1))
         while not self.stop.is_set():
             sent = {self.names.get(name, name): value for name, value in parameters.items()}
             sent.pop("", None)  # what the model refuses
@@ -692,18 +675,17 @@ class Model:
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
             except Transient as fault:
-                attempt += 1
-                backoff = min(30.0, self.config.first_wait * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-                pause = max(backoff, fault.retry_after)
-                last = attempt == self.config.max_attempts or time.monotonic() + pause >= ends
+                what, asked = (*fault.args, 0.0)[:2]
+                pause = max(next(waits, math.inf) * random.uniform(0.5, 1.0), asked)  # inf: no attempt is left
+                last = time.monotonic() + pause >= ends
                 with self.lock:
-                    self.faults[re.split(r"[:{<]", str(fault))[0].strip()[:40]] += 1
+                    self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
                     self.failed_in_a_row += last
                 if last and self.failed_in_a_row < self.config.patience:
-                    raise RequestFailed(str(fault)) from None
+                    raise RequestFailed(what) from None
                 if last:
                     self.stop.set()  # nobody sends any more
-                    problem = f"no answer from {self.name} at {self.base_url} ({fault})"
+                    problem = f"no answer from {self.name} at {self.base_url} ({what})"
                     raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
@@ -746,8 +728,7 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterato
             while not future.done():
                 wait([future], timeout=0.5)  # Ctrl-C does not reach a wait without end on Windows
                 if model.stop.is_set():  # what ends the run, ends it now
-                    failed = [f for f in futures if f.done() and isinstance(f.exception(), WorkshopError)]
-                    future = failed[0] if failed else future
+                    future = next((f for f in futures if f.done() and isinstance(f.exception(), WorkshopError)), future)
             try:
                 yield item, future.result()
             except RequestFailed as failure:

@@ -12,6 +12,7 @@ data/practice_tasks.jsonl, is bad on purpose: that the flaw is really there is w
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -37,8 +38,9 @@ def read(path: Path) -> tuple[list[dict], list[Finding]]:
     """The records of a seed file as full rows, and what is wrong with their shape."""
     load_seed_tasks(path)  # for its errors, which name file and line
     rows, errors, seen, texts = [], [], set(), {}
-    for index, (where, record) in enumerate(seed_records(path, path.read_text(encoding="utf-8-sig"))):
+    for index, (where, record) in enumerate(seed_records(path)):
         task = seed_task(where, record, index)
+        record = json.loads(record) if isinstance(record, str) else record
         record = record if "instances" in record else {**record, "instances": []}
         row = {**record, "id": task.id, "instruction": task.instruction, "is_classification": task.is_classification}
         if task.id in seen:
