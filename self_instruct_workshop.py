@@ -1445,16 +1445,16 @@ def write_summary(config: Config, model: Model, seeds: int, seconds: float) -> d
 
 def count(model: Model) -> dict[str, dict]:
     """What came into each stage and where it went: in = out + rejected + undone (which in stage 1 are requests)."""
-    results, asked, counts = model.results, [task for task in model.results.tasks if "classify" in task.notes], {}
-    out = len(results.tasks), len(asked), sum(bool(task.instances) for task in asked), len(results.dataset)
-    rules, undone = {stage: Counter() for stage in STAGES}, Counter(stage for stage, _ in model.undone)
-    for row in results.rejected:
+    counts, rules = {}, {stage: Counter() for stage in STAGES}
+    for row in model.results.rejected:
         cut_instance = (row["stage"], row["rule"]) == ("instances", "cut_off")  # instances are counted in stage 4
         rules["filter" if cut_instance else row["stage"]][row["rule"]] += 1
-    for stage, kept in zip(STAGES, out, strict=True):
-        came = kept + rules[stage].total() + undone[stage] * (stage != "generate")
-        counts[stage] = {"in": came, "rejected": dict(rules[stage].most_common()), "undone": undone[stage], "out": kept}
-    flags = Counter(task.is_classification for task in asked)
+    for stage, rejected in rules.items():
+        out = sum(row.get("instances") != [] for row in model.results.rows(stage))  # without any, a task ends here
+        undone = sum(failed == stage for failed, _ in model.undone)
+        came = out + rejected.total() + (undone if stage != "generate" else 0)
+        counts[stage] = {"in": came, "rejected": dict(rejected.most_common()), "undone": undone, "out": out}
+    flags = Counter(row["is_classification"] for row in model.results.rows("classify"))
     counts["classify"] |= {"classification": flags[True], "not_classification": flags[False], "unknown": flags[None]}
     return counts
 
