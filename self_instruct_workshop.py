@@ -497,15 +497,15 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     language model: the same prompt and --seed give the same reply."""
     config, lines, rng = model.config, prompt.split("\n"), random.Random(f"{model.config.seed}/{prompt}")
     bank, chat = read_data("practice_tasks", config.language), config.recipe == "modern"
-    task = next((row for line in lines[:-4:-1] for row in bank if row["instruction"] == line), None)
+    last = [line.casefold() for line in lines[:-4:-1]]  # the recipe `paper` changes capitals
+    task = next((row for line in last for row in bank if row["instruction"].casefold() == line), None)
+    text = ""
     if number := dangling_number(prompt):
         text = practice_list(config, rng, bank, number, lines)
-    elif not task:
-        text = ""
-    elif lines[-1] == (words := wording(config, "classify", CLASSIFY_PROMPT))["question"]:
+    elif task and lines[-1] == (words := wording(config, "classify", CLASSIFY_PROMPT))["question"]:
         answer = words["answers"][task["is_classification"]]
         text = rng.choice([answer] * 25 + [f"{answer}.", f"**{answer}**", "..."])
-    else:
+    elif task and task["instances"]:
         chosen = rng.sample(task["instances"], min(config.instances_per_instruction, len(task["instances"])))
         if rng.random() < 0.1:  # a slip: nothing, the input again, the instruction again, a placeholder, a mere start
             refusal = next(row["hits"][0] for row in read_data("patterns", config.language) if row["rule"] == "refusal")
@@ -567,6 +567,13 @@ def environment() -> dict[str, str]:
     return {name: value.strip() for name, value in variables.items() if value and value.strip()}
 
 
+def provider_name(config: Config) -> str:
+    """The provider that is named, else the first whose key is set, else the practice model."""
+    variables = environment()
+    keyed = [name for name, row in PROVIDERS.items() if row.key and row.key in variables]
+    return config.provider or [*keyed, "local" if config.base_url else "practice"][0]
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Asking: one door to a model. Look into the journal; else send, with the one layer of retries; write down; return.
 
@@ -577,8 +584,7 @@ class Model(AbstractContextManager):
 
     def __init__(self, config: Config, sleep: Callable[[float], Any] | None = None) -> None:
         self.config, variables = config, environment()
-        keyed = [name for name, row in PROVIDERS.items() if row.key and row.key in variables]
-        self.name = config.provider or [*keyed, "local" if config.base_url else "practice"][0]
+        self.name = provider_name(config)
         self.provider = PROVIDERS[self.name]
         if config.recipe == "paper":
             self.provider = replace(self.provider, cap="max_tokens", extra={})
@@ -602,6 +608,7 @@ class Model(AbstractContextManager):
         self.tokens: dict[str, Counter[str]] = {}  # stage -> replies used, asked now, tokens
         self.failed_in_a_row = config.patience - 1  # before the first answer, one failure is enough to stop the run
         self._client: Any = None
+        self.bar: Any = None  # the progress bar of the present stage
         self.model = config.model or self.provider.model or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
@@ -611,6 +618,10 @@ class Model(AbstractContextManager):
         self.stop.set()
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
+
+    def spending(self) -> dict:
+        """What run.json says about money and limits."""
+        return {}
 
     def client(self, build: Callable[[Model], Any]) -> Any:
         """The SDK's client: one for all threads, built when the first request goes out."""
@@ -668,6 +679,7 @@ class Model(AbstractContextManager):
         while not self.stop.is_set():
             sent = {self.names.get(name, name): value for name, value in parameters.items()}
             sent.pop("", None)  # what the model refuses
+            ends += self.admit(prompt, sent)
             try:
                 reply = self.send_once(prompt, sent, ends - time.monotonic())
                 self.failed_in_a_row = 0
@@ -689,6 +701,10 @@ class Model(AbstractContextManager):
                     raise WorkshopError(f"{problem}: check it, then run the same command to go on") from None
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
+
+    def admit(self, prompt: str, sent: dict) -> float:
+        """Wait until a request may go; return the seconds that took. Here none waits; scripts/limits.py has limits."""
+        return 0.0
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> Reply:
         """One try; a reply that still drips in after so many seconds is left to itself."""
@@ -739,11 +755,12 @@ def in_parallel(model: Model, stage: str, ask: Callable, items: list) -> Iterato
         wait(futures, timeout=1.0)  # what arrives by then is kept
 
 
-def progress(what: str, total: int, steps: Iterator | None = None) -> Any:
+def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
     """A bar on stderr, which moves with the steps; none where stderr is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(steps, total=total, desc=what, disable=None, leave=False)
+    model.bar = tqdm(steps, total=total, desc=what, disable=None, leave=False)
+    return model.bar
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -788,7 +805,10 @@ class InstructionPool:
         return self.top(self.similarities([instruction])[0], k)
 
     def top(self, scores: Any, k: int = 10) -> list[tuple[str, float]]:
-        order = (-scores).argsort(kind="stable")[:k]
+        import numpy as np
+
+        close = (scores >= np.partition(scores, -k)[-k]).nonzero()[0] if len(scores) > k else np.arange(len(scores))
+        order = close[(-scores[close]).argsort(kind="stable")][:k]
         return [(self.instructions[i], float(scores[i])) for i in order]
 
     def scan(self, candidates: list[str], block: int = 64) -> Iterator[tuple[str, Any]]:
@@ -861,7 +881,7 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
         question = shape | {"request_idx": request[0]}
         return model.ask("generate", request[1], parameters(config, "generate"), question)
 
-    with progress("1 generate", config.num_instructions) as bar:
+    with progress(model, "1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
             ahead = range(asked, asked + requests_ahead(config, len(results.tasks), dry))
             requests = [(i, instruction_prompt(config, seed_tasks, results.tasks, i)) for i in ahead]
@@ -917,17 +937,16 @@ def take_candidates(config: Config, pool: InstructionPool, reply: Reply, request
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}, "created_at": reply.created_at}
     for candidate, scores in pool.scan(whole):
-        nearest = pool.top(scores)
         echo = "prompt_echo" if modern and {candidate, f"- {candidate}"} & prompt_lines else ""
         if rule := instruction_problem(candidate, recipe=config.recipe) or echo:
             results.reject("generate", rule, candidate)
-        elif nearest[0][1] > limit:
-            results.reject("generate", "too_similar", candidate, why=nearest[0])
+        elif scores.max() > limit:
+            results.reject("generate", "too_similar", candidate, why=pool.top(scores, 1)[0])
         elif len(results.tasks) >= config.num_instructions:
             results.reject("generate", "not_needed", candidate)
         else:
+            notes = {"most_similar": dict(pool.top(scores)), "avg_similarity_score": float(scores.mean())}
             pool.add(candidate)
-            notes = {"most_similar": dict(nearest), "avg_similarity_score": float(scores.mean())}
             notes |= {"metadata": metadata, "request_idx": request_idx}
             results.tasks.append(Task(f"machine_task_{len(results.tasks)}", candidate, notes={"generate": notes}))
     return len(results.tasks) - before
@@ -1053,7 +1072,7 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
         return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
 
-    for task, reply in progress("2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
+    for task, reply in progress(model, "2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
         if reply:
             task.is_classification = parse_classification(reply.text, recipe=config.recipe)
             task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
@@ -1127,7 +1146,7 @@ def generate_instances(config: Config, model: Model, tasks: list[Task]) -> list[
         return model.ask("instances", prompt, parameters(config, "instances", labelled), question)
 
     model.results.begin("instances")
-    for task, reply in progress("3 instances", len(tasks), in_parallel(model, "instances", ask, tasks)):
+    for task, reply in progress(model, "3 instances", len(tasks), in_parallel(model, "instances", ask, tasks)):
         if reply:
             take_instances(config, task, reply, model.results)
     return [task for task in tasks if task.instances]
@@ -1367,12 +1386,13 @@ def paper_pair(piece: str) -> tuple[str, str]:
 STAGE_FUNCTIONS = (generate_instructions, classify_instructions, generate_instances, filter_and_dedupe)
 
 
-def run(config: Config, say: Callable[[str], Any] = print) -> dict:
+def run(config: Config, say: Callable[[str], Any] = print, model_class: type[Model] = Model) -> dict:
     """Do the workshop; return its summary, as in run.json. A step file is written when its stage ends or breaks off.
-    Raises WorkshopError for what the user can put right; the same call then goes on with what the journal has."""
+    `model_class` may watch over what is sent, as scripts/limits.py does. Raises WorkshopError for what the user can put
+    right; the same call then goes on with what the journal has."""
     ready = seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
     started, folder = time.monotonic(), Path(config.work_dir)
-    with Model(config) as model:
+    with model_class(config) as model:
         say(greeting(config, model, len(seed_tasks)))
         for name in (*STEP_FILES, "run.json"):  # of an earlier run: no views of this one
             (folder / name).unlink(missing_ok=True)
@@ -1436,6 +1456,7 @@ def write_summary(config: Config, model: Model, seeds: int, seconds: float) -> d
         "faults": model.faults,
         "refused_parameters": model.refused,
         "tokens": model.tokens,
+        "spending": model.spending(),
         "seconds": round(seconds, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -1501,17 +1522,17 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
         sys.stderr.reconfigure(encoding="utf-8", errors="replace")
     try:
-        summary = action(config or Config())
-        return 3 if summary and summary["undone_because"] else 0
+        result = action(config or Config())
+        return result if isinstance(result, int) else 3 if result and result["undone_because"] else 0
     except WorkshopError as error:
-        problem = str(error)
+        problem, code = str(error), 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        problem = f"{error.filename or 'writing'}: {error.strerror}; every reply so far is kept"
+        problem, code = f"{error.filename or 'writing'}: {error.strerror}; every reply so far is kept", 1
     except KeyboardInterrupt as interrupted:
         print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr)
         return interrupted.args[0]
     print(f"error: {problem}", file=sys.stderr)
-    return 1
+    return code
 
 
 def leave(code: int) -> None:
