@@ -3,6 +3,7 @@
     python self_instruct.py --num-instructions 20             the practice model, or the provider whose key is set
     python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
     python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
+    python self_instruct.py --provider openai --num-instructions 5000 --max-cost 2     asks first; stops before $2
     python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from functools import partial
 
 import self_instruct_workshop as workshop
+from scripts import check_providers, estimate, limits
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, 130 interrupted by Ctrl-C"
 
@@ -34,8 +37,15 @@ def command_line() -> argparse.ArgumentParser:
             help=help_text.replace("%", "%%"),
         )
     parser.add_argument("--show-prompts", action="store_true", help="print what each stage would send, and ask nothing")
+    parser.add_argument("--check", action="store_true", help="send each provider that has a key one tiny request")
+    estimate.add_flags(parser)
+    limits.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"self-instruct {workshop.__version__}")
     return parser
+
+
+def settings(options: argparse.Namespace) -> workshop.Config:
+    return workshop.Config(**{setting.name: getattr(options, setting.name) for setting in fields(workshop.Config)})
 
 
 def show_prompts(config: workshop.Config) -> str:
@@ -52,15 +62,30 @@ def show_prompts(config: workshop.Config) -> str:
     return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())
 
 
+def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
+    """Say what the run will take, ask before anything is paid, and run within the limits."""
+    name = workshop.provider_name(config)
+    model = config.model or workshop.PROVIDERS[name].model or "the first model listed"
+    found = estimate.estimate(config, name, model, options)
+    text = estimate.as_text(found, config, model)
+    if options.estimate:
+        return print(text)
+    if workshop.PROVIDERS[name].key and found["requests"] and not estimate.agreed(text, options):
+        print("nothing was asked, nothing was paid")
+        return 1
+    return workshop.run(config, model_class=partial(limits.LimitedModel, options=options))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line()
-    settings = vars(parser.parse_args(arguments))
-    only_show = settings.pop("show_prompts")
+    options = parser.parse_args(arguments)
     try:
-        config = workshop.Config(**settings)
+        config = settings(options)
     except workshop.UsageError as error:
         parser.error(str(error))
-    return workshop.main(config, (lambda config: print(show_prompts(config))) if only_show else workshop.run)
+    if options.show_prompts:
+        return workshop.main(config, lambda config: print(show_prompts(config)))
+    return workshop.main(config, check_providers.check_all if options.check else partial(limited_run, options=options))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     actions = {action.dest: action for action in self_instruct.command_line()._actions}
-    assert set(actions) == {f.name for f in SETTINGS} | {"help", "version", "show_prompts"}
+    others = {"help", "version", "show_prompts", "check", "estimate", "yes", "requests_per_minute", "tokens_per_minute"}
+    others |= {"max_cost", "max_tokens_total", "price_in", "price_out"}
+    assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:
         action = actions[setting.name]
         assert action.option_strings == [flag(setting.name)]
@@ -126,9 +128,7 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
 
 
 def test_a_command_line_without_flags_gives_the_defaults() -> None:
-    given = vars(self_instruct.command_line().parse_args([]))
-    given.pop("show_prompts")
-    assert Config(**given) == Config()
+    assert self_instruct.settings(self_instruct.command_line().parse_args([])) == Config()
 
 
 def test_every_number_given_on_the_command_line_arrives() -> None:
