@@ -152,7 +152,7 @@ def first_record(journal: str) -> dict:
     try:
         with open(journal, encoding="utf-8") as file:
             record = json.loads(file.readline())
-        return {"provider": record["provider"], "model": record["model"], **record}
+        return {**record, "provider": "" + record["provider"], "model": "" + record["model"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"--provider replay needs --responses FILE, a journal, and {journal!r} is none") from None
 
@@ -537,7 +537,7 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], number: 
 
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
     """Every reply is in the journal; a question that is not there has none."""
-    hint = "give the seed tasks of that run, and ask for no more instructions than it did"
+    hint = "give --seed-file, --num-instructions and the other settings of that run, as its run.json has them"
     raise WorkshopError(f"{model.config.responses} holds no reply to {one_line(prompt[-60:])!r}: {hint}")
 
 
@@ -910,7 +910,8 @@ def instruction_prompt(config: Config, seed_tasks: list[Task], accepted: list[Ta
     words = wording(config, "generate", GENERATE_PROMPT)
     kind, hint = words["kinds"][labelled]
     header = words["header"].format(asked=config.tasks_asked, kind=kind, hint=hint)
-    lines = [f"{n}. {' '.join(task.instruction.split()).rstrip(':：')}" for n, task in enumerate(shown, 1)]
+    colons = ":" if config.recipe == "paper" else ":："
+    lines = [f"{n}. {' '.join(task.instruction.split()).rstrip(colons)}" for n, task in enumerate(shown, 1)]
     return "\n".join([header, *lines, f"{len(lines) + 1}."])
 
 
@@ -1176,7 +1177,8 @@ def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
             examples = [example_text(one, words["fields"], labelled, number * paper) for number, one in shown]
             blocks.append("\n".join([words["task"], shot["instruction"], *examples]))
     start = words["start"][sha256(instruction.encode()).digest()[0] % 2] if labelled else ""
-    return "\n\n".join([*blocks, "\n".join(filter(None, [words["task"], instruction, start]))])
+    asked = "\n".join(filter(None, [words["task"], instruction, start]))
+    return "\n\n".join([*blocks, asked]) + "\n" * paper  # base models go on writing: here, on the next line
 
 
 def example_text(instance: dict[str, str], fields: list[str], labelled: bool, number: int = 0) -> str:
@@ -1498,7 +1500,8 @@ def funnel(config: Config, summary: dict) -> str:
     now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
     lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
     if spent["cut"]:
-        lines.append(f"notice: {spent['cut']} replies were cut at --max-tokens {config.max_tokens}; more asks again.")
+        more = f"--max-tokens {config.max_tokens}; more asks again" if config.recipe == "modern" else "the paper's limit"
+        lines.append(f"notice: {spent['cut']} replies were cut at {more}.")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
     lines.append(f"Files in {config.work_dir}: {', '.join([*STEP_FILES[:done], 'rejected.jsonl', 'run.json'])}")
     hint = f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)"
