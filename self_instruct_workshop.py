@@ -1500,8 +1500,8 @@ def funnel(config: Config, summary: dict) -> str:
     now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
     lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
     if spent["cut"]:
-        more = f"--max-tokens {config.max_tokens}; more asks again" if config.recipe == "modern" else "the paper's limit"
-        lines.append(f"notice: {spent['cut']} replies were cut at {more}.")
+        paper, more = config.recipe == "paper", f"--max-tokens {config.max_tokens}; more asks again"
+        lines.append(f"notice: {spent['cut']} replies were cut at {'the limit of the paper' if paper else more}.")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
     lines.append(f"Files in {config.work_dir}: {', '.join([*STEP_FILES[:done], 'rejected.jsonl', 'run.json'])}")
     hint = f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)"
