@@ -41,6 +41,7 @@ from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 try:
@@ -179,6 +180,7 @@ class Results:
     tasks: list[Task] = field(default_factory=list)
     rejected: list[dict] = field(default_factory=list)
     dataset: list[dict] = field(default_factory=list)
+    novelty: list[int] = field(default_factory=list)  # how many new instructions each request of stage 1 brought
     status: str = "interrupted"
 
     def reject(self, stage: str, rule: str, *texts: str, pair: tuple = (None, None), why: tuple = ("", None)) -> None:
@@ -190,7 +192,9 @@ class Results:
     def begin(self, stage: str) -> None:
         """Forget what an earlier call of a stage has left here, as when a notebook's cell is run again."""
         self.rejected = [row for row in self.rejected if row["stage"] != stage]
-        self.dataset, self.tasks = [], [] if stage == "generate" else self.tasks
+        self.dataset = []
+        if stage == "generate":
+            self.tasks, self.novelty = [], []
 
     def rows(self, stage: str) -> list[dict]:
         """The rows of a stage's step file: a view of the tasks that have come through it."""
@@ -888,6 +892,8 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
             for (i, _), reply in in_parallel(model, "generate", ask, requests):
                 new = take_candidates(config, pool, reply, i, results) if reply else 0
                 asked, dry = i + 1, 0 if new else dry + 1
+                results.novelty.append(new)
+                bar.set_description(f"1 generate, {fmean(results.novelty[-10:]):.1f} new per request", refresh=False)
                 bar.update(new)
     return results.tasks
 
@@ -1477,6 +1483,7 @@ def count(model: Model) -> dict[str, dict]:
         undone = sum(failed == stage for failed, _ in model.undone)
         came = out + rejected.total() + (undone if stage != "generate" else 0)
         counts[stage] = {"in": came, "rejected": dict(rejected.most_common()), "undone": undone, "out": out}
+    counts["generate"]["new_per_request"] = round(fmean(model.results.novelty[-10:] or [0]), 1)  # of the last ten
     flags = Counter(row["is_classification"] for row in model.results.rows("classify"))
     counts["classify"] |= {"classification": flags[True], "not_classification": flags[False], "unknown": flags[None]}
     return counts
@@ -1492,10 +1499,11 @@ def funnel(config: Config, summary: dict) -> str:
         lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
     lines += [f"{'left':<40} {counts[config.until]['out']:>7}", ""]
     made, wanted, undone = counts["generate"]["out"], config.num_instructions, sum(summary["undone_because"].values())
-    if made < wanted:
+    if made < wanted or counts["generate"]["new_per_request"] < 1:
         rule = next(iter(counts["generate"]["rejected"]), "no reply")
-        lines.append(f"notice: {made} of {wanted} instructions: {config.patience} requests in a row found nothing new,")
-        lines[-1] += f" most often {rule}. Against too_similar, seed tasks that vary more help."
+        ended = f"{config.patience} requests in a row found nothing new" if made < wanted else "few of the last were new"
+        lines.append(f"notice: {made} of {wanted} instructions, {ended}, most often {rule}.")
+        lines[-1] += " Seed tasks that vary more help, or --temperature 1, or --machine-tasks-shown 4."
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
     now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
     lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
