@@ -1501,7 +1501,7 @@ def funnel(config: Config, summary: dict) -> str:
     made, wanted, undone = counts["generate"]["out"], config.num_instructions, sum(summary["undone_because"].values())
     if made < wanted or counts["generate"]["new_per_request"] < 1:
         rule = next(iter(counts["generate"]["rejected"]), "no reply")
-        ended = f"{config.patience} requests in a row found nothing new" if made < wanted else "few of the last were new"
+        ended = f"{config.patience} requests in a row found nothing new" if made < wanted else "few new ones by now"
         lines.append(f"notice: {made} of {wanted} instructions, {ended}, most often {rule}.")
         lines[-1] += " Seed tasks that vary more help, or --temperature 1, or --machine-tasks-shown 4."
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
