@@ -380,12 +380,14 @@ class ParameterRefused(Exception):
 
 def judge_error(model: Model, status: int, code: Any, message: str, headers: Any, sent: dict, named: str) -> Exception:
     """What a server's error means: try again, stop the run, adapt a parameter, or leave this one task undone."""
-    code, said = str(code or ""), model.clean(f"{status} {code or ''} {message}")
+    code = "" if code in (None, status, str(status)) else str(code)
+    said = model.clean(f"{status} {code} {message}")
     if code.startswith("Throttling") or (status in (408, 409, 429) and code not in FATAL) or status >= 500:
         return Transient(said, retry_after(headers))
     if status in (401, 402, 403, 404) or code in FATAL:
         model.stop.set()  # nobody sends any more
         check = f"check {model.provider.key or 'the server'}, --model ({model.model}) and the address"
+        check += "; --recipe paper needs its /v1/completions" if model.config.recipe == "paper" else ""
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {check}")
     name = named or next((name for name in sent if re.search(rf"\b{name}\b", message)), "")
     unknown = re.search(r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead", message)
@@ -595,7 +597,7 @@ class Model(AbstractContextManager):
             if self.provider.send is send_dashscope or (self.provider.key and not config.model):
                 problem = "--recipe paper needs a model that continues texts, at an endpoint /v1/completions"
                 raise WorkshopError(f"{problem}: --provider local, or --provider openai --model davinci-002")
-        self.key = variables.get(self.provider.key, "") if self.provider.key else "none"
+        self.key = variables.get(self.provider.key or "LOCAL_API_KEY", "" if self.provider.key else "none")
         if not re.fullmatch(r"[!-~]+", self.key):
             problem = "holds a character that no key has: copy it again" if self.key else "is not set: put it"
             raise WorkshopError(f"{self.provider.key} {problem} into .env, or use --provider local or practice")
@@ -638,8 +640,9 @@ class Model(AbstractContextManager):
 
         try:
             return "" + self.client(openai_client).models.list().data[0].id
-        except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError):
-            problem = f"{self.base_url} lists no model: start a server there, or name the model with --model"
+        except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
+            why = one_line(str(error)) if isinstance(error, openai.OpenAIError) else "another kind of answer"
+            problem = f"{self.base_url} lists no model ({why}): start a server there, or name the model with --model"
             raise WorkshopError(problem) from None
 
     def ask(self, stage: str, prompt: str, parameters: dict, question: dict, readable: Callable = bool) -> Reply:
@@ -730,7 +733,7 @@ class Model(AbstractContextManager):
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key."""
-        return one_line(message.replace(self.key, "[key]") if self.provider.key else message, 300)
+        return one_line(message.replace(self.key, "[key]") if self.key != "none" else message, 300)
 
 
 def one_line(text: str, length: int = 100) -> str:
@@ -1460,7 +1463,7 @@ def write_summary(config: Config, model: Model, seeds: int, seconds: float) -> d
         "settings": asdict(config) | {"provider": model.name, "model": model.model, "base_url": model.base_url},
         "versions": {"self_instruct": __version__, "python": sys.version.split()[0], **packages},
         "counts": {"seed_tasks": seeds, "wanted": config.num_instructions, **count(model)},
-        "undone_because": Counter(why for _, why in model.undone),
+        "undone_because": Counter(re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone),  # sizes differ
         "faults": model.faults,
         "refused_parameters": model.refused,
         "tokens": model.tokens,

@@ -148,7 +148,7 @@ class Purse:
                 if not any(self.reserved) or stop.is_set():
                     tokens = f"--max-tokens-total {self.max_tokens:.0f}"
                     limit = f"--max-cost {self.max_cost:g}" if self.max_cost < math.inf else tokens
-                    raise workshop.RequestFailed(f"the next request could pass {limit}: a higher limit goes on")
+                    raise workshop.RequestFailed(f"the next request could pass {limit}; a higher limit goes on")
                 self.changed.wait(0.2)
             self.reserved = [self.reserved[0] + prompt, self.reserved[1] + reply]
 

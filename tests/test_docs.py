@@ -185,3 +185,14 @@ def test_the_output_that_the_readme_shows_is_what_a_run_prints(settings: Callabl
     run(settings(), say=said.append)
     printed = "\n".join(said).split("\n")
     assert all(line in printed for line in first_output_block.strip("\n").split("\n") if line != "[...]")
+
+
+def test_the_estimate_in_the_readme_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"self_instruct\.py (.*--estimate)", text)[1]
+    assert self_instruct.main(command.split()) == 0
+    printed = capsys.readouterr().out.splitlines()
+    block = re.search(r"```text\n(estimate for .*?)```", text, re.S)[1]
+    assert set(block.splitlines()) <= set(printed)
