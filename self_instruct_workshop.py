@@ -24,6 +24,7 @@ import math
 import os
 import random
 import re
+import shlex
 import signal
 import string
 import sys
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
 Pairs = list[tuple[str, str]]  # (input, output) of instances
 RECIPES = ("modern", "paper")
+VERSION = 1  # of the journal's records
 STAGES = ("generate", "classify", "instances", "filter")
 STEP_FILES = ["step1_instructions.jsonl", "step2_is_classification.jsonl"]
 STEP_FILES += ["step3_raw_instances.jsonl", "step4_final.jsonl"]
@@ -258,10 +260,15 @@ class Journal:
                 self.torn = self.file.writable() and bool(self.file.truncate(start) + 1)
                 break
             try:
-                self.starts[json.loads(line)["key"]] = start
+                record = {"version": VERSION, **json.loads(line)}
+                self.starts[record["key"]] = start
+                record["text"] if record["version"] == VERSION else ""
             except (ValueError, KeyError, TypeError):
                 problem = f"{path}, line {number} is damaged: delete that line; only its reply is asked for again"
                 raise WorkshopError(problem) from None
+            if record["version"] != VERSION:
+                problem = f"{path}, line {number} is of version {record['version']}, this program's is {VERSION}"
+                raise WorkshopError(f"{problem}: use the program that wrote it, or another --work-dir")
             start += len(line)
 
     def get(self, key: str) -> dict | None:
@@ -275,6 +282,8 @@ class Journal:
         with self.lock:
             start = self.file.seek(0, os.SEEK_END)
             try:
+                if not os.fstat(self.file.fileno()).st_nlink:
+                    raise FileNotFoundError(2, "it was deleted")
                 self.file.write(to_json(record).encode("utf-8", "replace"))
                 self.file.flush()
                 os.fsync(self.file.fileno())
@@ -669,8 +678,13 @@ class Model(AbstractContextManager):
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as it will be read from the disk
             reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = {"version": 1, "key": key, **identity, **asdict(reply), "max_tokens": limit}
-            self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
+            record = {"version": VERSION, "key": key, **identity, **asdict(reply), "max_tokens": limit}
+            try:
+                self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
+            except OSError as error:
+                self.stop.set()  # nobody sends any more: what comes back could not be kept
+                problem = f"cannot write to {self.journal.path} ({error.strerror})"
+                raise WorkshopError(f"{problem}: put it right, then run the same command to go on") from None
         reply = Reply(**{f.name: record[f.name] for f in fields(Reply)})
         reply.stop_at(parameters.get("stop", []))
         with self.lock:
@@ -766,7 +780,7 @@ def progress(model: Model, what: str, total: int, steps: Iterator | None = None)
     """A bar on stderr, which moves with the steps; none where stderr is not a terminal."""
     from tqdm import tqdm
 
-    model.bar = tqdm(steps, total=total, desc=what, disable=None, leave=False)
+    model.bar = tqdm(steps, total=total, desc=what, disable=None if sys.stderr else True, leave=False)
     return model.bar
 
 
@@ -1416,6 +1430,11 @@ def run(config: Config, say: Callable[[str], Any] = print, model_class: type[Mod
                     write_whole(folder / STEP_FILES[number], map(to_json, model.results.rows(stage)))
                 say("\n".join(examples(stage, model.results)))
             model.results.status = "complete" if stage == "filter" else f"stopped after {stage}"
+        except KeyboardInterrupt as stop:
+            n = len(model.results.rows(stage))
+            total = config.num_instructions if number == 0 else len(model.results.tasks)
+            stop.args += (f"stage {number + 1}, {stage}: {n} of {total} done, {total - n} left",)
+            raise
         finally:
             summary = write_summary(config, model, len(seed_tasks), time.monotonic() - started)
     say(funnel(config, summary))
@@ -1526,7 +1545,8 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
     """Do it, and return the exit code (3 when something is undone, 130 or 143 when interrupted)."""
 
     def interrupt(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one leaves at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one leaves at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise KeyboardInterrupt(128 + number)
 
     with suppress(ValueError):  # not the main thread: a notebook handles signals itself
@@ -1536,14 +1556,18 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
         sys.stderr.reconfigure(encoding="utf-8", errors="replace")
     try:
-        result = action(config or Config())
+        config = config or Config()
+        result = action(config)
         return result if isinstance(result, int) else 3 if result and result["undone_because"] else 0
     except WorkshopError as error:
         problem, code = str(error), 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        problem, code = f"{error.filename or 'writing'}: {error.strerror}; every reply so far is kept", 1
+        place = error.filename or ("the output" if isinstance(error, BrokenPipeError) else config.work_dir)
+        problem = f"{place}: {error.strerror}; every reply so far is kept, the same command goes on"
+        code = 1
     except KeyboardInterrupt as interrupted:
-        print("\ninterrupted: every reply so far is kept; the same command goes on", file=sys.stderr)
+        done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
+        print(f"\n{done}; go on with: {shlex.join([sys.executable, *sys.argv])}", file=sys.stderr)
         return interrupted.args[0]
     print(f"error: {problem}", file=sys.stderr)
     return code
@@ -1551,7 +1575,7 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
 
 def leave(code: int) -> None:
     """End this process without waiting for requests that are still in flight."""
-    with suppress(OSError):  # nobody may be reading any more
+    with suppress(OSError, AttributeError):  # nobody may be reading any more
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
