@@ -798,7 +798,7 @@ def tokenize(text: str, *, recipe: str = "modern") -> list[str]:
 
 
 SINGLE = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-TOKEN = regex.compile(rf"(?V1)[{SINGLE}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{SINGLE}]]+")
+TOKEN = regex.compile(rf"(?V1)[[{SINGLE}]&&[\p{{L}}\p{{M}}\p{{N}}]]|[[\p{{L}}\p{{M}}\p{{N}}]--[{SINGLE}]]+")
 
 
 class InstructionPool:
@@ -980,6 +980,7 @@ MARKER = re.compile(  # "9. ", "9) ", "**9.** ", "Task 9: ", "### 9. ", "９．"
     r"(?im)^([ \t]*)(?:[-*#>]+ +)?[*_]{0,2}(?:(?:task|instruction|question|任务|指令|题目|第) ?)?[(（]?(\d{1,3})"
     r"(?:\\?(?:[.:](?!\d)|[)）．、：题])|[*_]{2} ?[.:：)])[.:：]?[*_]{0,2}[ \t]*"
 )
+COLON = re.compile(r"\s*+[^\n]*[:：]\s*")
 BULLET = re.compile(r"(?m)^ {0,2}[-*•·] +")
 LABEL = r"(?:input|output|answer|class label|输入|输出|答案|类别标签)"
 ANSWER = re.compile(rf"(?im)^[^\w\n]*{LABEL}[^\w\n]*[:：]|(?<=[.?!。？！]) *input *[:：].{{0,500}}?\boutput *[:：]")
@@ -1003,10 +1004,9 @@ def list_marks(reply: str) -> list[re.Match]:
     for mark in MARKER.finditer(reply):
         indent, number = len(mark[1]), int(mark[2])
         if marks and number != int(marks[-1][2]) + 1:
-            item = reply[marks[-1].end() : mark.start()].strip()
-            begins = number == 1 and "\n" not in item and item.endswith((":", "："))
+            begins = number == 1 and not inner and COLON.fullmatch(reply, marks[-1].end(), mark.start())
             if begins or (inner and number == inner + 1) or indent > len(marks[0][1]) + 1:
-                inner = number
+                inner = number or 1000
                 continue
         marks.append(mark)
         inner = 0
@@ -1030,7 +1030,7 @@ def parse_instructions(reply: str, *, truncated: bool = False, recipe: str = "mo
         reply = "\n".join(line for line in reply.split("\n") if not breaks("small_talk", line.strip()))
         items = BULLET.split(reply)[1:] or regex.split(r"(?m)(?<!^.{15,}[:：])\n", reply)  # "Add these numbers:\n1, 2"
     items = items[:-1] if truncated else items
-    return [text for text in map(tidy_instruction, items) if text]
+    return [text for text in map(cache(tidy_instruction), items) if text]
 
 
 def tidy_instruction(item: str) -> str:
@@ -1042,8 +1042,10 @@ def tidy_instruction(item: str) -> str:
         paragraphs = re.split(r"\n\s*\n", text.replace("```", "").strip())
         text = "\n".join(paragraphs[: 2 if paragraphs[0].rstrip().endswith((":", "：")) else 1])
     lines = [line for i, line in enumerate(text.split("\n")) if i == 0 or not breaks("small_talk", line.strip())]
-    text = BOLD.sub(r"\1", " ".join(" ".join(lines).split()))
-    text = re.sub(r"\A__(.* .*)__\Z", r"\1", re.sub(r"^\*\*|\*\*$|(?:^| )-{3,}$", "", text).strip())
+    text = BOLD.sub(lambda bold: bold[1], " ".join(" ".join(lines).split()))
+    text = re.sub(r"^\*\*|\*\*$|(?:^| )-{3,}$", "", text).strip()
+    if text.startswith("__") and text.endswith("__") and " " in text[2:-2]:
+        text = text[2:-2].strip()
     quoted = len(text) > 2 and text[0] + text[-1] in ('""', "“”", "「」") and text[0] not in text[1:-1]
     return text[1:-1].strip() if quoted else text
 
@@ -1068,7 +1070,12 @@ RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
 
 def breaks(rule: str, text: str) -> bool:
     """Whether one of the rule's patterns in data/patterns.jsonl, where each stands with examples, finds something."""
-    return any(re.search(row["pattern"], text, re.I) for row in read_data("patterns") if row["rule"] == rule)
+    return bool(patterns(rule).search(text))
+
+
+@cache
+def patterns(rule: str) -> re.Pattern:
+    return re.compile("|".join(f"(?:{row['pattern']})" for row in read_data("patterns") if row["rule"] == rule), re.I)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1135,7 +1142,7 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
     if recipe == "paper":
         return reply.strip() in ("Yes", "yes", "YES")
     text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", without_thinking(reply)).strip().lower()
-    if re.match(r"\W*(yes\W*(or|and|/)\W*no|是\W*[或和/]\W*(否|不是))", text):
+    if re.match(r"\W*(yes(\W*(or|and)|[^\w/]*/)\W*no|是([^\w/]*/|\W*[或和])\W*(否|不是))", text):
         return None
     found = VERDICT.match(text) or VERDICT.match(text.rsplit("\n", 1)[-1]) or STATEMENT.search(text)
     return found["yes"] is not None if found else None
@@ -1215,9 +1222,9 @@ def example_text(instance: dict[str, str], fields: list[str], labelled: bool, nu
 FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Output 2:**", "### Input", "- 输入："
     r"(?i)[ \t]*(?:[-*>][ \t]+|\d+[.)、][ \t]*|(?:example|示例) ?\d+[:：][ \t]*)?(?P<mark>#+ *|\*{1,2}|__)?"
     r"(?:(?P<input>input|输入)|output|输出|(?P<label>(?:class[ _])?label|类别标签|标签|类别))"
-    r"[ \t]*\d*(?:\*{1,2}|__)?[ \t]*(?:[:：](?:\*{1,2}|__)?[ \t]*|(?(mark)\Z|(?!)))"
+    r"[ \t]*+\d*(?:\*{1,2}|__)?[ \t]*(?:[:：](?:\*{1,2}|__)?[ \t]*|(?(mark)\Z|(?!)))"
 )
-EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*(?P<sure>[\d一二三四五])?|\d)\W*")
+EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*+(?P<sure>[\d一二三四五])?|\d)\W*")
 NAMED = re.compile(r"\w+(?: \w+){0,2}[:：] *\S")  # "Word: happy", a field of an input
 NO_INPUT = re.compile(
     r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|无|(无需|不需要|无)输入)\W*"
@@ -1238,24 +1245,28 @@ def parse_instances(reply: str, is_classification: bool, *, truncated: bool = Fa
     if re.match(r"```\w*\n", text) and text.endswith("```") and text.count("```") == 2:
         text = text.split("\n", 1)[1][:-3]  # the whole reply stands in a code block
     (_, lead), *found = split_fields(text, is_classification)
-    examples: list[dict[str, str]] = [{}]
+    examples: list[dict[str, list[str]]] = [{}]
     for name, body in found:
         last = examples[-1]
-        if name == "input" and "input" in last and "output" not in last:
-            body = f"{last.pop('input')}\n{body}".strip()  # "Input 1: ...", "Input 2: ..."
-        if name == "example" or name in examples[-1]:
+        if name == "input" and "input" in last and "output" not in last:  # "Input 1: ...", "Input 2: ..."
+            last["input"].append(body)
+            continue
+        if name == "example" or name in last:
             examples.append({})
         label, _, rest = body.partition("\n")
         if name == "output" and is_classification:  # a label is one line; what follows is its input
-            examples[-1] |= {"output": label.strip(), **({"input": rest.strip()} if rest else {}), **examples[-1]}
+            given = {"input": [rest.strip()]} if rest else {}
+            examples[-1] |= {"output": [label.strip()], **given, **examples[-1]}
         elif body or name != "example":
-            examples[-1]["input" if name == "example" else name] = body
+            examples[-1]["input" if name == "example" else name] = [body]
     if not is_classification and {name for name, _ in found} <= {"example"}:  # answers, or inputs, without a name
         texts = [body for _, body in found if body] or [lead] * ("\n" in lead and not breaks("small_talk", lead))
-        examples = [{"input" if any(map(NAMED.match, texts)) else "output": text} for text in texts]
+        name = "input" if any(map(NAMED.match, texts)) else "output"
+        examples = [{name: [text]} for text in texts]
     if is_classification and list(examples[0]) == ["input"] and "\n" not in lead and not breaks("small_talk", lead):
-        examples[0]["output"] = lead  # the reply went on behind a dangling "Class label:"
-    pairs = [(e.get("input", ""), e.get("output", "")) for e in examples[: -1 if truncated else None] if e]
+        examples[0]["output"] = [lead]  # the reply went on behind a dangling "Class label:"
+    whole = [example for example in examples[: -1 if truncated else None] if example]
+    pairs = [["\n".join(filter(None, one.get(name, []))) for name in ("input", "output")] for one in whole]
     return [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
 
 
@@ -1393,16 +1404,16 @@ def paper_instances(reply: str, is_classification: bool, truncated: bool) -> Pai
     elif re.search(r"Example\s?\d*\.?", reply):
         pairs = [paper_pair(piece) for piece in re.split(r"Example\s?\d*\.?", reply) if piece.strip()]
     else:
-        pairs = [paper_pair(reply)] if re.search(r"Output\s*\d*\s*:", reply) else []
+        pairs = [paper_pair(reply)] if re.search(r"Output\s*+\d*\s*:", reply) else []
     return pairs[:-1] if truncated else pairs
 
 
 def paper_pair(piece: str) -> tuple[str, str]:
     """(input, output): the output ends at the next `Output:` or `Input:`; without `Output:` all of it is the output."""
-    source, *targets = re.split(r"Output\s*\d*\s*:", piece)
+    source, *targets = re.split(r"Output\s*+\d*\s*:", piece)
     source, target = (source, targets[0]) if targets else ("", piece)
-    target = re.split(r"Input\s*\d*\s*:", target.strip())[0]
-    return re.sub(r"^Input\s*\d*\s*:", "", source.strip()).strip(), target.strip()
+    target = re.split(r"Input\s*+\d*\s*:", target.strip())[0]
+    return re.sub(r"^Input\s*+\d*\s*:", "", source.strip()).strip(), target.strip()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
