@@ -347,6 +347,38 @@ def test_a_server_that_always_repeats_itself_is_left_after_its_patience_is_used_
     check_counts(Path(config.work_dir), summary)
 
 
+def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with_a_hint(settings: Settings) -> None:
+    written = iter(range(10**6))
+
+    def drying_up(prompt: str, body: dict) -> str:
+        """Eight new tasks in the first five requests, then one in every third, and a copy otherwise."""
+        if stage_of(prompt) != "generate":
+            return scripted_model()(prompt, body)
+        number = next(written)
+        wanted = 8 if number < 5 else number % 3 == 0
+        words = [f"{number * 8 + n:05d}" for n in range(wanted)]
+        if not words:
+            return "9. Sort these words by their length."
+        return "\n".join(f"{n}. Spell {word} as {word[::-1]} and {word * 2}." for n, word in enumerate(words, 9))
+
+    with Server(drying_up) as server:
+        config, text = settings(**local(server, num_instructions=48, concurrency=1)), []
+        summary = run(config, say=text.append)
+    new = Counter(row["request_idx"] for row in rows(Path(config.work_dir), STEP_FILES[0]))
+    asked = max(new) + 1
+    last_ten = sum(new[i] for i in range(asked - 10, asked)) / 10
+    assert summary["counts"]["generate"]["out"] == 48
+    assert summary["counts"]["generate"]["new_per_request"] == pytest.approx(last_ten, abs=0.051) and last_ten < 1
+    assert re.search(r"\nnotice: 48 of 48 instructions, few new.*--machine-tasks-shown", "\n".join(text))
+
+
+def test_a_run_that_finds_enough_gives_no_hint(settings: Settings) -> None:
+    said: list[str] = []
+    summary = run(settings(provider="practice", num_instructions=40), say=said.append)
+    assert summary["counts"]["generate"]["new_per_request"] > 3
+    assert "machine-tasks-shown" not in "\n".join(said)
+
+
 def test_stage_1_never_sends_more_requests_than_the_need(settings: Settings) -> None:
     with Server(scripted_model()) as server:
         quiet(settings(**local(server, num_instructions=64, concurrency=32, until="generate")))
