@@ -46,7 +46,7 @@ def mutate(data: bytes, size: int, seed: int) -> bytes:
     """Every second time something new, of few pieces: most branches, those of regular expressions, are not seen."""
     dice = random.Random(seed)
     new = bytes(dice.choices(dice.randbytes(dice.randint(2, 9)), k=dice.randint(4, 40)))
-    return new if seed % 2 else atheris.Mutate(data, len(data) + 1)
+    return new[:size] if seed % 2 else atheris.Mutate(data, size)
 
 
 if __name__ == "__main__":
