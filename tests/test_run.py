@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
@@ -301,6 +301,26 @@ def test_a_lowered_count_asks_nothing_and_keeps_the_first_tasks(settings: Settin
     assert rows(Path(config.work_dir), "step1_instructions.jsonl") == tasks[:15]
     assert large["counts"]["generate"]["out"] == 40
     assert sum(spent["asked_now"] for spent in small["tokens"].values()) == 0
+
+
+def test_a_larger_limit_of_tokens_asks_again_only_for_what_was_cut(settings: Settings) -> None:
+    model = scripted_model()
+
+    def short_of_breath(prompt: str, body: dict) -> str | tuple[str, str]:
+        text = model(prompt, body)
+        long = stage_of(prompt) == "instances" and len(prompt) % 3 == 0
+        return (text[:20], "length") if long and body["max_tokens"] < 2000 else text
+
+    with Server(short_of_breath) as server:
+        config = settings(**local(server, num_instructions=30, max_tokens=1000))
+        before = quiet(config)
+        cut, asked = before["tokens"]["instances"]["cut"], len(server.requests)
+        after = quiet(replace(config, max_tokens=3000))
+        again = [request for request in server.requests[asked:] if request["method"] == "POST"]
+    assert 3 < cut < 27
+    assert {stage_of(request["prompt"]) for request in again} == {"instances"} and len(again) == cut
+    assert after["tokens"]["instances"]["cut"] == 0
+    assert after["counts"]["filter"]["out"] > before["counts"]["filter"]["out"]
 
 
 def test_a_changed_threshold_asks_nothing_again_in_stage_1(settings: Settings) -> None:
