@@ -1126,26 +1126,14 @@ def demonstrations(config: Config, stage: str) -> list[dict]:
     return read_data("demonstrations", config.language)
 
 
-VERDICT = re.compile(  # the answer at the start, or behind a short label such as "Answer:" or "Is it classification?"
-    r"(?:[^:：?？\n]{0,40}[:：?？]|(?:the )?answer is|答案是)?\W*"
-    r"(?:(?P<yes>y(?:es|ep)\b|true\b|是(?!否|不是)|对(?![不于])|属于)"
-    r"|n(?:o|ope)\b(?! (?:idea|clear|way))|not (?:an?|one)\b|false\b|否|不(?:是|属于|对|[。，,]|\Z)|非分类|并非)"
-)
-STATEMENT = re.compile(
-    r"no?t an? classification|(?<!是)不(?:是|属于).{0,6}分类"
-    r"|(?P<yes>(?:is|its) an? classification|(?:这|它|任务)(?:是|属于)(?!不是|否).{0,6}分类)"
-)
-
-
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
     """Read Yes or No out of a stage-2 reply; None: could not tell. "**No.**" -> False, "是的，…" -> True."""
     if recipe == "paper":
         return reply.strip() in ("Yes", "yes", "YES")
     text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", without_thinking(reply)).strip().lower()
-    if re.match(r"\W*(yes(\W*(or|and)|[^\w/]*/)\W*no|是([^\w/]*/|\W*[或和])\W*(否|不是))", text):
-        return None
-    found = VERDICT.match(text) or VERDICT.match(text.rsplit("\n", 1)[-1]) or STATEMENT.search(text)
-    return found["yes"] is not None if found else None
+    verdict, last_line = patterns("verdict"), text.rsplit("\n", 1)[-1]
+    found = verdict.search(text) or verdict.search(last_line) or patterns("statement").search(text)
+    return found["yes"] is not None if found and not breaks("undecided", text) else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1226,10 +1214,6 @@ FIELD = re.compile(  # a field's name at the start of a line: "Input:", "**Outpu
 )
 EXAMPLE = re.compile(r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*+(?P<sure>[\d一二三四五])?|\d)\W*")
 NAMED = re.compile(r"\w+(?: \w+){0,2}[:：] *\S")  # "Word: happy", a field of an input
-NO_INPUT = re.compile(
-    r"(?i)\W*((no ?input|none)( needed| required)?|n/?a|(leave )?empty|not applicable|空|无|(无需|不需要|无)输入)\W*"
-    r"|[\"'“”]{2}"
-)
 
 
 def parse_instances(reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern") -> Pairs:
@@ -1267,7 +1251,7 @@ def parse_instances(reply: str, is_classification: bool, *, truncated: bool = Fa
         examples[0]["output"] = [lead]  # the reply went on behind a dangling "Class label:"
     whole = [example for example in examples[: -1 if truncated else None] if example]
     pairs = [["\n".join(filter(None, one.get(name, []))) for name in ("input", "output")] for one in whole]
-    return [("" if NO_INPUT.fullmatch(source) else source, target) for source, target in pairs]
+    return [("" if breaks("no_input", source) else source, target) for source, target in pairs]
 
 
 def split_fields(text: str, labelled: bool) -> list[tuple[str, str]]:
@@ -1342,21 +1326,25 @@ def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "moder
 
 def instance_problem(instruction: str, source: str, target: str, recipe: str = "modern") -> str:
     """Name the rule that an instance breaks by itself, "" if it is fine. One character is a fine answer."""
-    if recipe == "paper":
-        unfinished = source.strip().endswith(":") or target.strip().endswith(":")
-        return "output_equals_input" * (source == target) or "empty_output" * (not target) or "unfinished" * unfinished
     asked, given, answer = (" ".join(text.split()) for text in (instruction, source, target))
-    if not answer:
-        return "empty_output"
-    if source.strip() == target.strip():
-        return "output_equals_input"
-    if asked.casefold() == answer.casefold():
-        return "copy_of_instruction"
-    if given.endswith((":", "：")) or answer.endswith((":", "：")):
-        return "unfinished"
-    if re.fullmatch(r"(?i)[.…]+|n/a|[<\[](?:your|insert|(?:no ?)?output|answer|输出)\b[^<>\[\]]*[>\]]", answer):
-        return "placeholder"
-    return "refusal" if breaks("refusal", target) else ""
+    modern = {
+        "empty_output": not answer,
+        "output_equals_input": source.strip() == target.strip(),
+        "copy_of_instruction": asked.casefold() == answer.casefold(),
+        "unfinished": given.endswith((":", "：")) or answer.endswith((":", "：")),
+        "placeholder": breaks("placeholder", answer),
+        "refusal": breaks("refusal", target),
+    }
+    paper = {
+        "output_equals_input": source == target,
+        "empty_output": not target,
+        "unfinished": given.endswith(":") or answer.endswith(":"),
+    }
+    return first_broken(paper if recipe == "paper" else modern)
+
+
+def first_broken(rules: dict[str, bool]) -> str:
+    return next((rule for rule, broken in rules.items() if broken), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1387,13 +1375,15 @@ def paper_instructions(reply: str, truncated: bool) -> list[str]:
 
 def paper_instruction_problem(text: str) -> str:
     words = len(text.split())
-    if words <= 3 or words > 150:
-        return "too_short" if words <= 3 else "too_long"
-    if PAPER_KEYWORDS.search(text):
-        return "keyword"
-    if text.startswith("Write a program"):
-        return "write_a_program"
-    return "leading_punctuation" if text[0] in string.punctuation else "" if text[0].isascii() else "not_ascii"
+    rules = {
+        "too_short": words <= 3,
+        "too_long": words > 150,
+        "keyword": bool(PAPER_KEYWORDS.search(text)),
+        "write_a_program": text.startswith("Write a program"),
+        "leading_punctuation": text[:1] in string.punctuation,
+        "not_ascii": not text[:1].isascii(),
+    }
+    return first_broken(rules)
 
 
 def paper_instances(reply: str, is_classification: bool, truncated: bool) -> Pairs:
