@@ -379,8 +379,7 @@ FILTERED = ["content_filter", "content_policy_violation", "DataInspectionFailed"
 
 
 class Transient(Exception):
-    """Worth another try: a rate limit, a server or connection fault, or an answer that is none. args[0] says which;
-    args[1], where there is one, for how many seconds the server asks us to wait."""
+    """Worth another try. args: what happened and, where the server says so, how many seconds to wait before it."""
 
 
 class ParameterRefused(Exception):
@@ -511,9 +510,9 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     """Look up an answer in a bank of written tasks, some bad on purpose, and write it as chat models do. It is NOT a
     language model: the same prompt and --seed give the same reply."""
     config, lines, rng = model.config, prompt.split("\n"), random.Random(f"{model.config.seed}/{prompt}")
-    bank, chat = read_data("practice_tasks", config.language), config.recipe == "modern"
-    last = [line.casefold() for line in lines[:-4:-1]]  # the recipe `paper` changes capitals
-    task = next((row for line in last for row in bank if row["instruction"].casefold() == line), None)
+    bank, paper = read_data("practice_tasks", config.language), config.recipe == "paper"
+    asked = {line.casefold() for line in lines[-3:]}  # the recipe `paper` changes capitals
+    task = next((row for row in bank if row["instruction"].casefold() in asked), None)
     text = ""
     if number := dangling_number(prompt):
         text = practice_list(config, rng, bank, number, lines)
@@ -529,8 +528,8 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
         if rng.random() < 0.04:  # another: one example too many, a copy or a contradiction
             chosen.append(rng.choice([chosen[0], {**chosen[0], "output": task["name"]}]))
         fields, labelled = wording(config, "instances", INSTANCE_PROMPT)["fields"], task["is_classification"]
-        examples = [example_text(one, fields, labelled, 0 if chat else n) for n, one in enumerate(chosen, 1)]
-        text = ("\n\n" if chat else "\n").join(examples)
+        examples = [example_text(one, fields, labelled, n * paper) for n, one in enumerate(chosen, 1)]
+        text = ("\n" if paper else "\n\n").join(examples)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
     return Reply(text[:limit], "length" if len(text) > limit else "stop", len(prompt) // 4, len(text[:limit]) // 4)
 
@@ -542,10 +541,10 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], number: 
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
     if rng.random() < 0.2:
         tasks[-1] = re.sub(r"^(\d+\.|-) ", "", rng.choice([lines[1], lines[-2]]))  # models repeat what they are shown
-    style = rng.choice(["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"])
-    style = "{}. {}" if config.recipe == "paper" else style
+    styles = ["{}. {}", "{}. {}", "{}) {}", "**{}.** {}", "{}. **{}**", "{}．{}"]
+    style = styles[0] if config.recipe == "paper" else rng.choice(styles)
     listed = [style.format(n, task) for n, task in enumerate(tasks, number)]
-    if rng.random() < 0.4 or config.recipe == "paper":  # go on right behind the dangling number
+    if config.recipe == "paper" or rng.random() < 0.4:  # go on right behind the dangling number
         return "\n".join([tasks[0], *listed[1:]])
     return rng.choice(["", "Sure! Here are some more tasks:\n\n"]) + "\n".join(listed)
 
@@ -939,9 +938,11 @@ def instruction_prompt(config: Config, seed_tasks: list[Task], accepted: list[Ta
 
 
 def wording(config: Config, stage: str, english: dict) -> dict:
-    """The words of a stage's prompt: English stands in this file, the rest in data/prompts.jsonl."""
+    """The words of a stage's prompt, English ones from this file, the rest from data/; its worked examples, `shots`."""
     rows = [row for row in read_data("prompts", config.language) if row.get("recipe", "modern") == config.recipe]
-    return next((row for row in rows if row["stage"] == stage), english)
+    words = next((row for row in rows if row["stage"] == stage), english)
+    paper = [row for row in read_data("paper_demonstrations") if row["stage"] == stage]
+    return {**words, "shots": read_data("demonstrations", config.language) if config.recipe == "modern" else paper}
 
 
 def dangling_number(prompt: str) -> int:
@@ -1114,16 +1115,10 @@ def classify_prompt(config: Config, instruction: str) -> str:
     """What is asked, worked examples, and then, behind this part that never changes (servers cache it), the task."""
     words = wording(config, "classify", CLASSIFY_PROMPT)
     blocks = [words["header"]]
-    for shot in demonstrations(config, "classify"):
+    for shot in words["shots"]:
         answer = f"{words['question']} {words['answers'][shot['is_classification']]}"
         blocks.append("\n".join([words["task"], shot["instruction"], answer]))
     return "\n\n".join([*blocks, "\n".join([words["task"], instruction, words["question"]])])
-
-
-def demonstrations(config: Config, stage: str) -> list[dict]:
-    if config.recipe == "paper":
-        return [row for row in read_data("paper_demonstrations") if row["stage"] == stage]
-    return read_data("demonstrations", config.language)
 
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
@@ -1189,7 +1184,7 @@ def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
     """What is asked, worked examples, then the task. Which label comes first alternates from task to task."""
     words, paper = wording(config, "instances", INSTANCE_PROMPT), config.recipe == "paper"
     blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
-    for shot in demonstrations(config, "instances"):
+    for shot in words["shots"]:
         if shot["is_classification"] == labelled and shot["instances"]:
             shown = enumerate(shot["instances"][: 5 if paper else 1], 1)
             examples = [example_text(one, words["fields"], labelled, number * paper) for number, one in shown]
@@ -1303,9 +1298,8 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
 
 
 def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "modern") -> tuple[Pairs, list[tuple]]:
-    """Sort the instances of one task into kept (input, output) and rejected (input, output, rule). In `modern`, an
-    input that merely repeats the instruction is none."""
-    if recipe == "modern":
+    """Sort the instances of one task into kept (input, output) and rejected (input, output, rule)."""
+    if recipe == "modern":  # an input that merely repeats the instruction is none
         asked = " ".join(instruction.split()).casefold()
         instances = [("" if " ".join(s.split()).casefold() == asked else s, target) for s, target in instances]
     judged = [(source, target, instance_problem(instruction, source, target, recipe)) for source, target in instances]
@@ -1356,7 +1350,6 @@ PAPER = {  # beside temperature; stage -> sampling parameters
     "classify": {"max_tokens": 3, "top_p": 0, "stop": ["\n", "Task"]},
     "instances": {"max_tokens": 350, "top_p": 0, "presence_penalty": 1.5, "stop": ["Example 6", "Task:"]},
 }
-PAPER_KEYWORDS = re.compile(r"(?i)\b(images?|graphs?|pictures?|files?|maps?|draw|plot|go to)\b")
 
 
 def parameters(config: Config, stage: str, labelled: bool = False) -> dict:
@@ -1378,7 +1371,7 @@ def paper_instruction_problem(text: str) -> str:
     rules = {
         "too_short": words <= 3,
         "too_long": words > 150,
-        "keyword": bool(PAPER_KEYWORDS.search(text)),
+        "keyword": bool(re.search(r"(?i)\b(images?|graphs?|pictures?|files?|maps?|draw|plot|go to)\b", text)),
         "write_a_program": text.startswith("Write a program"),
         "leading_punctuation": text[:1] in string.punctuation,
         "not_ascii": not text[:1].isascii(),
