@@ -38,7 +38,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -1096,17 +1096,18 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
     """Stage 2, classify: ask of every instruction whether it is a classification task, which decides how stage 3 asks.
     Returns the tasks that got an answer. One that cannot be read, twice, leaves `is_classification` None (unknown)."""
 
-    def readable(text: str) -> bool:
-        return parse_classification(text, recipe=config.recipe) is not None
+    read = partial(parse_classification, recipe=config.recipe)
 
     def ask(task: Task) -> Reply:
         prompt = classify_prompt(config, task.instruction)
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
+        return model.ask(
+            "classify", prompt, parameters(config, "classify"), question, lambda text: read(text) is not None
+        )
 
     for task, reply in progress(model, "2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
         if reply:
-            task.is_classification = parse_classification(reply.text, recipe=config.recipe)
+            task.is_classification = read(reply.text)
             task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
     return [task for task in tasks if "classify" in task.notes]
 
@@ -1232,12 +1233,11 @@ def parse_instances(reply: str, is_classification: bool, *, truncated: bool = Fa
             continue
         if name == "example" or name in last:
             examples.append({})
-        label, _, rest = body.partition("\n")
-        if name == "output" and is_classification:  # a label is one line; what follows is its input
-            given = {"input": [rest.strip()]} if rest else {}
-            examples[-1] |= {"output": [label.strip()], **given, **examples[-1]}
-        elif body or name != "example":
-            examples[-1]["input" if name == "example" else name] = [body]
+        if name == "output" and is_classification and "\n" in body:  # a label is one line; what follows is its input
+            body, rest = body.split("\n", 1)
+            examples[-1].setdefault("input", [rest.strip()])
+        if body or name != "example":
+            examples[-1]["input" if name == "example" else name] = [body.strip()]
     if not is_classification and {name for name, _ in found} <= {"example"}:  # answers, or inputs, without a name
         texts = [body for _, body in found if body] or [lead] * ("\n" in lead and not breaks("small_talk", lead))
         name = "input" if any(map(NAMED.match, texts)) else "output"
@@ -1280,13 +1280,12 @@ def filter_and_dedupe(config: Config, model: Model, tasks: list[Task]) -> list[d
     Returns rows of exactly instruction, input and output, at most 5 for a task, as in the paper. Asks nothing."""
     results, seen = model.results, set()
     results.begin("filter")
-    modern = config.recipe == "modern"
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, out = filter_instances(task.instruction, pairs, recipe=config.recipe)
         chosen = random.Random(f"{config.seed}/{task.instruction}").sample(range(len(kept)), min(5, len(kept)))
         for i, (source, target) in enumerate(kept):
-            key = (task.instruction, source, "" if modern else target)
+            key = (task.instruction, source, target if config.recipe == "paper" else "")
             if i not in chosen or key in seen:
                 out.append((source, target, "over_five" if i not in chosen else "duplicate"))
             else:
@@ -1305,17 +1304,16 @@ def filter_instances(instruction: str, instances: Pairs, *, recipe: str = "moder
     judged = [(source, target, instance_problem(instruction, source, target, recipe)) for source, target in instances]
     outputs = Counter(source for source, _ in {(source, target) for source, target, rule in judged if not rule})
     clash = {source for source, n in outputs.items() if source and n > 1}
-    kept, rejected, seen = [], [], set()
+    kept, rejected = {}, []
     for source, target, rule in judged:
         if not rule and (source in clash or (clash and recipe == "paper")):
             rule = "conflicting_outputs"
-        key = (source, target if recipe == "paper" else "")
-        if rule or key in seen:
+        key = (source, target if recipe == "paper" else "")  # two instances with the same are duplicates
+        if rule or key in kept:
             rejected.append((source, target, rule or "duplicate"))
         else:
-            seen.add(key)
-            kept.append((source, target))
-    return kept, rejected
+            kept[key] = (source, target)
+    return list(kept.values()), rejected
 
 
 def instance_problem(instruction: str, source: str, target: str, recipe: str = "modern") -> str:
