@@ -1099,11 +1099,9 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
     read = partial(parse_classification, recipe=config.recipe)
 
     def ask(task: Task) -> Reply:
-        prompt = classify_prompt(config, task.instruction)
+        prompt, sampling = classify_prompt(config, task.instruction), parameters(config, "classify")
         question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask(
-            "classify", prompt, parameters(config, "classify"), question, lambda text: read(text) is not None
-        )
+        return model.ask("classify", prompt, sampling, question, lambda text: read(text) is not None)
 
     for task, reply in progress(model, "2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
         if reply:
