@@ -285,8 +285,8 @@ def test_a_last_line_torn_by_a_kill_is_passed_over(tmp_path: Path, capsys: pytes
     [
         (None, "cannot read .*responses.jsonl"),
         ("", "holds no reply of stage 1"),
-        ('{"key": "a"}\nnot JSON\n', "line 2 is damaged"),
-        ('{"key": "a"}\n', "the line with the key a is no reply"),
+        ('{"key": "a", "text": ""}\nnot JSON\n', "line 2 is damaged"),
+        ('{"key": "a", "text": ""}\n', "the line with the key a is no reply"),
         (json.dumps({"key": "b", **record("classify", "Yes", instruction="x")}) + "\n", "holds no reply of stage 1"),
     ],
 )
