@@ -1,10 +1,14 @@
 """Command line of the workshop: each setting of `self_instruct_workshop.Config` is a flag, and Config is its only home.
 
+For example:
+
     python self_instruct.py --num-instructions 20             the practice model, or the provider whose key is set
     python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
     python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
     python self_instruct.py --provider openai --num-instructions 5000 --max-cost 2     asks first; stops before $2
     python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
+
+All flags and the exit codes: --help. What stands before and around a run is in scripts/: estimate.py, limits.py.
 """
 
 from __future__ import annotations
@@ -64,16 +68,16 @@ def show_prompts(config: workshop.Config) -> str:
 
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
-    name = workshop.provider_name(config)
-    model = config.model or workshop.PROVIDERS[name].model or "the first model listed"
-    found = estimate.estimate(config, name, model, options)
-    text = estimate.as_text(found, config, model)
+    found = estimate.estimate(config, options)
+    text = estimate.as_text(found, config)
     if options.estimate:
         return print(text)
-    if workshop.PROVIDERS[name].key and found["requests"] and not estimate.agreed(text, options):
+    key = workshop.PROVIDERS[workshop.provider_name(config)].key
+    if key and found["requests"] and not estimate.agreed(text, options):
         print("nothing was asked, nothing was paid")
         return 1
-    return workshop.run(config, model_class=partial(limits.LimitedModel, options=options))
+    project = partial(estimate.projected, found["stages"])
+    return workshop.run(config, model_class=partial(limits.LimitedModel, options=options, project=project))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,8 +6,10 @@ python self_instruct.py --check --provider local --base-url http://localhost:800
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
+from contextlib import redirect_stderr
 from dataclasses import replace
 
 import self_instruct_workshop as workshop
@@ -16,32 +18,43 @@ PROMPT, TOKENS = "Say hello in one word.", 16
 
 
 def check_all(config: workshop.Config) -> int:
-    """Print a line for each provider; return the exit code, 1 if one that was asked did not answer, or none was."""
-    known = workshop.environment()
-    keyed = [name for name, row in workshop.PROVIDERS.items() if row.key and row.key in known]
-    names = [config.provider] if config.provider else keyed
+    """Print a line for each provider; return the exit code, 1 if one that was asked did not answer, or none was. With
+    an address or a model, ask only the provider that a run would: no other gets its key sent there."""
+    if config.provider or config.base_url or config.model:
+        return int(not check(replace(config, provider=workshop.provider_name(config))))
+    known, answered = workshop.environment(), []
     for name, row in workshop.PROVIDERS.items():
-        if row.key and name not in names and not config.provider:
+        if row.key in known:
+            answered.append(check(replace(config, provider=name)))
+        elif row.key:
             print(f"{name:<12} no key: {row.key} is not set")
-    if not names:
+    if not answered:
         print("no key is set: put one into .env (see .env.example), or name --provider local")
-    answered = [check(replace(config, provider=name)) for name in names]
-    return int(not all(answered or [False]))
+    return int(not answered or not all(answered))
 
 
 def check(config: workshop.Config) -> bool:
     """Ask one provider once, in a folder that is thrown away; print what came of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        once = {"work_dir": folder, "max_attempts": 1, "deadline": min(config.deadline, 30.0), "patience": 2}
+    once = {
+        "max_attempts": 1,
+        "deadline": min(config.deadline, 30.0),
+        "request_timeout": min(config.request_timeout, 30.0),
+    }
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, redirect_stderr(io.StringIO()):
         try:
-            with workshop.Model(replace(config, **once)) as model:
-                started, sent = time.monotonic(), workshop.parameters(config, "classify") | {"max_tokens": TOKENS}
-                reply, sent = model.send(PROMPT, {**sent, **model.provider.extra})
-                adapted = "".join(f"; {name}: {how}" for name, how in model.refused.items())
-                took = f"{time.monotonic() - started:.1f} s"
-                said = workshop.one_line(reply.text, 20)
-                print(f"{config.provider:<12} ok: {model.model} answered {said!r} in {took}{adapted}")
-                return True
+            with workshop.Model(replace(config, work_dir=folder, patience=2, **once)) as model:
+                line = f"ok: {ask(model)}"
+                model.journal.file.close()  # or Windows keeps the folder
         except (workshop.WorkshopError, workshop.RequestFailed) as error:
-            print(f"{config.provider:<12} failed: {error}")
-            return False
+            line = f"failed: {error}"
+    print(f"{config.provider:<12} {line}")
+    return line.startswith("ok")
+
+
+def ask(model: workshop.Model) -> str:
+    """Send the tiny request; say what answered, how fast, and which parameters it made us leave out or rename."""
+    parameters = workshop.parameters(model.config, "classify") | {"max_tokens": TOKENS, **model.provider.extra}
+    started = time.monotonic()
+    reply, _ = model.send(PROMPT, parameters)
+    took, adapted = time.monotonic() - started, "".join(f"; {name}: {how}" for name, how in model.refused.items())
+    return f"{model.model} answered {workshop.one_line(reply.text, 20)!r} in {took:.1f} s{adapted}"

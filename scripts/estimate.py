@@ -9,14 +9,15 @@ Prompts are measured on those that the run would send. What replies hold is a gu
 from __future__ import annotations
 
 import argparse
-import json
+import io
 import math
 import sys
 from collections import Counter
-from pathlib import Path
+from contextlib import redirect_stderr
+from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.limits import BYTES_PER_TOKEN, price_of
+from scripts import limits
 
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, VERDICT, INSTANCE = 25, 3, 150  # tokens in a new task, in Yes or No, in an instance
@@ -25,35 +26,43 @@ START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a secon
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("before the first paid request, by scripts/estimate.py")
-    group.add_argument(
-        "--estimate", action="store_true", help="print requests, tokens, time, money; ask nothing"
-    )
+    group.add_argument("--estimate", action="store_true", help="print requests, tokens, time, money; ask nothing")
     group.add_argument("--yes", action="store_true", help="do not ask whether to go on")
 
 
-def estimate(config: workshop.Config, provider: str, model: str, options: argparse.Namespace) -> dict:
-    """Requests and tokens of a whole run, by stage and in all, what the journal has of them, seconds, dollars."""
-    prompts, tasks = first_prompts(config), 7 if config.recipe == "paper" else config.tasks_asked
-    wanted = config.num_instructions
-    requests = {"generate": math.ceil(wanted / (KEPT * tasks)), "classify": wanted, "instances": wanted}
-    replies = {"generate": TASK * tasks, "classify": VERDICT, "instances": INSTANCE * config.instances_per_instruction}
-    stages, in_journal = {}, journalled(config, provider, model)
+def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
+    """What is still to be sent: requests and tokens by stage and in all, seconds, dollars; what the journal has."""
+    provider, model = limits.who(config)
+    price, prompts = limits.price_of(provider, model, options), first_prompts(config)
+    in_journal = journalled(config, provider, model)
+    stages, total = {}, Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
-        n = max(0, requests[stage] - in_journal[stage])
-        reply = min(replies[stage], workshop.parameters(config, stage)["max_tokens"])
-        size = len(prompts[stage].encode()) // BYTES_PER_TOKEN
+        requests, reply = guess(config, stage)
+        enough = config.responses or (stage == "generate" and in_journal["classify"] >= config.num_instructions)
+        n = 0 if enough else max(0, requests - in_journal[stage])
+        size = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
         stages[stage] = {"requests": n, "prompt_tokens": n * size, "reply_tokens": n * reply}
-    total = dict(sum(map(Counter, stages.values()), Counter(requests=0, prompt_tokens=0, reply_tokens=0)))
-    total = {name: total.get(name, 0) for name in ("requests", "prompt_tokens", "reply_tokens")}
-    price = price_of(model, options)
-    cost = (total["prompt_tokens"] * price[0] + total["reply_tokens"] * price[1]) / 1e6 if price else None
-    found = {"stages": stages, **total, "in_journal": in_journal.total(), "cost": cost}
+        total.update(stages[stage])
+        stages[stage] |= {"in_journal": in_journal[stage], "prompt_size": size, "reply_size": reply}
+    cost = limits.Purse(None, None, price).cost(total["prompt_tokens"], total["reply_tokens"])
+    found = {"model": model, "stages": stages, **total, "in_journal": in_journal.total(), "cost": cost}
     return found | {"seconds": seconds(config, total, options)}
+
+
+def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
+    """Requests of a stage, and the tokens in each reply."""
+    most = workshop.parameters(config, stage)["max_tokens"]
+    if stage == "generate":
+        tasks = 7 if config.recipe == "paper" else config.tasks_asked
+        return math.ceil(config.num_instructions / (KEPT * tasks)), min(most, TASK * tasks)
+    tokens = VERDICT if stage == "classify" else INSTANCE * config.instances_per_instruction
+    return config.num_instructions, min(most, tokens)
 
 
 def first_prompts(config: workshop.Config) -> dict[str, str]:
     """A prompt of each stage, made from the seed tasks."""
-    seeds = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
+    with redirect_stderr(io.StringIO()):  # the run will say it
+        seeds = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
     return {
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
@@ -63,14 +72,33 @@ def first_prompts(config: workshop.Config) -> dict[str, str]:
 
 
 def journalled(config: workshop.Config, provider: str, model: str) -> Counter[str]:
-    """How many replies of this provider and model the journal holds, by stage."""
-    path, found = Path(config.work_dir) / "responses.jsonl", Counter()
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            record = json.loads(line) if line.endswith("}") else {}
-            if (record.get("provider"), record.get("model")) == (provider, model) and not record["attempt"]:
-                found[record["stage"]] += 1
-    return found
+    """How many replies to questions of these settings the journal holds, by stage."""
+    found, names = Counter(), ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
+    for record in limits.replies(config, provider, model):
+        wanted = {name: getattr(config, name) for name in names}
+        wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
+        found[record["stage"]] += not record["attempt"] and {**wanted, **record}.items() >= wanted.items()
+    return found if found["generate"] else Counter()  # the later stages ask about what this one made
+
+
+def projected(stages: dict, model: Any) -> tuple[int, int]:
+    """About how many tokens of prompts and of replies the whole run will have spent: what it has, and the requests to
+    come, each at the mean of its stage so far."""
+    total = [*model.purse.spent]
+    for stage, row in stages.items() if model.undone or model.results.status == "interrupted" else ():
+        n, *sizes = model.purse.rows.get(stage, (1, row["prompt_size"], row["reply_size"]))
+        used = model.tokens.get(stage, {}).get("replies", 0)
+        to_come = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
+        total = [before + to_come * size / n for before, size in zip(total, sizes, strict=True)]
+    return round(total[0]), round(total[1])
+
+
+def needed(model: Any, stage: str, used: int, row: dict) -> float:
+    """About how many replies a stage takes in all."""
+    made, wanted, grown = len(model.results.tasks), model.config.num_instructions, "classify" in model.tokens
+    if stage != "generate":
+        return made if grown else wanted
+    return used if grown else used * wanted / made if made else row["requests"] + row["in_journal"]
 
 
 def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -> float:
@@ -83,9 +111,10 @@ def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -
     return max(talking / config.concurrency, *limits)
 
 
-def as_text(found: dict, config: workshop.Config, model: str) -> str:
+def as_text(found: dict, config: workshop.Config) -> str:
     """The estimate as a table, with what it assumes."""
-    lines = [f"{'estimate for ' + workshop.one_line(model, 40):<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
+    title = "estimate for " + workshop.one_line(found["model"], 32)
+    lines = [f"{title:<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
     for stage, row in {**found["stages"], "in all": found}.items():
         lines.append(f"  {stage:<44}{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}")
     money = "price not listed (--price-in, --price-out)" if found["cost"] is None else f"about ${found['cost']:.2f}"
@@ -101,5 +130,5 @@ def agreed(text: str, options: argparse.Namespace) -> bool:
     """Show what it will take and ask; where nobody sits at a terminal, or with --yes, go on."""
     if options.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    print(text, file=sys.stderr)
-    return input("Go on? [y/N] ").strip().casefold() in ("y", "yes", "是", "好")
+    print(text, "Go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().casefold() in ("y", "yes", "是", "好")
