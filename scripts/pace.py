@@ -109,7 +109,8 @@ class Pace:
                 left, limit = map(int, counts)
                 with self.lock:
                     now = self.clock()
-                    if response.status_code == 429 and not left:
+                    refused = response.status_code == 429 and not left
+                    if refused and "retry-after" not in response.headers:  # which knows better when to come back
                         self.paused_until = max(self.paused_until, now + min(60.0, wait))
                     if wait <= 60:  # of a longer period, say a day, a run may use up what is left
                         self.told[kind] = (max(left, limit - left, 1) / wait, now + wait)

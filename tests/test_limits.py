@@ -57,6 +57,13 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-test")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """The SDKs, whose import takes a second, which no test is to measure."""
+    import dashscope  # noqa: F401
+    import openai  # noqa: F401
+
+
 def about(wire: str, server: Server) -> dict[str, str]:
     return {"provider": wire, "model": "m", "base_url": server.url + {"openai": "/v1", "dashscope": "/api/v1"}[wire]}
 
@@ -239,8 +246,22 @@ def test_more_of_the_same_429_slows_down_no_further() -> None:
     sent_at = clock.now
     assert pace.throttled(sent_at, 0.0)
     clock.now += 0.01
-    rate = pace.rate()
-    assert [pace.throttled(sent_at, 0.0) for _ in range(3)] == [False] * 3 and pace.rate() == rate
+    before = pace.rate(), pace.wait(), pace.slowed_at
+    assert [pace.throttled(sent_at, 0.0) for _ in range(3)] == [False] * 3
+    assert (pace.rate(), pace.wait(), pace.slowed_at) == before
+
+
+def test_headers_spread_what_is_left_over_the_time_until_the_reset() -> None:
+    clock = Clock()
+    pace = Pace(None, None, clock)
+    said = {"remaining": "10", "limit": "20", "reset": "2s"}
+    pace.hear(SimpleNamespace(status_code=200, headers={f"x-ratelimit-{k}-requests": v for k, v in said.items()}))
+    assert spaced(pace, clock, 8) == pytest.approx([0.2] * 7)
+    clock.now += 2
+    assert spaced(pace, clock, 3) == [0, 0], "that was then"
+    tokens = {f"x-ratelimit-{k}-tokens": v for k, v in (said | {"remaining": "0"}).items()}
+    pace.hear(SimpleNamespace(status_code=429, headers=tokens))
+    assert pace.wait() == pytest.approx(2), "it was refused: nothing is left"
 
 
 def test_while_it_is_refused_one_asks_now_and_then() -> None:
@@ -506,6 +527,18 @@ def test_exit_code_3_at_a_limit_and_0_when_it_is_raised(tmp_path: Path, capsys: 
         assert "--max-tokens-total (4,000); a higher limit goes on" in capsys.readouterr().out
         assert self_instruct.main([*command, "4000"]) == 3
         assert self_instruct.main([*command, "400000"]) == 0
+
+
+def test_once_a_request_did_not_fit_no_smaller_one_goes_before_it(settings: Settings, wire: str) -> None:
+    with (
+        Server(lambda *_: "Yes") as server,
+        LimitedModel(settings(**about(wire, server)), limits(max_tokens_total=700)) as model,
+    ):
+        assert ask(model, 1) == "Yes"
+        for words in (200, 1):
+            with pytest.raises(RequestFailed, match="--max-tokens-total"):
+                ask(model, 2, words)
+        assert len(server.requests) == 1
 
 
 def test_only_replies_of_this_provider_and_model_count(settings: Settings, wire: str) -> None:
