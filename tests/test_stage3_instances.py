@@ -332,9 +332,12 @@ def test_what_is_written_in_our_own_layout_comes_back_unchanged(pairs: list[tupl
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_hostile_reply_is_read_in_no_time(piece: str, labelled: bool) -> None:
     text = f"Input: x{piece * (12_000 // len(piece))}x\nOutput: y{piece * (12_000 // len(piece))}y"
-    start = time.process_time()
-    parse_instances(text, labelled)
-    assert time.process_time() - start < 0.25
+    took = []
+    for _ in range(3):  # the best of three: other threads of this process count as well
+        start = time.process_time()
+        parse_instances(text, labelled)
+        took.append(time.process_time() - start)
+    assert min(took) < 0.25
 
 
 # ----- prompt and accounting
