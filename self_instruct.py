@@ -18,7 +18,7 @@ from dataclasses import fields
 from functools import partial
 
 import self_instruct_workshop as workshop
-from scripts import check_providers, estimate, limits
+from scripts import check_providers, estimate, limits, together
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, 130 interrupted by Ctrl-C"
 
@@ -44,6 +44,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="send each provider that has a key one tiny request")
     estimate.add_flags(parser)
     limits.add_flags(parser)
+    together.add_flags(parser)
     parser.add_argument("--version", action="version", version=f"self-instruct {workshop.__version__}")
     return parser
 
@@ -61,6 +62,9 @@ def show_prompts(config: workshop.Config) -> str:
     if every := config.classification_every:
         prompts["stage 1, classification"] = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
     prompts["stage 2"] = workshop.classify_prompt(config, instruction)
+    if config.recipe == "modern":
+        several = [task.instruction for task in seed_tasks[:3]]
+        prompts["stage 2, several tasks (--classify-together)"] = together.together_prompt(config, several)
     prompts["stage 3, input-first"] = workshop.instances_prompt(config, instruction, False)
     prompts["stage 3, output-first"] = workshop.instances_prompt(config, labelled, True)
     return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())

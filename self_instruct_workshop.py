@@ -248,7 +248,8 @@ class Reply:
 
 class Journal:
     """responses.jsonl: a line per reply, appended, flushed, fsynced. Memory holds only where each line starts. A last
-    line torn by a kill is cut off: nothing was made of it yet. Raises WorkshopError where another line is damaged."""
+    line torn by a kill is cut off: nothing was made of it yet. Raises WorkshopError where another line is damaged.
+    A reply to several questions has, beside its own key, `answers`: the key of each of them -> what it says there."""
 
     def __init__(self, path: Path, mode: str = "a+b") -> None:
         self.path, self.lock, self.torn = path, threading.Lock(), False
@@ -261,9 +262,9 @@ class Journal:
                 break
             try:
                 record = {"version": VERSION, **json.loads(line)}
-                self.starts[record["key"]] = start
+                self.starts |= dict.fromkeys([record["key"], *record.get("answers", {}).keys()], start)
                 record["text"] if record["version"] == VERSION else ""
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 problem = f"{path}, line {number} is damaged: delete that line; only its reply is asked for again"
                 raise WorkshopError(problem) from None
             if record["version"] != VERSION:
@@ -290,7 +291,7 @@ class Journal:
             except OSError:  # a full disk: leave no half line behind
                 self.file.truncate(start)
                 raise
-            self.starts[record["key"]] = start
+            self.starts |= dict.fromkeys([record["key"], *record.get("answers", {})], start)
 
 
 def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
@@ -620,6 +621,7 @@ class Model(AbstractContextManager):
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.undone: list[tuple[str, str]] = []  # (stage, why) of every request that failed for good
         self.tokens: dict[str, Counter[str]] = {}  # stage -> replies used, asked now, tokens
+        self.counted: set[str] = set()  # the keys of these replies
         self.failed_in_a_row = config.patience - 1  # before the first answer, one failure is enough to stop the run
         self._client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
@@ -636,6 +638,10 @@ class Model(AbstractContextManager):
     def spending(self) -> dict:
         """What run.json says about money and limits."""
         return {}
+
+    def before_classify(self, tasks: list[Task]) -> None:
+        """Here, nothing; scripts/together.py asks about several tasks in one request, and `ask` finds the answers."""
+        return None
 
     def client(self, build: Callable[[Model], Any]) -> Any:
         """The SDK's client: one for all threads, built when the first request goes out."""
@@ -665,19 +671,28 @@ class Model(AbstractContextManager):
             raise RequestFailed("held back by the content filter, twice: it stays so with this model")
         return reply
 
-    def ask_once(self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict) -> Reply:
-        limit, identity = parameters["max_tokens"], {"stage": stage, "attempt": attempt, "provider": self.name}
-        identity |= {"model": self.model, "temperature": parameters["temperature"], "recipe": self.config.recipe}
-        identity |= question
-        key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    def question_key(self, stage: str, attempt: int, parameters: dict, question: dict) -> tuple[str, dict]:
+        """The journal's key of a question, and what it is made of: the question, whom it is asked, how often before."""
+        identity = {"stage": stage, "attempt": attempt, "provider": self.name, "model": self.model}
+        identity |= {"temperature": parameters["temperature"], "recipe": self.config.recipe, **question}
+        return sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32], identity
+
+    def ask_once(
+        self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict, split: Callable | None = None
+    ) -> Reply:
+        """`split` says of a reply to several questions what `answers` it has: key -> text."""
+        limit, (key, identity) = parameters["max_tokens"], self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
-        asked_now = record is None or (record["finish_reason"] == "length" and record["max_tokens"] < limit)
+        several = record["answers"] if record and record["key"] != key else {}  # of one reply to several questions
+        cut = record and record["finish_reason"] == "length" and record["max_tokens"] < limit
+        asked_now = record is None or (cut and not several)
         if asked_now:
             prompt = record["prompt"] if record else prompt  # a logged request keeps its prompt
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as it will be read from the disk
             reply.prompt, reply.created_at = prompt, datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": VERSION, "key": key, **identity, **asdict(reply), "max_tokens": limit}
+            record |= {"answers": split(reply)} if split else {}
             try:
                 self.journal.append(record | {"parameters": sent, "base_url": self.base_url})
             except OSError as error:
@@ -687,10 +702,12 @@ class Model(AbstractContextManager):
         reply = Reply(**{f.name: record[f.name] for f in fields(Reply)})
         reply.stop_at(parameters.get("stop", []))
         with self.lock:
-            spent = self.tokens.setdefault(stage, Counter())
-            spent.update(replies=1, asked_now=int(asked_now), cut=int(reply.cut))
-            spent.update(prompt=reply.prompt_tokens, reply=reply.reply_tokens)
-        return reply
+            if asked_now or record["key"] not in self.counted:  # count it once
+                self.counted.add(record["key"])
+                spent = self.tokens.setdefault(stage, Counter())
+                spent.update(replies=1, asked_now=int(asked_now), cut=int(reply.cut))
+                spent.update(prompt=reply.prompt_tokens, reply=reply.reply_tokens)
+        return replace(reply, text=several[key], finish_reason="stop") if several else reply
 
     def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
         """Send until a reply comes or `max_attempts` or `deadline` is used up; return it with the parameters sent."""
@@ -1096,18 +1113,22 @@ def classify_instructions(config: Config, model: Model, tasks: list[Task]) -> li
     """Stage 2, classify: ask of every instruction whether it is a classification task, which decides how stage 3 asks.
     Returns the tasks that got an answer. One that cannot be read, twice, leaves `is_classification` None (unknown)."""
 
-    read = partial(parse_classification, recipe=config.recipe)
+    read, sampling = partial(parse_classification, recipe=config.recipe), parameters(config, "classify")
 
     def ask(task: Task) -> Reply:
-        prompt, sampling = classify_prompt(config, task.instruction), parameters(config, "classify")
-        question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("classify", prompt, sampling, question, lambda text: read(text) is not None)
+        question = classify_question(config, task)
+        return model.ask("classify", question["prompt"], sampling, question, lambda text: read(text) is not None)
 
+    model.before_classify(tasks)
     for task, reply in progress(model, "2 classify", len(tasks), in_parallel(model, "classify", ask, tasks)):
         if reply:
             task.is_classification = read(reply.text)
             task.notes["classify"] = {"response": reply.text, "metadata": {"created_at": reply.created_at}}
     return [task for task in tasks if "classify" in task.notes]
+
+
+def classify_question(config: Config, task: Task) -> dict:
+    return {"instruction": task.instruction, "sample": 0, "prompt": classify_prompt(config, task.instruction)}
 
 
 def classify_prompt(config: Config, instruction: str) -> str:

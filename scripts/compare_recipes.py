@@ -55,7 +55,7 @@ class Recorded(Model):
         if not key:
             raise RequestFailed("not in the journal")
         record = self.journal.get(key)
-        reply = Reply(**{name: record[name] for name in REPLY})
+        reply = Reply(**{name: record[name] for name in REPLY} | several(record, key))
         reply.stop_at(parameters.get("stop", []))
         return reply
 
@@ -94,7 +94,8 @@ def open_run(path: Path) -> tuple[Journal, dict, dict[tuple, str]]:
     newest_first, run = sorted(journal.starts, key=lambda key: -journal.starts[key]), {}
     for key in newest_first:
         record = journal.get(key)
-        if not NEEDED | NEEDED_TOO.get(record.get("stage"), {"instruction"}) <= record.keys():
+        needed = {"instructions" if "answers" in record else "instruction"}
+        if not NEEDED | NEEDED_TOO.get(record.get("stage"), needed) <= record.keys():
             raise workshop.WorkshopError(f"{path}: the line with the key {one_line(key)} is no reply: delete that line")
         if record["stage"] == "generate" and not run:
             run = {name: value for name, value in record.items() if name not in NOT_THE_RUN}
@@ -104,9 +105,16 @@ def open_run(path: Path) -> tuple[Journal, dict, dict[tuple, str]]:
     for record in map(journal.get, newest_first):
         shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
         if all(record.get(name) == run[name] for name in shared):
-            which = record.get("request_idx", record.get("instruction"))
-            keys.setdefault((record["stage"], which, record["attempt"]), record["key"])
+            asked = zip(record.get("instructions", ()), record.get("answers", ()), strict=True)
+            alone = (record.get("request_idx", record.get("instruction")), record["key"])
+            for which, key in [*asked] or [alone]:
+                keys.setdefault((record["stage"], which, record["attempt"]), key)
     return journal, run, keys
+
+
+def several(record: dict, key: str) -> dict:
+    """Of a reply to several questions, what it says to one."""
+    return {"text": record["answers"][key], "finish_reason": "stop"} if key in record.get("answers", {}) else {}
 
 
 def limits(folder: Path, run: dict) -> dict:

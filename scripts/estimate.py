@@ -17,7 +17,7 @@ from contextlib import redirect_stderr
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts import limits
+from scripts import limits, together
 
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, VERDICT, INSTANCE = 25, 3, 150  # tokens in a new task, in Yes or No, in an instance
@@ -33,24 +33,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
     """What is still to be sent: requests and tokens by stage and in all, seconds, dollars; what the journal has."""
     provider, model = limits.who(config)
-    price, prompts = limits.price_of(provider, model, options), first_prompts(config)
-    in_journal = journalled(config, provider, model)
+    size = together.group_size(config, workshop.provider_name(config), options.classify_together)
+    price, prompts = limits.price_of(provider, model, options), first_prompts(config, size)
+    in_journal, answered = journalled(config, provider, model)
     stages, total = {}, Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
-        requests, reply = guess(config, stage)
-        enough = config.responses or (stage == "generate" and in_journal["classify"] >= config.num_instructions)
-        n = 0 if enough else max(0, requests - in_journal[stage])
-        size = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
-        stages[stage] = {"requests": n, "prompt_tokens": n * size, "reply_tokens": n * reply}
+        questions, reply = guess(config, stage)
+        enough = config.responses or (stage == "generate" and answered["classify"] >= config.num_instructions)
+        several = size if stage == "classify" else 1
+        n = 0 if enough else max(0, math.ceil((questions - answered[stage]) / several))
+        reply *= several
+        prompt = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
+        stages[stage] = {"requests": n, "prompt_tokens": n * prompt, "reply_tokens": n * reply}
         total.update(stages[stage])
-        stages[stage] |= {"in_journal": in_journal[stage], "prompt_size": size, "reply_size": reply}
+        stages[stage] |= {"in_journal": in_journal[stage], "prompt_size": prompt, "reply_size": reply}
     cost = limits.Purse(None, None, price).cost(total["prompt_tokens"], total["reply_tokens"])
     found = {"model": model, "stages": stages, **total, "in_journal": in_journal.total(), "cost": cost}
     return found | {"seconds": seconds(config, total, options)}
 
 
 def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
-    """Requests of a stage, and the tokens in each reply."""
+    """Questions of a stage, and the tokens in the answer to each."""
     most = workshop.parameters(config, stage)["max_tokens"]
     if stage == "generate":
         tasks = 7 if config.recipe == "paper" else config.tasks_asked
@@ -59,26 +62,30 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
     return config.num_instructions, min(most, tokens)
 
 
-def first_prompts(config: workshop.Config) -> dict[str, str]:
+def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     """A prompt of each stage, made from the seed tasks."""
     with redirect_stderr(io.StringIO()):  # the run will say it
         seeds = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
+    several = together.together_prompt(config, [task] * min(size, config.num_instructions))
     return {
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
-        "classify": workshop.classify_prompt(config, task),
+        "classify": several if size > 1 else workshop.classify_prompt(config, task),
         "instances": workshop.instances_prompt(config, task, False),
     }
 
 
-def journalled(config: workshop.Config, provider: str, model: str) -> Counter[str]:
-    """How many replies to questions of these settings the journal holds, by stage."""
-    found, names = Counter(), ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
+def journalled(config: workshop.Config, provider: str, model: str) -> tuple[Counter[str], Counter[str]]:
+    """By stage: replies to questions of these settings in the journal, and how many questions they answer."""
+    found, answered = Counter(), Counter()
+    names = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
     for record in limits.replies(config, provider, model):
         wanted = {name: getattr(config, name) for name in names}
         wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
-        found[record["stage"]] += not record["attempt"] and {**wanted, **record}.items() >= wanted.items()
-    return found if found["generate"] else Counter()  # the later stages ask about what this one made
+        if not record["attempt"] and {**wanted, **record}.items() >= wanted.items():
+            found[record["stage"]] += 1
+            answered[record["stage"]] += sum(map(bool, record.get("answers", {"": "all of it"}).values()))
+    return (found, answered) if found["generate"] else (Counter(), Counter())  # later stages ask about what this made
 
 
 def projected(stages: dict, model: Any) -> tuple[int, int]:
@@ -97,7 +104,9 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
     """About how many replies a stage takes in all."""
     made, wanted, grown = len(model.results.tasks), model.config.num_instructions, "classify" in model.tokens
     if stage != "generate":
-        return made if grown else wanted
+        tasks = made if grown else wanted
+        groups = math.ceil(tasks / model.together) if stage == "classify" else tasks
+        return tasks if used > groups else groups  # more: they are asked about one by one
     return used if grown else used * wanted / made if made else row["requests"] + row["in_journal"]
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts import together
 from scripts.pace import Pace
 
 FRAME = 16  # tokens that a chat's frame may add to those of a prompt
@@ -147,6 +148,7 @@ class LimitedModel(workshop.Model):
         self.pace, self.gate = Pace(options.requests_per_minute, options.tokens_per_minute, clock), threading.Lock()
         self.stage, self.warned, self.project = "", False, project or (lambda model: model.purse.spent)
         super().__init__(config)
+        self.together = together.group_size(config, self.name, options.classify_together)
         self.count_earlier()
 
     def count_earlier(self) -> None:
@@ -219,6 +221,9 @@ class LimitedModel(workshop.Model):
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""
             print(f"notice: {self.name} answers 429: all requests wait{how_long} and slow down", file=sys.stderr)
         return SlowDown("")
+
+    def before_classify(self, tasks: list[workshop.Task]) -> None:
+        together.ask_about_all(self, tasks, self.together)
 
     def refuse(self, name: str) -> None:
         if name:

@@ -13,6 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from bench.kill_harness import complete  # noqa: E402
+from server import Server, scripted_model  # noqa: E402
+
 from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
 
 # A busy machine is no failure, and the same commit gives the same verdict wherever CI runs; elsewhere, explore.
@@ -43,3 +46,13 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
         return Config(**{"work_dir": str(tmp_path / "work"), "first_wait": 0.01, **changes})
 
     return make
+
+
+FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run of the command line with FLAGS that nothing goes wrong with."""
+    with Server(scripted_model()) as server:
+        return complete(server, tmp_path_factory.mktemp("whole") / "work", *FLAGS)

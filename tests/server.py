@@ -322,7 +322,12 @@ def words(dice: random.Random, chinese: bool, verb: bool = False) -> str:
 
 
 def scripted_model(seed: int = 0) -> Answer:
-    """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question, else instances."""
+    """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question or to each of a list,
+    else instances."""
+
+    def verdict(task: str, chinese: bool) -> str:
+        yes = random.Random(f"{seed}/{task}").random() < 0.5
+        return "否是"[yes] if chinese else ("No", "Yes")[yes]
 
     def answer(prompt: str, body: Record) -> str:
         lines, dice = prompt.rstrip().split("\n"), random.Random(f"{seed}/{prompt}")
@@ -332,8 +337,10 @@ def scripted_model(seed: int = 0) -> Answer:
         if dangling := re.fullmatch(r"\s*(\d+)[.．、]\s*", lines[-1]):
             return "\n".join(f"{int(dangling[1]) + n}. {words(dice, chinese, True)}" for n in range(8))
         if lines[-1].endswith(("?", "？")) and not (number and source in prompt):
-            yes = random.Random(f"{seed}/{lines[-2]}").random() < 0.5
-            return "否是"[yes] if chinese else ("No", "Yes")[yes]
+            return verdict(lines[-2], chinese)
+        if lines[-1] in ("Answers:", "答案："):
+            asked = prompt.rstrip().split("\n\n")[-1].split("\n")[1:-1:2]
+            return "\n".join(f"{n}. {verdict(task, chinese)}" for n, task in enumerate(asked, 1))
         first, second = (label, source) if label in prompt else (source, target)
         pairs = ((words(dice, chinese), words(dice, chinese)) for _ in range(int(number[0]) if number else 1))
         return "\n\n".join(f"{first} {one}\n{second} {two}" for one, two in pairs)

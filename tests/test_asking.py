@@ -354,6 +354,7 @@ def test_a_run_that_is_refused_does_not_wait_for_requests_that_hang(settings: Se
 
     with Server(scripted_model(), faults=fault, hang_s=4) as server:
         arguments = ("--num-instructions", "8", "--concurrency", "8", "--request-timeout", "3", "--max-attempts", "1")
+        arguments += ("--classify-together", "1")
         done = cli(settings(**about(wire, server.url)), *arguments)
         ended = time.monotonic()
         assert done.returncode == 1 and "401" in done.stderr.splitlines()[-1]
@@ -508,7 +509,9 @@ def test_the_exit_code_is_0_when_all_is_done_1_when_nothing_answers_and_3_when_s
         server.choose = lambda index, prompt: "404"
         first = cli(config, "--num-instructions", "4")
         server.choose = lambda index, prompt: "500" if QUESTION in prompt and index % 2 else ""
-        second = cli(config, "--num-instructions", "4", "--max-attempts", "1", "--concurrency", "1")
+        second = cli(
+            config, "--num-instructions", "4", "--max-attempts", "1", "--concurrency", "1", "--classify-together", "1"
+        )
         server.choose = lambda index, prompt: ""
         third = cli(config, "--num-instructions", "4")
         asked = len(server.requests)

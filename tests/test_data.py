@@ -78,10 +78,12 @@ def test_practice_run_of_300_meets_every_rule_at_a_realistic_rate(settings: Call
 
 def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> None:
     import self_instruct_workshop as workshop
+    from scripts.together import TOGETHER_PROMPT
 
     english = {
         "generate": workshop.GENERATE_PROMPT,
         "classify": workshop.CLASSIFY_PROMPT,
+        "together": TOGETHER_PROMPT,
         "instances": workshop.INSTANCE_PROMPT,
     }
     rows = [row for row in read_data("prompts") if "recipe" not in row]

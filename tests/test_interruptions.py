@@ -16,25 +16,14 @@ from pathlib import Path
 
 import pytest
 from bench.kill_harness import command, complete, kills, read_journal, settle
-from conftest import ROOT
+from conftest import FLAGS, ROOT
 from server import Server, scripted_model
 from test_run import Gate, rows, summary_of
 
 from self_instruct_workshop import STEP_FILES
 
-FLAGS = ("--num-instructions", "32", "--concurrency", "4")
 SECONDS = 2.0  # within which an interrupted run leaves
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to other processes")
-WHOLE: dict[str, bytes] = {}
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
-    """What a run that nobody interrupts makes."""
-    if not WHOLE:
-        with Server(scripted_model()) as server:
-            WHOLE.update(complete(server, tmp_path / "whole", *FLAGS))
-    return WHOLE
 
 
 def begin(arguments: list[str], **how: object) -> subprocess.Popen[str]:

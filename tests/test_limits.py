@@ -509,7 +509,7 @@ def test_a_limit_on_dollars_is_never_passed_and_a_higher_one_goes_on(
         limited_run(settings(num_instructions=30, work_dir=str(tmp_path / "free"), **about(wire, server)))
     with Metered(billed(1, bill)) as server:
         config = settings(concurrency=concurrency, num_instructions=30, **about(wire, server))
-        for limit in (0.03, 0.05):
+        for limit in (0.02, 0.03):
             summary = limited_run(config, max_cost=limit, **prices)
             cost = (bill["prompt"] * 2 + bill["reply"] * 10) / 1e6
             assert cost == pytest.approx(summary["spending"]["cost"]) and 0 < cost <= limit
@@ -603,7 +603,7 @@ def test_max_cost_without_a_price_is_a_usage_error_before_anything_is_done(setti
 def test_what_run_json_says_about_spending(settings: Settings, wire: str) -> None:
     with Server(scripted_model()) as server:
         config = settings(num_instructions=30, **about(wire, server))
-        stopped = limited_run(config, max_tokens_total=17_000, price_in=1, price_out=4)["spending"]
+        stopped = limited_run(config, max_tokens_total=11_000, price_in=1, price_out=4)["spending"]
         summary = limited_run(config, price_in=1, price_out=4)
     written = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))["spending"]
     assert written == summary["spending"]
@@ -660,7 +660,7 @@ def test_a_storm_of_faults_changes_nothing(tmp_path: Path, keys: None) -> None:
 
     def command(wire: str, name: str, server: Server) -> Path:
         where = [f"--{key.replace('_', '-')}={value}" for key, value in about(wire, server).items()]
-        where += [f"--work-dir={tmp_path / wire / name}", "--num-instructions=25", "--concurrency=16"]
+        where += [f"--work-dir={tmp_path / wire / name}", "--num-instructions=40", "--concurrency=16"]
         assert self_instruct.main([*where, "--first-wait=0.01", "--request-timeout=0.5", "--max-attempts=12"]) == 0
         return tmp_path / wire / name
 

@@ -70,9 +70,9 @@ def local(server: Server, **changes: object) -> dict:
 
 
 def command(config: Config) -> list[str]:
-    """The command line of a run with these settings."""
+    """The command line of a run with these settings, and a request for each task in every stage."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(config).items() if value != ""]
-    return [sys.executable, str(ROOT / "self_instruct.py"), *flags]
+    return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 
 
 def finish(config: Config, **how: object) -> subprocess.CompletedProcess:

@@ -16,24 +16,13 @@ from pathlib import Path
 
 import pytest
 from bench.kill_harness import command, complete, read_journal, settle, stage_of
-from conftest import ROOT
+from conftest import FLAGS, ROOT
 from server import Server, scripted_model
 from test_run import Gate, obey_permissions
 
 from self_instruct_workshop import Config, Journal, WorkshopError, run
 
-FLAGS = ("--num-instructions", "32", "--concurrency", "4")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a matter of POSIX")
-WHOLE: dict[str, bytes] = {}
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
-    """What a run in a common place makes."""
-    if not WHOLE:
-        with Server(scripted_model()) as server:
-            WHOLE.update(complete(server, tmp_path / "whole", *FLAGS))
-    return WHOLE
 
 
 def refused(arguments: list[str], place: Path | str = "", **how: object) -> str:
@@ -259,9 +248,10 @@ def other_shape(record: dict) -> dict:
 @pytest.fixture
 def done(tmp_path: Path) -> Iterator[tuple[Server, list[str], Path]]:
     """A run of nine requests that is complete: its server, its command, and its journal."""
+    flags = ("--num-instructions", "4", "--classify-together", "1")
     with Server(scripted_model()) as server:
-        complete(server, tmp_path / "work", "--num-instructions", "4")
-        yield server, command(server, tmp_path / "work", "--num-instructions", "4"), tmp_path / "work/responses.jsonl"
+        complete(server, tmp_path / "work", *flags)
+        yield server, command(server, tmp_path / "work", *flags), tmp_path / "work/responses.jsonl"
 
 
 @pytest.mark.parametrize("newer", [lambda record: record | {"version": 2}, other_shape], ids=["alike", "other shape"])
