@@ -258,7 +258,8 @@ class Journal:
         start = self.file.seek(0)
         for number, line in enumerate(self.file, 1):
             if not line.endswith(b"\n"):
-                self.torn = self.file.writable() and bool(self.file.truncate(start) + 1)
+                if self.file.writable():
+                    self.torn = self.file.truncate(start) == start
                 break
             try:
                 record = {"version": VERSION, **json.loads(line)}
@@ -307,8 +308,9 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
         raise WorkshopError(f"another run is writing to {folder}: wait for it, or choose another --work-dir") from None
     except (OSError, WorkshopError) as error:
         lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
-        problem = f"cannot write to {folder} ({getattr(error, 'strerror', '')}): choose another --work-dir"
-        raise error if isinstance(error, WorkshopError) else WorkshopError(problem) from None
+        if isinstance(error, WorkshopError):
+            raise
+        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): choose another --work-dir") from None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -532,7 +534,8 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
         examples = [example_text(one, fields, labelled, n * paper) for n, one in enumerate(chosen, 1)]
         text = ("\n" if paper else "\n\n").join(examples)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
-    return Reply(text[:limit], "length" if len(text) > limit else "stop", len(prompt) // 4, len(text[:limit]) // 4)
+    said, finish = text[:limit], "length" if len(text) > limit else "stop"
+    return Reply(said, finish, *(math.ceil(len(part) / 4) for part in (prompt, said)))
 
 
 def practice_list(config: Config, rng: random.Random, bank: list[dict], number: int, lines: list[str]) -> str:
@@ -1536,9 +1539,11 @@ def funnel(config: Config, summary: dict) -> str:
         rule = next(iter(counts["generate"]["rejected"]), "no reply")
         ended = f"{config.patience} requests in a row found nothing new" if made < wanted else "few new ones by now"
         lines.append(f"notice: {made} of {wanted} instructions, {ended}, most often {rule}.")
-        lines[-1] += " Seed tasks that vary more help, or --temperature 1, or --machine-tasks-shown 4."
+        more = " Seed tasks that vary more help, or --temperature 1, or --machine-tasks-shown 4."
+        lines[-1] += "" if counts["generate"]["undone"] else more
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
     now, cost = spent["asked_now"], f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
+    cost += f"; ${dollars:.4f}" if (dollars := summary["spending"].get("cost")) else ""
     lines.append(f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}")
     if spent["cut"]:
         paper, more = config.recipe == "paper", f"--max-tokens {config.max_tokens}; more asks again"
