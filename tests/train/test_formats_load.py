@@ -1,0 +1,147 @@
+"""The files of prepare_for_finetuning.py in the programs that they are for: datasets loads them, TRL trains on them.
+
+python -m pytest tests/train        half a minute on two cores; needs scripts/requirements-train.txt, no GPU and no network
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+datasets = pytest.importorskip("datasets")
+torch = pytest.importorskip("torch")
+trl = pytest.importorskip("trl")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+from self_instruct_workshop import Config, run  # noqa: E402
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import prepare_for_finetuning as prepare  # noqa: E402
+
+torch.set_num_threads(1)
+CHAT = "{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>{% endfor %}"
+both_languages = pytest.mark.parametrize("language", ["en", "zh"])
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Path]:
+    """The folder that is made of a practice run."""
+
+    def make(language: str, form: str, *flags: str) -> Path:
+        work, folder = tmp_path / "work", tmp_path / "a folder" / form
+        config = Config(provider="practice", num_instructions=30, language=language, work_dir=str(work))
+        run(config, say=lambda text: None)
+        arguments = [str(work / "step4_final.jsonl"), "--format", form, "--output-dir", str(folder), *flags]
+        assert prepare.main(arguments) == 0, capsys.readouterr().err
+        return folder
+
+    return make
+
+
+def read(path: Path) -> list[dict]:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.strip("\n").split("\n")]
+
+
+def tokenizer_of(rows: list[dict]) -> Any:
+    """A byte-level BPE tokenizer that knows these rows."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["</s>", "<pad>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([json.dumps(row, ensure_ascii=False) for row in rows], trainer)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    made.chat_template = CHAT
+    return made
+
+
+def tiny_model(tokenizer: Any) -> Any:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **size, **special))
+
+
+def one_step(folder: Path, tmp_path: Path) -> Any:
+    """TRL's trainer after one step on the folder, which must have changed the model."""
+    data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    tokenizer = tokenizer_of(list(data["train"]))
+    model = tiny_model(tokenizer)
+    before = model.lm_head.weight.detach().clone()
+    settings = {"max_steps": 1, "per_device_train_batch_size": 4, "max_length": 2048, "learning_rate": 0.01}
+    here = {"output_dir": str(tmp_path / "out"), "report_to": "none", "save_strategy": "no"}
+    config = trl.SFTConfig(**settings, **here, use_cpu=True, bf16=False, disable_tqdm=True)
+    sides = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+    trainer = trl.SFTTrainer(model, config, **sides, processing_class=tokenizer)
+    assert math.isfinite(trainer.train().training_loss)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    assert not torch.equal(before, model.lm_head.weight)
+    return trainer
+
+
+def trained_on(trainer: Any, row: dict) -> tuple[str, str]:
+    """What a row is to the loss: the text it is not taken of, and the text it is."""
+    batch = trainer.data_collator([row])
+    pairs = list(zip(batch["input_ids"][0].tolist(), batch["labels"][0].tolist(), strict=True))
+    decode = trainer.processing_class.decode
+    return decode([i for i, label in pairs if label == -100]), decode([i for i, label in pairs if label != -100])
+
+
+@both_languages
+@pytest.mark.parametrize("form", sorted(prepare.FORMATS))
+def test_load_dataset_takes_the_folder_and_each_file(
+    prepared: Callable[..., Path], tmp_path: Path, form: str, language: str
+) -> None:
+    folder, cache = prepared(language, form, "--split", "0.2"), str(tmp_path / "cache")
+    whole = datasets.load_dataset(str(folder), cache_dir=cache)
+    assert set(whole) == {"train", "validation"}
+    for part, rows in whole.items():
+        (path,) = folder.glob(part + ".json*")
+        assert rows.to_list() == read(path) != []
+        assert datasets.load_dataset("json", data_files=str(path), cache_dir=cache)["train"].to_list() == read(path)
+
+
+def test_the_hub_can_read_the_card(prepared: Callable[..., Path]) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.DatasetCard.load(prepared("zh", "alpaca", "--split", "0.2") / "README.md", ignore_metadata_errors=False)
+    told = card.data.to_dict()
+    assert (told["language"], told["license"], told["size_categories"]) == (["zh"], "other", ["n<1K"])
+    paths = [{"split": part, "path": f"{part}.json"} for part in ("train", "validation")]
+    assert told["configs"] == [{"config_name": "default", "data_files": paths}]
+
+
+@both_languages
+def test_trl_trains_on_completions_alone_and_adds_the_end_mark(
+    prepared: Callable[..., Path], tmp_path: Path, language: str
+) -> None:
+    folder = prepared(language, "prompt-completion", "--split", "0.2")
+    trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
+    assert len(trainer.train_dataset) == len(rows)
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        asked, learnt = trained_on(trainer, encoded)
+        assert asked + learnt == row["prompt"] + row["completion"] + "</s>"
+        assert learnt.strip() == row["completion"].strip() + "</s>"  # a line break may go to either side
+
+
+@both_languages
+def test_trl_trains_on_messages(prepared: Callable[..., Path], tmp_path: Path, language: str) -> None:
+    folder = prepared(language, "messages", "--split", "0.2")
+    trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        (_, learnt), (user, assistant) = trained_on(trainer, encoded), row["messages"]
+        assert learnt == f"<user>{user['content']}</s><assistant>{assistant['content']}</s>"
