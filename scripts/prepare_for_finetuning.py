@@ -13,9 +13,10 @@ Lines. It is filtered once more by the rules of stage 4: the run's own recipe, e
     prompt-completion   {"prompt": ..., "completion": ...} a line                             TRL, base models
 
 prompt-completion draws one of 7 shapes for an instance with input, one of 6 without, as the paper did, so that a model
-does not depend on one of them (its appendix on fine-tuning, and encode_instance in the official code). There is no
-end mark: trainers add that of their tokenizer. Texts are never cut: the official code removes, half of the time, what
-stands before an input's only colon, and makes "30 tomorrow" of "at 10:30 tomorrow".
+does not depend on one of them (its appendix on fine-tuning, and encode_instance in the official code); in Chinese
+the field names are Chinese. There is no end mark: trainers add that of their tokenizer. Texts are never cut: the
+official code removes, half of the time, what stands before an input's only colon, and makes "30 tomorrow" of
+"at 10:30 tomorrow".
 
 Draws depend on --seed and on the instruction alone: the instructions of a smaller --num-instructions are among those
 of a larger one. The folder is one dataset: what an earlier call wrote there is replaced, so edit the card last.
@@ -194,7 +195,7 @@ WITHOUT_INPUT = [  # the same, with nothing between
     *[("", "", gap) for gap in ("\n", "\n\n")],
     ("Task: ", "", "\n\n"),
 ]
-CHINESE = {"Task: ": "任务：", "Input: ": "输入：", "Output:": "输出："}
+CHINESE = {"Task: ": "任务：", "Input: ": "输入：", "Output:": "输出：\n"}  # "：答" may be one token, "：\n" ends one
 
 
 def prompt_completion(row: Row, language: str, seed: int) -> dict:

@@ -140,7 +140,7 @@ def test_chinese_prompts_have_chinese_field_names(make: Callable) -> None:
     prompts = [row["prompt"] for row in make(rows, "--format", "prompt-completion")["train"]]
     assert not any(re.search("Input|Output|Task", prompt) for prompt in prompts)
     assert any(p.startswith("任务：") for p in prompts) and any("\n输入：明天" in p for p in prompts)
-    assert any(p.endswith("\n输出：") for p in prompts)
+    assert any(p.endswith("\n输出：\n") for p in prompts)
 
 
 @given(st.lists(st.tuples(*[st.text(min_size=1, max_size=12)] * 3), min_size=1, max_size=8), st.sampled_from(FORMATS))
