@@ -167,7 +167,7 @@ def test_arrays_and_lines_are_told_apart_by_their_content(make: Callable, tmp_pa
 def test_tasks_with_instances_and_rows_without_input_are_read(make: Callable) -> None:
     task = {"id": "7", "instruction": " Add one. ", "is_classification": False, "instances": []}
     task["instances"] = [{"input": "1", "output": "2"}, {"input": None, "output": "one more"}]
-    rows = make([task, {"instruction": "Name a river.", "output": "The Nile", "text": "..."}])["train"]
+    rows = make([task, {"instruction": "Name a river.", "input": " \n", "output": "The Nile", "text": "..."}])["train"]
     found = {(row["instruction"], row["input"], row["output"]) for row in rows}
     assert found == {("Add one.", "1", "2"), ("Add one.", "", "one more"), ("Name a river.", "", "The Nile")}
 
@@ -277,10 +277,27 @@ def test_seed_tasks_come_in_the_language_of_the_data_or_from_a_file(
     own = write(tmp_path / "own.jsonl", [{"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}])
     rows = make([CHINESE], "--include-seed-tasks", "--seed-file", str(own))["train"]
     assert sorted(row["instruction"] for row in rows) == ["Name a sea.", "几点开会？"]
+    make([{**CHINESE, "instruction": "会議は何時に始まりますか。"}], "--include-seed-tasks")
+    assert "seed_tasks.jsonl" in capsys.readouterr().out  # Japanese is not Chinese
     (tmp_path / "own.txt").write_text("Name a sea.\n", encoding="utf-8")
     capsys.readouterr()
     make([CHINESE], "--include-seed-tasks", "--seed-file", str(tmp_path / "own.txt"))
     assert "1 of 1 seed tasks have no instance" in capsys.readouterr().err
+
+
+def test_a_row_that_is_a_seed_task_too_is_there_once(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    seed = {"instruction": BARE["instruction"], "instances": [{"output": BARE["output"]}]}
+    own = write(tmp_path / "own.jsonl", [seed])
+    assert make([BARE], "--include-seed-tasks", "--seed-file", str(own)) == {"train": [BARE]}
+    assert counted(capsys.readouterr().out)["duplicate"] == 1
+
+
+def test_rows_are_shuffled_the_same_way_each_time(make: Callable) -> None:
+    rows = [{"instruction": f"Name it {n}.", "input": "", "output": "b"} for n in range(50)]
+    once, again = make(rows)["train"], make(rows)["train"]
+    assert once == again != rows and sorted(map(str, once)) == sorted(map(str, rows))
 
 
 # The split.
@@ -298,6 +315,12 @@ def test_the_same_instruction_is_never_on_both_sides_however_it_is_written(make:
         train, validation = ({prepare.same(row["instruction"]) for row in made[part]} for part in sorted(made))
         assert len(validation) == 15 and len(train) == 35 and not train & validation
         assert len(made["train"]) + len(made["validation"]) == len(rows)
+
+
+def test_instructions_that_differ_in_more_than_writing_are_two() -> None:
+    assert prepare.same("ＮＡＭＥ\u3000it\n") == prepare.same("name  IT")
+    for one, other in (("a b", "ab"), ("Name it 1.", "Name it 2."), ("几点？", "几時？")):
+        assert prepare.same(one) != prepare.same(other)
 
 
 def test_the_split_is_by_instructions_not_by_instances(make: Callable) -> None:
@@ -386,8 +409,9 @@ def test_no_key_no_address_and_no_path_of_the_maker_is_in_any_file(
     secret = {"base_url": "http://ana:sk-secret@10.0.0.7/v1", "model": "/home/ana/models/tiny|`x`.gguf"}
     summary["settings"] |= secret | {"responses": "/home/ana/r.jsonl", "seed_file": "/home/ana/s.jsonl"}
     place.write_text(json.dumps(summary), encoding="utf-8")
-    own = write(tmp_path / "ana" / "own.jsonl", [{"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}])
-    make(practice, "--include-seed-tasks", "--seed-file", str(own))
+    seed = {"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}
+    write(Path("ana/own.jsonl"), [seed])
+    make(practice, "--include-seed-tasks", "--seed-file", "ana/own.jsonl")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert r"| model | tiny\|\`x\`.gguf |" in card and "| seed tasks | own.jsonl |" in card
     for name in ("README.md", "dataset_info.json"):
@@ -400,19 +424,29 @@ def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: P
         make(ROWS, "--format", form, "--split", "0.5")
         told = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
         assert set(told) == {"self_instruct", "self_instruct_validation"}
+        assert told["self_instruct"]["file_name"].startswith("train.")
         for entry in told.values():
             rows = read(tmp_path / "out" / entry["file_name"])
             columns = entry.get("columns", dict.fromkeys(["instruction", "input", "output"], "instruction"))
             assert rows and set(columns.values()) <= set(rows[0])
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"settings": {}}', '{"settings": {"recipe": []}}'])
+@pytest.mark.parametrize("damage", ["{", "[]", "", '{"settings": {}}', '{"settings": []}'])
 def test_a_damaged_run_json_is_noticed_and_costs_only_the_provenance(
     make: Callable, practice: Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:
     (practice.parent / "run.json").write_text(damage, encoding="utf-8")
     assert make(practice)["train"]
     assert "run.json cannot be read" in capsys.readouterr().err
+
+
+def test_odd_values_in_run_json_do_no_harm(make: Callable, practice: Path, tmp_path: Path) -> None:
+    place = practice.parent / "run.json"
+    summary = json.loads(place.read_text(encoding="utf-8"))
+    summary["settings"] |= {"language": [], "recipe": {}, "model": "a | <b>\n\x1b[1m{c}", "seed": None}
+    place.write_text(json.dumps(summary), encoding="utf-8")
+    assert make(practice)["train"]
+    assert r"| model | a \| \<b\> \[1m{c} |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_run_of_the_recipe_paper_is_filtered_by_its_own_rules(make: Callable, practice: Path) -> None:
