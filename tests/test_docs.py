@@ -19,6 +19,9 @@ import self_instruct
 import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, run
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import prepare_for_finetuning
+
 READMES = [path for path in (ROOT / "README.md", ROOT / "README.zh-CN.md") if path.exists()]
 every_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
 
@@ -67,11 +70,14 @@ def test_every_command_line_of_the_readme_is_accepted(readme: Path) -> None:
 @every_readme
 def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(readme: Path, tmp_path: Path) -> None:
     run(Config(provider="practice", num_instructions=3, work_dir=str(tmp_path / "work")), say=lambda text: None)
-    made = {path.name for path in (tmp_path / "work").iterdir()}
+    source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
+    assert prepare_for_finetuning.main([source, "--format", "messages", "--split", "0.5", "--output-dir", folder]) == 0
+    made = {path.name for name in ("work", "files") for path in (tmp_path / name).iterdir()}
     text = re.sub(r"https?://\S+", " ", readme.read_text(encoding="utf-8"))
     text = re.sub(r"--(output-path|seed-file)[ =]\S+", " ", text)  # the reader's own
     names = re.findall(r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text)
     assert {"requirements.txt", "self_instruct_workshop.py"} <= {*names}
+    made |= {path.name for path in (ROOT / "data").iterdir()}  # in the output of a command, without its folder
     there = {name for name in names if (ROOT / name).exists() or name.removeprefix("data/workshop/") in made}
     assert {*names} - there == set()
 

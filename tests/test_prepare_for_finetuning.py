@@ -476,6 +476,21 @@ def test_the_same_call_writes_the_same_bytes(make: Callable, practice: Path, tmp
     assert files() == files()
 
 
+@pytest.mark.parametrize("readme", sorted(path.name for path in ROOT.glob("README*.md")))
+def test_the_output_that_the_readme_shows_is_what_it_prints_after_the_default_practice_run(
+    settings: Callable[..., Config], tmp_path: Path, readme: str, capsys: pytest.CaptureFixture
+) -> None:
+    shown = r"<!-- finetuning -->\n```bash\n.*?prepare_for_finetuning.py ([^\n#]*).*?```\n\n```text\n(.*?)```"
+    block = re.search(shown, (ROOT / readme).read_text("utf-8"), re.S)
+    if not block:
+        pytest.skip("nothing about it yet")
+    config = settings()
+    run(config, say=lambda text: None)
+    path, form = Path(config.work_dir) / "step4_final.jsonl", block[1].split("--format ")[1].split()[0]
+    assert prepare.main([str(path), *block[1].split(), "--output-dir", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.replace(str(tmp_path / "out"), f"data/finetuning/{form}") == block[2]
+
+
 # The shell scripts.
 
 
