@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 
 import self_instruct_workshop as workshop
 from scripts import check_providers, estimate, limits, together
@@ -41,6 +42,9 @@ def command_line() -> argparse.ArgumentParser:
             help=help_text.replace("%", "%%"),
         )
     parser.add_argument("--show-prompts", action="store_true", help="print what each stage would send, and ask nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="write report.html about the run in --work-dir; ask nothing"
+    )
     parser.add_argument("--check", action="store_true", help="send each provider that has a key one tiny request")
     estimate.add_flags(parser)
     limits.add_flags(parser)
@@ -84,6 +88,13 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     return workshop.run(config, model_class=partial(limits.LimitedModel, options=options, project=project))
 
 
+def report(config: workshop.Config) -> None:
+    """A page to look at, by scripts/report.py, which needs packages of its own."""
+    from scripts.report import write_report
+
+    print(f"report: {write_report(Path(config.work_dir))} (a double click opens it)")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line()
     options = parser.parse_args(arguments)
@@ -93,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.show_prompts:
         return workshop.main(config, lambda config: print(show_prompts(config)))
-    return workshop.main(config, check_providers.check_all if options.check else partial(limited_run, options=options))
+    action = check_providers.check_all if options.check else report if options.report else None
+    return workshop.main(config, action or partial(limited_run, options=options))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     actions = {action.dest: action for action in self_instruct.command_line()._actions}
     others = {"help", "version", "show_prompts", "check", "estimate", "yes", "requests_per_minute", "tokens_per_minute"}
-    others |= {"max_cost", "max_tokens_total", "price_in", "price_out", "classify_together"}
+    others |= {"max_cost", "max_tokens_total", "price_in", "price_out", "classify_together", "report"}
     assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:
         action = actions[setting.name]
