@@ -446,17 +446,18 @@ function pair(name, text, empty) {
 
 function rawButton(numbers) {
   if (!numbers.length) return make("div", "quiet", words("no_raw"));
-  const raw = make("div", "raw"), button = make("button", "link", words("raw"));
+  const raw = make("div", "raw"), button = make("button", "link", words("raw")), shown = make("div");
   button.type = "button";
   button.setAttribute("aria-expanded", "false");
-  raw.append(button);
+  raw.append(button, shown);
   button.addEventListener("click", async () => {
     const open = button.getAttribute("aria-expanded") === "true";
     button.setAttribute("aria-expanded", String(!open));
-    if (open) return raw.replaceChildren(button);
+    if (open) return shown.replaceChildren();
     const parts = await Promise.all(numbers.map(reply));
-    raw.replaceChildren(button, ...parts.flatMap(rawParts));
-    raw.querySelectorAll("pre").forEach((block) => (block.scrollTop = block.scrollHeight)); // a prompt's task is its end
+    if (button.getAttribute("aria-expanded") === "false") return;
+    shown.replaceChildren(...parts.flatMap(rawParts));
+    shown.querySelectorAll("pre").forEach((block) => (block.scrollTop = block.scrollHeight)); // a prompt's task is its end
   });
   return raw;
 }
