@@ -27,20 +27,26 @@ HOSTILE = [
     "Fill in the template ${window.hacked = 5} {{constructor.constructor('window.hacked = 6')()}} with names.",
     "Sort <svg onload='window.hacked = 7'> elements \u0007 by area and list <style>*{display:none}</style> rules.",
 ]
-LABELS = ["<b>positive</b>", "<img src=x onerror=window.hacked=8>", "</script><script>window.hacked=9</script>"]
+LABELS = {  # a word of the task -> its label
+    "Close": "<b>yes</b>",
+    "Reverse": "\u202e<a href='javascript:window.hacked = 8'>",
+    "Sort": "<img src=x onerror=window.hacked=9>",
+}
 
 
 def hostile_answer(prompt: str, body: dict) -> str:
     """What a model with bad intentions answers to each stage."""
     if number := workshop.dangling_number(prompt):
         return "\n".join(f"{n}. {text}" for n, text in enumerate(HOSTILE, number))
-    task = prompt.strip().split("\n")
-    if task[-1].startswith("Is it"):
-        return "Yes" if "Reverse" in task[-2] or "Sort" in task[-2] or "Close" in task[-2] else "No"
-    label = LABELS[len(prompt) % len(LABELS)]
-    if "Class label:" in prompt.split("\n\n")[0]:
+    lines = prompt.strip().split("\n")
+    label = next((label for word, label in LABELS.items() if word in lines[-2]), "")
+    if lines[-1].startswith("Is it"):
+        return "Yes" if label else "No"
+    if label:
         return f"Class label: {label}\nInput: <script>window.hacked = 10</script>"
-    return f"Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: {label} <!-- -->"
+    return (
+        "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: </script><script>hacked = 12</script> <!--"
+    )
 
 
 def hostile_run(folder: Path) -> dict:
