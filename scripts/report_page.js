@@ -13,7 +13,8 @@ const SPACE = language === "en" ? " " : ""; // between sentences
 const byId = (id) => document.getElementById(id);
 const words = (name, values = {}) => told.words[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
 const number = (value, digits = 0) =>
-  value === null || value === undefined ? "–"
+  value === null || value === undefined
+    ? "–"
     : value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const percent = (part, whole) => (whole ? number((100 * part) / whole, 1) + (language === "en" ? " %" : "%") : "–");
 const money = (value) =>
@@ -22,9 +23,10 @@ const stageName = (stage) => words(stage === "instances" ? "instances_stage" : s
 const ruleName = (rule) => told.words.rules[rule] ?? rule;
 
 // Characters that show nothing, or turn the text around them, are shown by their number.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/;
+const HIDDEN =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/;
 const codeOf = (letter) => "U+" + letter.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
-const visible = (text) => text.replace(new RegExp(HIDDEN, "g"), (letter) => "⟨" + codeOf(letter) + "⟩");
+const visible = (text) => String(text).replace(new RegExp(HIDDEN, "g"), (letter) => "⟨" + codeOf(letter) + "⟩");
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -134,36 +136,73 @@ function showFunnel() {
 function showTable1() {
   const { ours, paper } = told.table1;
   const body = heading(byId("table1-table"), [words("figure"), words("this_run"), words("paper")]);
-  const parts = { classification: "instructions", not_classification: "instructions", unknown: "instructions", empty_inputs: "instances" };
-  for (const name of ["instructions", "classification", "not_classification", "unknown", "instances", "empty_inputs",
-    "instruction_length", "input_length", "output_length"]) {
+  const parts = {
+    classification: "instructions",
+    not_classification: "instructions",
+    unknown: "instructions",
+    empty_inputs: "instances",
+  };
+  for (const name of [
+    "instructions",
+    "classification",
+    "not_classification",
+    "unknown",
+    "instances",
+    "empty_inputs",
+    "instruction_length",
+    "input_length",
+    "output_length",
+  ]) {
     if (name === "unknown" && !ours.unknown) continue;
     const cell = (figures) => {
-      const value = figures[name], whole = figures[parts[name]];
+      const value = figures[name],
+        whole = figures[parts[name]];
       const text = number(value, name.endsWith("length") ? 1 : 0);
       return whole && value !== undefined && value !== null ? `${text} (${percent(value, whole)})` : text;
     };
     row(body, [words(name), cell(ours), cell(paper)]).dataset.figure = name;
   }
-  byId("table1-note").textContent = words("table1_note") + SPACE + words(told.run.settings.language === "zh" ? "words_zh" : "words_en");
+  byId("table1-note").textContent =
+    words("table1_note") + SPACE + words(told.run.settings.language === "zh" ? "words_zh" : "words_en");
 }
 
 function showTokens() {
-  const billed = told.spending.stages ?? {}, spent = { ...told.tokens };
+  const billed = told.spending.stages ?? {},
+    spent = { ...told.tokens };
   const sum = (name) => Object.values(told.tokens).reduce((total, stage) => total + (stage[name] ?? 0), 0);
-  const names = { replies: "replies", asked_now: "asked_now", cut: "cut", prompt: "prompt_tokens", reply: "reply_tokens" };
+  const names = {
+    replies: "replies",
+    asked_now: "asked_now",
+    cut: "cut",
+    prompt: "prompt_tokens",
+    reply: "reply_tokens",
+  };
   const stages = STAGES.filter((stage) => stage in spent);
   const body = heading(byId("tokens-table"), ["", ...stages.map(stageName), words("total")]);
   for (const [name, word] of Object.entries(names))
-    row(body, [words(word), ...stages.map((stage) => number(spent[stage][name] ?? 0)), number(sum(name))]).dataset.figure = name;
-  row(body, [words("cost"), ...stages.map((stage) => money(billed[stage]?.cost)), money(told.spending.cost)], "strong").dataset.figure = "cost";
-  const price = told.spending.price_per_million_tokens, each = told.spending.tokens_per_kept_instance, lost = billed.lost;
+    row(body, [
+      words(word),
+      ...stages.map((stage) => number(spent[stage][name] ?? 0)),
+      number(sum(name)),
+    ]).dataset.figure = name;
+  row(
+    body,
+    [words("cost"), ...stages.map((stage) => money(billed[stage]?.cost)), money(told.spending.cost)],
+    "strong",
+  ).dataset.figure = "cost";
+  const price = told.spending.price_per_million_tokens,
+    each = told.spending.tokens_per_kept_instance,
+    lost = billed.lost;
   byId("tokens-note").textContent = [
     words("tokens_note"),
     Array.isArray(price) ? words("price", { in: price[0], out: price[1] }) : words(price ? "no_price" : "no_spending"),
-    lost?.prompt_tokens || lost?.reply_tokens ? words("lost", { in: number(lost.prompt_tokens), out: number(lost.reply_tokens), cost: money(lost.cost) }) : "",
+    lost?.prompt_tokens || lost?.reply_tokens
+      ? words("lost", { in: number(lost.prompt_tokens), out: number(lost.reply_tokens), cost: money(lost.cost) })
+      : "",
     each ? words("per_kept", { n: number(each, 1) }) : "",
-  ].filter(Boolean).join(SPACE);
+  ]
+    .filter(Boolean)
+    .join(SPACE);
 }
 
 function showSettings() {
@@ -171,9 +210,11 @@ function showSettings() {
   const tables = { settings, versions, faults, refused_parameters, undone_because };
   for (const [name, values] of Object.entries(tables)) {
     if (!values || !Object.keys(values).length) continue;
-    const part = make("div"), table = make("table");
+    const part = make("div"),
+      table = make("table");
     part.append(make("h3", "", words(name)), table);
-    for (const [key, value] of Object.entries(values)) row(table.createTBody(), [visible(key), modelText("span", "", String(value))]);
+    for (const [key, value] of Object.entries(values))
+      row(table.createTBody(), [visible(key), modelText("span", "", String(value))]);
     byId("settings-tables").append(part);
   }
 }
@@ -197,16 +238,28 @@ function colour(name) {
 }
 
 function layout(changes) {
-  const axis = { gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line"), automargin: true, fixedrange: true };
+  const axis = {
+    gridcolor: colour("line"),
+    linecolor: colour("line"),
+    zerolinecolor: colour("line"),
+    automargin: true,
+    fixedrange: true,
+  };
   const size = parseFloat(getComputedStyle(document.body).fontSize) * 0.85;
   const { xaxis = {}, yaxis = {}, ...rest } = changes;
   return {
     font: { color: colour("text"), size, family: getComputedStyle(document.body).fontFamily },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 10, r: 10, t: 10, b: 10 }, showlegend: false, bargap: 0.08,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 10, r: 10, t: 10, b: 10 },
+    showlegend: false,
+    bargap: 0.08,
     hoverlabel: { font: { size, color: colour("text") }, bgcolor: colour("card"), bordercolor: colour("quiet") },
-    separators: ".,", dragmode: false,
-    xaxis: { ...axis, ...xaxis, title: { standoff: 8, ...xaxis.title } }, yaxis: { ...axis, ...yaxis, title: { standoff: 8, ...yaxis.title } }, ...rest,
+    separators: ".,",
+    dragmode: false,
+    xaxis: { ...axis, ...xaxis, title: { standoff: 8, ...xaxis.title } },
+    yaxis: { ...axis, ...yaxis, title: { standoff: 8, ...yaxis.title } },
+    ...rest,
   };
 }
 
@@ -223,7 +276,11 @@ function chart(id, has, says, draw) {
   element.setAttribute("aria-label", says);
   drawn[id] = () => {
     const [traces, changes] = draw();
-    return Plotly.react(element, traces, layout(changes), { displayModeBar: false, responsive: true, displaylogo: false });
+    return Plotly.react(element, traces, layout(changes), {
+      displayModeBar: false,
+      responsive: true,
+      displaylogo: false,
+    });
   };
   drawn[id]();
 }
@@ -231,24 +288,56 @@ function chart(id, has, says, draw) {
 function histogram(name, unit, axis, digits) {
   const data = told.histograms[name];
   const element = byId(name + "-chart");
-  if (data) element.before(make("p", "note", words(name === "seed" ? "mean_rouge" : "mean", { mean: number(data.mean, name === "seed" ? 2 : 1) })));
+  if (data)
+    element.before(
+      make(
+        "p",
+        "note",
+        words(name === "seed" ? "mean_rouge" : "mean", { mean: number(data.mean, name === "seed" ? 2 : 1) }),
+      ),
+    );
   chart(name + "-chart", data, words("hist_" + name), () => {
     const from = (n) => number(n * data.width, digits);
     const rouge = name === "seed";
     const names = data.bars.map((_, n) =>
-      data.open && n === data.bars.length - 1 ? words("and_more", { from: from(n) })
-        : data.width === 1 ? from(n) : words("from_to", { from: from(n), to: digits ? from(n + 1) : number((n + 1) * data.width - 1) }));
+      data.open && n === data.bars.length - 1
+        ? words("and_more", { from: from(n) })
+        : data.width === 1
+          ? from(n)
+          : words("from_to", { from: from(n), to: digits ? from(n + 1) : number((n + 1) * data.width - 1) }),
+    );
     const middle = data.bars.map((_, n) => (n + 0.5) * data.width);
     const every = rouge ? 4 : Math.max(1, Math.round(data.bars.length / 8));
-    const ticks = [...data.bars.keys(), ...(rouge ? [20] : [])].filter((n) => n % every === 0);
+    const last = data.open ? data.bars.length - 1 : Infinity; // the bar of all that is longer
+    const ticks = [...data.bars.keys(), ...(rouge ? [20] : [])].filter(
+      (n) => n === last || (n % every === 0 && last - n > every / 2),
+    );
     const trace = {
-      type: "bar", x: middle, y: data.bars, customdata: names, marker: { color: colour("accent") },
-      hovertemplate: `%{customdata} ${rouge ? "" : words("x_words")}: %{y:,}<extra></extra>`, width: data.width * 0.92,
+      type: "bar",
+      x: middle,
+      y: data.bars,
+      customdata: names,
+      marker: { color: colour("accent") },
+      hovertemplate: `%{customdata} ${rouge ? "" : words("x_words")}: %{y:,}<extra></extra>`,
+      width: data.width * 0.92,
     };
-    return [[trace], {
-      xaxis: { title: { text: words(axis) }, range: [0, (rouge ? 20.1 : data.bars.length) * data.width], tickvals: ticks.map((n) => n * data.width), ticktext: ticks.map((n) => number(n * data.width, rouge ? 1 : 0)) },
-      yaxis: { title: { text: words(unit) }, tickformat: ",d", rangemode: "tozero", ...(Math.max(...data.bars) < 6 ? { dtick: 1 } : { nticks: 6 }) },
-    }];
+    return [
+      [trace],
+      {
+        xaxis: {
+          title: { text: words(axis) },
+          range: [0, (rouge ? 20.1 : data.bars.length) * data.width],
+          tickvals: ticks.map((n) => n * data.width),
+          ticktext: ticks.map((n) => number(n * data.width, rouge ? 1 : 0) + (n === last ? "+" : "")),
+        },
+        yaxis: {
+          title: { text: words(unit) },
+          tickformat: ",d",
+          rangemode: "tozero",
+          ...(Math.max(...data.bars) < 6 ? { dtick: 1 } : { nticks: 6 }),
+        },
+      },
+    ];
   });
 }
 
@@ -256,12 +345,21 @@ function funnelChart() {
   const { generate, classify, instances, filter } = told.counts;
   const steps = [generate.in, generate.out, classify.out, instances.out, filter.in, filter.out];
   const shown = { generate: 2, classify: 3, instances: 4, filter: 6 }[told.last];
+  byId("funnel-chart").style.height = shown * 4.5 + 1 + "rem";
   chart("funnel-chart", generate.in, words("funnel"), () => {
     const lines = told.words.funnel_steps.map((name) => name.replace(/(.{12,}?) /g, "$1<br>"));
     const trace = {
-      type: "funnel", y: lines.slice(0, shown), x: steps.slice(0, shown), texttemplate: "%{value:,}",
-      textfont: { color: colour("card") }, insidetextfont: { color: colour("card") }, outsidetextfont: { color: colour("text") }, textposition: "auto", marker: { color: colour("kept") },
-      connector: { fillcolor: colour("line"), line: { width: 0 } }, hovertemplate: "%{y}: %{x:,}<extra></extra>",
+      type: "funnel",
+      y: lines.slice(0, shown),
+      x: steps.slice(0, shown),
+      texttemplate: "%{value:,}",
+      textfont: { color: colour("card") },
+      insidetextfont: { color: colour("card") },
+      outsidetextfont: { color: colour("text") },
+      textposition: "auto",
+      marker: { color: colour("kept") },
+      connector: { fillcolor: colour("line"), line: { width: 0 } },
+      hovertemplate: "%{y}: %{x:,}<extra></extra>",
     };
     return [[trace], { yaxis: { automargin: true } }];
   });
@@ -269,26 +367,55 @@ function funnelChart() {
 
 // Twelve hues that differ in both themes; a verb's objects have a paler one.
 const hue = (n, pale) => {
-  const dark = document.documentElement.style.colorScheme === "dark" || (!document.documentElement.style.colorScheme && matchMedia("(prefers-color-scheme: dark)").matches);
+  const dark =
+    document.documentElement.style.colorScheme === "dark" ||
+    (!document.documentElement.style.colorScheme && matchMedia("(prefers-color-scheme: dark)").matches);
   return `hsl(${(n * 137.5 + 210) % 360}, ${pale ? 38 : 48}%, ${dark ? (pale ? 28 : 36) : pale ? 84 : 74}%)`;
 };
 
 function verbsChart() {
   const { rows, read, all, shown } = told.verbs;
   const zh = told.run.settings.language === "zh";
-  byId("verbs-note").textContent = rows.length ? words("verbs_note", { verbs: rows.length, objects: 4, shown: number(shown), all: number(all) }) : "";
-  byId("verbs-how").textContent = all ? words(zh ? "verbs_how_zh" : "verbs_how_en", { unread: number(all - read), all: number(all) }) : "";
+  byId("verbs-note").textContent = rows.length
+    ? words("verbs_note", { verbs: rows.length, objects: 4, shown: number(shown), all: number(all) })
+    : "";
+  byId("verbs-how").textContent = all
+    ? words(zh ? "verbs_how_zh" : "verbs_how_en", { unread: number(all - read), all: number(all) })
+    : "";
   chart("verbs-chart", rows.length, words("verbs"), () => {
     const trace = {
-      type: "sunburst", ids: [], labels: [], parents: [], values: [], customdata: [], branchvalues: "total", maxdepth: 2, sort: true,
-      marker: { colors: [], line: { color: colour("card"), width: 1 } }, hovertemplate: "%{label}: %{customdata:,}<extra></extra>",
-      insidetextorientation: "radial", textfont: { color: colour("text") }, leaf: { opacity: 1 },
+      type: "sunburst",
+      ids: [],
+      labels: [],
+      parents: [],
+      values: [],
+      customdata: [],
+      branchvalues: "total",
+      maxdepth: 2,
+      sort: true,
+      marker: { colors: [], line: { color: colour("card"), width: 1 } },
+      hovertemplate: "%{label}: %{customdata:,}<extra></extra>",
+      insidetextorientation: "radial",
+      textfont: { color: colour("text") },
+      leaf: { opacity: 1 },
     };
     const add = (id, parent, text, value, fill, count = value) => {
-      trace.ids.push(id); trace.customdata.push(count); trace.parents.push(parent); trace.labels.push(label(text, 24)); trace.values.push(value); trace.marker.colors.push(fill);
+      trace.ids.push(id);
+      trace.customdata.push(count);
+      trace.parents.push(parent);
+      trace.labels.push(label(text, 24));
+      trace.values.push(value);
+      trace.marker.colors.push(fill);
     };
     rows.forEach(([verb, total, objects], n) => {
-      add("v" + n, "", verb, objects.reduce((sum, [, count]) => sum + count, 0), hue(n, false), total);
+      add(
+        "v" + n,
+        "",
+        verb,
+        objects.reduce((sum, [, count]) => sum + count, 0),
+        hue(n, false),
+        total,
+      );
       objects.forEach(([noun, count], m) => add(`v${n}o${m}`, "v" + n, noun, count, hue(n, true)));
     });
     return [[trace], { margin: { l: 0, r: 0, t: 0, b: 0 } }];
@@ -297,43 +424,93 @@ function verbsChart() {
 
 function labelsChart() {
   const { rows, all, different } = told.labels;
-  if (all) byId("labels-note").textContent = words("labels_note", { all: number(all), different: number(different), share: percent(rows[0][1], all) });
+  if (all)
+    byId("labels-note").textContent = words("labels_note", {
+      all: number(all),
+      different: number(different),
+      share: percent(rows[0][1], all),
+    });
   byId("labels-chart").style.height = rows.length ? rows.length * 1.5 + 2 + "rem" : "";
-  chart("labels-chart", all, words("labels"), () => [[{
-    type: "bar", orientation: "h", y: rows.map((_, n) => n), x: rows.map(([, count]) => count), marker: { color: colour("accent") },
-    customdata: rows.map(([text]) => label(text, 80)), hovertemplate: "%{customdata}: %{x:,}<extra></extra>",
-    text: rows.map(([, count]) => `${number(count)} (${percent(count, all)})`), textposition: "auto", cliponaxis: false,
-    insidetextfont: { color: colour("card") }, outsidetextfont: { color: colour("text") },
-  }], {
-    xaxis: { visible: false, range: [0, Math.max(...rows.map(([, count]) => count)) * 1.05] },
-    yaxis: { autorange: "reversed", tickvals: rows.map((_, n) => n), ticktext: rows.map(([text]) => label(text, 18) + "  "), showgrid: false },
-  }]);
+  chart("labels-chart", all, words("labels"), () => [
+    [
+      {
+        type: "bar",
+        orientation: "h",
+        y: rows.map((_, n) => n),
+        x: rows.map(([, count]) => count),
+        marker: { color: colour("accent") },
+        customdata: rows.map(([text]) => label(text, 80)),
+        hovertemplate: "%{customdata}: %{x:,}<extra></extra>",
+        text: rows.map(([, count]) => `${number(count)} (${percent(count, all)})`),
+        textposition: "auto",
+        cliponaxis: false,
+        insidetextfont: { color: colour("card") },
+        outsidetextfont: { color: colour("text") },
+      },
+    ],
+    {
+      xaxis: { visible: false, range: [0, Math.max(...rows.map(([, count]) => count)) * 1.05] },
+      yaxis: {
+        autorange: "reversed",
+        tickvals: rows.map((_, n) => n),
+        ticktext: rows.map(([text]) => label(text, 18) + "  "),
+        showgrid: false,
+      },
+    },
+  ]);
 }
 
 function noveltyChart() {
   const data = told.novelty;
   if (data) {
-    const values = { requests: number(data.requests), new: number(told.counts.generate.out), last: number(data.last_ten, 1) };
+    const values = {
+      requests: number(data.requests),
+      new: number(told.counts.generate.out),
+      last: number(data.last_ten, 1),
+    };
     const mean = data.width > 1 ? SPACE + words("novelty_mean", { width: data.width }) : "";
     byId("novelty-note").textContent = words("novelty_note", values) + mean;
   }
-  chart("novelty-chart", data, words("novelty"), () => [[{
-    type: "scatter", mode: "lines+markers", x: data.means.map((_, n) => n * data.width + 1), y: data.means,
-    line: { color: colour("accent"), width: 2 }, marker: { size: 5 }, hovertemplate: `${words("x_request")} %{x}: %{y}<extra></extra>`,
-  }], {
-    xaxis: { title: { text: words("x_request") }, tickformat: ",d", nticks: 8 }, yaxis: { title: { text: words("y_new") }, rangemode: "tozero", nticks: 6 },
-  }]);
+  chart("novelty-chart", data, words("novelty"), () => [
+    [
+      {
+        type: "scatter",
+        mode: "lines+markers",
+        x: data.means.map((_, n) => n * data.width + 1),
+        y: data.means,
+        line: { color: colour("accent"), width: 2 },
+        marker: { size: 5 },
+        hovertemplate: `${words("x_request")} %{x}: %{y}<extra></extra>`,
+      },
+    ],
+    {
+      xaxis: { title: { text: words("x_request") }, tickformat: ",d", nticks: 8 },
+      yaxis: { title: { text: words("y_new") }, rangemode: "tozero", nticks: 6 },
+    },
+  ]);
 }
 
 function tokensChart() {
   const stages = STAGES.filter((stage) => stage in told.tokens);
   const bars = (name, fill) => ({
-    type: "bar", orientation: "h", name: words(name + "_tokens"), y: stages.map(stageName), x: stages.map((stage) => told.tokens[stage][name] ?? 0),
-    marker: { color: colour(fill) }, hovertemplate: "%{y}, %{fullData.name}: %{x:,}<extra></extra>",
+    type: "bar",
+    orientation: "h",
+    name: words(name + "_tokens"),
+    y: stages.map(stageName),
+    x: stages.map((stage) => told.tokens[stage][name] ?? 0),
+    marker: { color: colour(fill) },
+    hovertemplate: "%{y}, %{fullData.name}: %{x:,}<extra></extra>",
   });
-  chart("tokens-chart", stages.length, words("tokens"), () => [[bars("prompt", "accent"), bars("reply", "rejected")], {
-    barmode: "stack", showlegend: true, legend: { orientation: "h", traceorder: "normal", y: 1.02, yanchor: "bottom", x: 0 }, yaxis: { autorange: "reversed" }, xaxis: { nticks: 5 },
-  }]);
+  chart("tokens-chart", stages.length, words("tokens"), () => [
+    [bars("prompt", "accent"), bars("reply", "rejected")],
+    {
+      barmode: "stack",
+      showlegend: true,
+      legend: { orientation: "h", traceorder: "normal", y: 1.02, yanchor: "bottom", x: 0 },
+      yaxis: { autorange: "reversed" },
+      xaxis: { nticks: 5 },
+    },
+  ]);
 }
 
 function charts() {
@@ -353,7 +530,9 @@ function charts() {
 
 const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies]
 const searched = []; // what the search looks through, by row
-let fitting = [], at = 0, done = false;
+let fitting = [],
+  at = 0,
+  done = false;
 
 async function unpack(id) {
   const bytes = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
@@ -383,7 +562,9 @@ function fillFilters() {
   byId("rule").append(option("", words("any_rule")));
   for (const stage of STAGES)
     for (const [rule, n] of Object.entries(told.counts[stage].rejected))
-      byId("rule").append(option(stage + ":" + rule, `${stageName(stage)}${words("colon")}${ruleName(rule)} (${number(n)})`));
+      byId("rule").append(
+        option(stage + ":" + rule, `${stageName(stage)}${words("colon")}${ruleName(rule)} (${number(n)})`),
+      );
 }
 
 function showRule(value) {
@@ -401,8 +582,11 @@ function find(start = 0) {
   const [status, rule, cut] = [byId("status").value, byId("rule").value, byId("cut").checked];
   fitting = [];
   rows.forEach((line, n) => {
-    const fits = (status === "all" || line[0] === status) && (!rule || (line[0] === "rejected" && `${line[1]}:${line[2]}` === rule))
-      && (!cut || line[9]) && asked.every((word) => searched[n].includes(word));
+    const fits =
+      (status === "all" || line[0] === status) &&
+      (!rule || (line[0] === "rejected" && `${line[1]}:${line[2]}` === rule)) &&
+      (!cut || line[9]) &&
+      asked.every((word) => searched[n].includes(word));
     if (fits) fitting.push(n);
   });
   at = Math.min(start, Math.max(0, Math.ceil(fitting.length / PAGE) - 1));
@@ -412,7 +596,11 @@ function find(start = 0) {
 function showPage() {
   const pages = Math.max(1, Math.ceil(fitting.length / PAGE));
   const found = words("found", { n: number(fitting.length), all: number(told.rows) });
-  byId("found").textContent = done ? (fitting.length || !rows.length ? found : words("nothing")) : words("loading", { n: number(rows.length), all: number(told.rows) });
+  byId("found").textContent = done
+    ? fitting.length || !rows.length
+      ? found
+      : words("nothing")
+    : words("loading", { n: number(rows.length), all: number(told.rows) });
   byId("page").textContent = words("page", { n: number(at + 1), all: number(pages) });
   byId("previous").disabled = at === 0;
   byId("next").disabled = at + 1 >= pages;
@@ -421,18 +609,30 @@ function showPage() {
 
 function sample(line) {
   const [status, stage, rule, instruction, input, output, labelled, neighbour, score, cut, replies] = line;
-  const item = make("li"), tags = make("div", "tags");
-  const what = status === "rejected" ? words("rejected") + words("colon") + ruleName(rule) : words(status === "undone" ? "undone_status" : status);
+  const item = make("li"),
+    tags = make("div", "tags");
+  const what =
+    status === "rejected"
+      ? words("rejected") + words("colon") + ruleName(rule)
+      : words(status === "undone" ? "undone_status" : status);
   tags.append(make("span", "tag " + status, what), make("span", "quiet", stageName(stage)));
   if (labelled) tags.append(make("span", "tag plain", words("is_classification")));
   if (cut) tags.append(make("span", "tag plain", words("was_cut")));
   item.append(tags);
   const lost = score === null ? words("request") : words("request_n", { n: score });
-  item.append(status === "undone" && stage === "generate" ? make("div", "instruction", lost) : modelText("div", "instruction text", instruction));
+  item.append(
+    status === "undone" && stage === "generate"
+      ? make("div", "instruction", lost)
+      : modelText("div", "instruction text", instruction),
+  );
   if (output !== null && rule !== "no_instance") item.append(pair(words("input"), input, words("no_input")));
-  if (output !== null) item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
+  if (output !== null)
+    item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
   if (neighbour) {
-    item.append(make("div", "quiet", words("nearest", { score: number(score, 2) })), modelText("div", "text", neighbour));
+    item.append(
+      make("div", "quiet", words("nearest", { score: number(score, 2) })),
+      modelText("div", "text", neighbour),
+    );
   }
   item.append(rawButton(replies));
   return item;
@@ -446,7 +646,9 @@ function pair(name, text, empty) {
 
 function rawButton(numbers) {
   if (!numbers.length) return make("div", "quiet", words("no_raw"));
-  const raw = make("div", "raw"), button = make("button", "link", words("raw")), shown = make("div");
+  const raw = make("div", "raw"),
+    button = make("button", "link", words("raw")),
+    shown = make("div");
   button.type = "button";
   button.setAttribute("aria-expanded", "false");
   raw.append(button, shown);
@@ -471,12 +673,17 @@ function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, l
   const facts = [stageName(stage)];
   if (attempt) facts.push(words("attempt"));
   if (finish) facts.push(words("finish", { why: visible(finish) }));
-  if (promptTokens || replyTokens) facts.push(`${number(promptTokens)} + ${number(replyTokens)} ${words("tokens_unit")}`);
+  if (promptTokens || replyTokens)
+    facts.push(`${number(promptTokens)} + ${number(replyTokens)} ${words("tokens_unit")}`);
   if (created) facts.push(visible(created));
   if (parameters) facts.push(visible(JSON.stringify(parameters)));
   const two = make("div", "two");
-  for (const [name, body] of [["prompt", prompt], ["reply", text]]) {
-    const part = make("div"), block = modelText("pre", "", body || words(body === "" && name === "reply" ? "empty" : "not_kept"));
+  for (const [name, body] of [
+    ["prompt", prompt],
+    ["reply", text],
+  ]) {
+    const part = make("div"),
+      block = modelText("pre", "", body || words(body === "" && name === "reply" ? "empty" : "not_kept"));
     block.tabIndex = 0;
     part.append(make("span", "quiet", words(name)), block);
     two.append(part);
@@ -488,12 +695,20 @@ function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, l
 
 function watch() {
   let waiting;
-  byId("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(find, 150); });
+  byId("search").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(find, 150);
+  });
   for (const id of ["status", "rule", "cut"]) byId(id).addEventListener("change", () => find());
-  const turn = (pages) => { at += pages; showPage(); byId("samples").scrollIntoView(); };
+  const turn = (pages) => {
+    at += pages;
+    showPage();
+    byId("samples").scrollIntoView();
+  };
   byId("previous").addEventListener("click", () => turn(-1));
   byId("next").addEventListener("click", () => turn(1));
-  const dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)"),
+    root = document.documentElement;
   const redraw = () => Object.values(drawn).forEach((draw) => draw());
   byId("theme").addEventListener("click", () => {
     const now = root.style.colorScheme || (dark.matches ? "dark" : "light");

@@ -52,7 +52,7 @@ class Replies:
             groups = self.groups.setdefault((stage, what), [])
             tries = groups.pop()[1] if record.get("attempt") and groups else []
             groups.append((reply.text, [*tries, number]))
-        if stage == "generate":
+        if stage == "generate" and isinstance(record.get("request_idx"), int):
             first = workshop.dangling_number(reply.prompt)
             self.candidates[record["request_idx"]] = workshop.parse_instructions(reply.text, recipe=recipe, first=first)
 

@@ -17,6 +17,8 @@ from self_instruct_workshop import STAGES, STEP_FILES, Journal, Reply, Task, Wor
 
 SHAPE = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
 WHO = ("provider", "model", "recipe")
+TEXT = ("instruction",)  # what each row of a file has at least
+NEEDED = {"filter": ("instruction", "input", "output"), "rejected": ("instruction", "stage", "rule")}
 
 
 @dataclass
@@ -47,13 +49,13 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Raises WorkshopError where there is nothing to report on, or a file is damaged."""
     paths = {stage: folder / name for stage, name in zip(STAGES, STEP_FILES, strict=True)}
-    steps = {stage: read_lines(path, ("instruction",)) for stage, path in paths.items() if path.exists()}
+    steps = {stage: read_lines(path, NEEDED.get(stage, TEXT)) for stage, path in paths.items() if path.exists()}
     summary, notices, rejected = read_summary(folder / "run.json"), [], []
     journal = open_journal(folder, summary)
     if not (steps or summary or journal):
         raise WorkshopError(f"{folder} holds no run: run self_instruct.py first, or name its folder with --work-dir")
     if summary and (folder / "rejected.jsonl").exists():
-        rejected = read_lines(folder / "rejected.jsonl", ("instruction", "stage", "rule"))
+        rejected = read_lines(folder / "rejected.jsonl", NEEDED["rejected"])
     settings = summary.get("settings") or newest_settings(journal)
     run = Run(folder, summary, settings, {}, steps, rejected, notices=notices, journal=journal)
     run.counts = summary.get("counts") or counted(run)
@@ -162,7 +164,7 @@ def views(run: Run) -> Iterator[dict]:
 
 def reply_of(record: dict, recipe: str) -> Reply:
     """A record's reply as the run read it."""
-    reply = Reply(record["text"], record.get("finish_reason", ""), prompt=record.get("prompt", ""))
+    reply = Reply(str(record["text"]), record.get("finish_reason", ""), prompt=record.get("prompt", ""))
     reply.stop_at(workshop.PAPER[record["stage"]]["stop"] if recipe == "paper" else [])
     return reply
 

@@ -86,6 +86,7 @@ def test_counts_tokens_and_settings_are_those_of_run_json(kind: str, practice: C
     numbers = page_of(folder, tmp_path).numbers
     assert numbers["counts"] == summary["counts"]
     assert numbers["tokens"] == summary["tokens"]
+    assert numbers["spending"] == summary["spending"]
     assert numbers["run"]["status"] == summary["status"]
     shown = numbers["run"]["settings"]
     hidden = {"work_dir"} | {name for name, value in summary["settings"].items() if value == ""}

@@ -15,6 +15,7 @@ import pytest
 from report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
 from server import Server, scripted_model
 
+import self_instruct
 import self_instruct_workshop as workshop
 from self_instruct_workshop import STAGES, Config
 
@@ -64,6 +65,14 @@ def empty_run(folder: Path) -> dict:
         return workshop.run(config, say=lambda text: None)
 
 
+def priced_run(folder: Path) -> dict:
+    """A run under self_instruct.py with a price, so that run.json has its cost."""
+    with Server(scripted_model()) as server:
+        where = ["--provider", "local", "--base-url", server.url, "--model", "m", "--work-dir", str(folder)]
+        assert self_instruct.main([*where, "--num-instructions", "12", "--price-in", "3", "--price-out", "9"]) == 0
+    return {}
+
+
 MAKE: dict[str, Callable[[Path], dict]] = {
     "en": practice_run,
     "zh": lambda folder: practice_run(folder, language="zh"),
@@ -71,6 +80,7 @@ MAKE: dict[str, Callable[[Path], dict]] = {
     "until generate": lambda folder: practice_run(folder, until="generate"),
     "undone": undone_run,
     "empty": empty_run,
+    "priced": priced_run,
     "hostile": hostile_run,
     "big": lambda folder: big_run(folder, 25_000),
 }
@@ -146,7 +156,7 @@ def test_a_report_opens_without_an_error_and_loads_nothing(kind: str, look: Call
     assert not re.search(r"undefined|NaN|\[object|\{\w+\}|\bnull\b", words)
 
 
-@pytest.mark.parametrize("kind", ["en", "zh", "cut", "undone"])
+@pytest.mark.parametrize("kind", ["en", "zh", "cut", "undone", "priced"])
 def test_the_numbers_on_the_page_are_those_of_run_json(kind: str, look: Callable, report: Callable) -> None:
     page, summary = look(kind), report(kind)[1]
     counts, tokens = summary["counts"], summary["tokens"]
@@ -169,6 +179,12 @@ def test_the_numbers_on_the_page_are_those_of_run_json(kind: str, look: Callable
         cells = page.locator(f"#tokens-table tr[data-figure={name}] td").all_inner_texts()
         told = [stage[name] for stage in tokens.values()]
         assert [*map(count_in, cells)] == [*told, sum(told)]
+    spending = summary["spending"]
+    if spending:
+        costs = [*(spending["stages"][stage]["cost"] for stage in tokens), spending["cost"]]
+        cells = page.locator("#tokens-table tr[data-figure=cost] td").all_inner_texts()
+        assert cells == [f"${cost:.4f}" for cost in costs] and shown["kpi_cost"] == cells[-1]
+    assert bool(spending) == (kind == "priced")
     lines = page.locator("#table1-table tr[data-figure]").all()
     table1 = {line.get_attribute("data-figure"): line.locator("td").first.inner_text() for line in lines}
     assert count_in(table1["classification"]) == counts["classify"]["classification"]
