@@ -41,8 +41,9 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     finally:
         if run.journal:
             run.journal.file.close()
-    language = language or (run.language if run.language in workshop.DEFAULT_SEEDS else "en")
-    words = json.loads((HERE / "report_words.json").read_text(encoding="utf-8"))[language]
+    known = json.loads((HERE / "report_words.json").read_text(encoding="utf-8"))
+    language = next(name for name in (language, run.language, "en") if name in known)
+    words = known[language]
     shown = numbers | {"rows": len(rows), "replies_in_a_piece": report_rows.REPLIES}
     pieces = {"rows": report_rows.packed(rows, report_rows.ROWS), "replies": replies.pieces}
     title = f"{words['title']}: {one_line(numbers['run']['folder'], 60)}"
