@@ -6,8 +6,10 @@
 The paper parses with the Berkeley Neural Parser, a download of its own. This needs no more than what pip installs: the
 parts of speech come from TextBlob's pattern tagger (English) or jieba (Chinese), and a few rules find the first command
 in them and the noun that it is about. Of a question, or of a command without a noun ("Explain why."), it says None.
-Checked by hand on the first 100 seed tasks of each language: of 70 English pairs 69 are right, of 72 Chinese ones 63;
-of what it gave no pair for, 3 English tasks and 7 Chinese ones have one.
+
+Checked by hand on the first 100 seed tasks of each language, which the rules were written with: of 70 English pairs 69
+are right, of 72 Chinese ones 62; 3 and 7 pairs were missed. On 60 other tasks of each, drawn at random from
+data/practice_tasks.jsonl: 40 of 43 English pairs are right, 24 of 30 Chinese ones.
 """
 
 from __future__ import annotations
