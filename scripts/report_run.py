@@ -61,6 +61,8 @@ def read_run(folder: Path) -> Run:
     run.counts = summary.get("counts") or counted(run)
     if not summary:
         notices.append(("no_run_json",))
+    if summary.get("status") == "interrupted":
+        notices.append(("broken_off",))
     if not journal:
         notices.append(("no_journal",))
     if summary.get("undone_because"):

@@ -334,6 +334,7 @@ def test_an_interrupted_run_shows_what_it_has(practice: Callable, tmp_path: Path
     rows = read(folder, STEP_FILES[1])[:20]
     workshop.write_whole(folder / STEP_FILES[1], map(workshop.to_json, rows))
     page = page_of(folder, tmp_path)
+    assert ["broken_off"] in page.numbers["notices"]
     assert len(page.of(status="kept")) == 20
     assert len(page.of(status="undone", stage="classify")) == summary["counts"]["generate"]["out"] - 20
 
