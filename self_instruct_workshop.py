@@ -1550,7 +1550,7 @@ def funnel(config: Config, summary: dict) -> str:
         lines.append(f"notice: {spent['cut']} replies were cut at {'the limit of the paper' if paper else more}.")
     lines += [] if now or undone else ["Already complete: nothing was asked, nothing was paid."]
     lines.append(f"Files in {config.work_dir}: {', '.join([*STEP_FILES[:done], 'rejected.jsonl', 'run.json'])}")
-    hint = f"Next: {sys.executable} self_instruct.py --show-prompts (or --num-instructions 300, or --help)"
+    hint = f"Next: {sys.executable} self_instruct.py --report, a page to look at (or --show-prompts, or --help)"
     hint = hint if config.until == "filter" else "To go on: the same command without --until."
     why = next(iter(summary["undone_because"]), "")
     hint = f"{undone} undone ({why}). The same command asks again for what got no reply." if undone else hint
