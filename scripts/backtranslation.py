@@ -195,8 +195,10 @@ def trained(model: str | Path) -> Row:
 
 @lru_cache(maxsize=1)
 def load_tokenizer(name: str) -> Any:
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -207,7 +209,6 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-@lru_cache(maxsize=1)  # of two models of 7B, one GPU holds one
 def load_model(name: str, dtype: str, in_4bit: bool) -> Any:
     """The model, an adapter with its base, on the device where it will work."""
     import transformers
@@ -225,12 +226,15 @@ def load_model(name: str, dtype: str, in_4bit: bool) -> Any:
     return model if in_4bit else model.to(device)
 
 
+asked_model = lru_cache(maxsize=1)(load_model)  # of two models of 7B, one GPU holds one
+
+
 def why_not_loaded(name: str, error: BaseException | None) -> str:
     """What an error of the hub or of transformers means, and what to do, in one line."""
     said, first = "", one_line(str(error), 200)
     while error:
         said, error = f"{said} {type(error).__name__}: {error}", error.__cause__ or error.__context__
-    if re.search("GatedRepo|gated repo", said):
+    if re.search("GatedRepoError|access a gated repo", said):
         return f"{name} is gated: accept its terms on https://huggingface.co/{name} and run  hf auth login  first"
     if Path(name).is_dir():
         return f"the folder {name} holds no model that can be loaded: {first}"
@@ -314,7 +318,6 @@ def fit_adapter(options: argparse.Namespace, rows: list[tuple[Row, str]], backwa
         print(f"going on from {checkpoint.name}", file=sys.stderr)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(options.out))
-    load_model.cache_clear()  # it holds the adapter now
     return {
         "examples": len(examples),
         "clipped": sum(one["clipped"] for one in examples),
@@ -473,7 +476,7 @@ def answer_batch(
     """The replies to one batch, padded on the left: a model goes on from the end."""
     import transformers
 
-    tokenizer, model = load_tokenizer(options.model), load_model(options.model, options.dtype, options.load_in_4bit)
+    tokenizer, model = load_tokenizer(options.model), asked_model(options.model, options.dtype, options.load_in_4bit)
     own = bool(trained(options.model))  # our finetuned models know our template, chat models theirs
     texts = [forward_prompt(prompt) for prompt in prompts] if chat and own else prompts
     if as_chat := chat and not own and bool(tokenizer.chat_template):
@@ -601,7 +604,6 @@ def push(options: argparse.Namespace, kind: str, folder: Path, names: list[str],
     """Upload files of a folder, as a "model" or a "dataset", with their card; nothing unless --push-to names where."""
     if not options.push_to:
         return
-    import httpx
     from huggingface_hub import HfApi
 
     where = {"repo_id": options.push_to, "repo_type": kind}
@@ -609,7 +611,7 @@ def push(options: argparse.Namespace, kind: str, folder: Path, names: list[str],
         HfApi().create_repo(**where, exist_ok=True)
         HfApi().upload_folder(**where, folder_path=str(folder), allow_patterns=names)
         HfApi().upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # those of whichever HTTP library the hub's client has
         problem = f"cannot upload to {options.push_to} ({one_line(str(error))})"
         raise WorkshopError(f"{problem}: run  hf auth login  and the same command; all is in {folder}") from None
     print(f"uploaded to {options.push_to}")
