@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
+from scripts import backtranslation, backtranslation_models
 from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row, rouge_l
 from self_instruct_workshop import leave, one_line
 
@@ -42,9 +42,9 @@ Held-out rows: ROUGE-L {rouge:.3f}, exact {exact:.3f}. The prompt:
 
 def inverse_sft(options: argparse.Namespace) -> None:
     if options.sample:
-        backtranslation.sample_model()
+        backtranslation_models.sample_model()
     rows, unseen = backtranslation.read_rows(options.data), backtranslation.read_rows(options.eval_data)
-    figures = backtranslation.train(options, [(row, "") for row in rows], backward=True)
+    figures = backtranslation_models.train(options, [(row, "") for row in rows], backward=True)
     unseen = unseen[: options.eval_rows]
     written = write_instructions(options, unseen + rows[: len(unseen)])
     rouge, exact = score("not trained on", unseen, written[: len(unseen)])
@@ -59,8 +59,8 @@ def inverse_sft(options: argparse.Namespace) -> None:
 def write_instructions(options: argparse.Namespace, rows: list[Row]) -> list[str]:
     """The likeliest instruction for each answer, from the model just trained."""
     options = argparse.Namespace(**{**vars(options), "model": str(options.out)})
-    prompts = backtranslation.backward_prompts(options, rows)
-    return [reply.text for reply in backtranslation.generate(options, "held-out", prompts, temperature=0.0)]
+    prompts = backtranslation_models.backward_prompts(options, rows)
+    return [reply.text for reply in backtranslation_models.generate(options, "held-out", prompts, temperature=0.0)]
 
 
 def score(name: str, rows: list[Row], written: list[str]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
+from scripts import backtranslation, backtranslation_models
 from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
 
@@ -31,14 +31,14 @@ LONG = 800  # characters; of 150 instructions sampled at temperature 1.2 by othe
 
 
 def augment(options: argparse.Namespace) -> int:
-    if backtranslation.trained(options.model).get("direction") == "forward":
+    if backtranslation_models.trained(options.model).get("direction") == "forward":
         raise UsageError(f"--model {options.model} was trained to answer: give the backward model of inverse_sft.py")
     rows = backtranslation.read_rows(options.data)
     if len(rows) < options.count:
         print(f"notice: only {len(rows)} rows to draw from, not {options.count}", file=sys.stderr)
     rows = random.Random(options.seed).sample(rows, min(options.count, len(rows)))
-    prompts = backtranslation.backward_prompts(options, rows)
-    replies = backtranslation.generate(options, "augment", prompts, options.temperature)
+    prompts = backtranslation_models.backward_prompts(options, rows)
+    replies = backtranslation_models.generate(options, "augment", prompts, options.temperature)
     made = [(with_instruction(row, reply), reply) for row, reply in zip(rows, replies, strict=True) if reply]
     kept = [row for row, _ in made if row["instruction"]]
     report(made, kept)

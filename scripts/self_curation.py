@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
+from scripts import backtranslation, backtranslation_models
 from scripts.backtranslation import DATA, NEXT, SAMPLE, SAMPLE_OUT, SERVERS, Row, parse_rating
 from self_instruct_workshop import UsageError, WorkshopError, leave, one_line
 
@@ -59,7 +59,7 @@ def curate(options: argparse.Namespace) -> int:
     shots = read_shots(options.shots)
     if options.sample and options.model == str(FOR_SAMPLE["model"]):
         practise(options, shots)
-    if backtranslation.trained(options.model).get("direction") == "backward":
+    if backtranslation_models.trained(options.model).get("direction") == "backward":
         raise UsageError(f"--model {options.model} writes instructions and cannot rate: give a chat model")
     rows = backtranslation.read_rows(options.data)
     evaluated, undone = evaluate(options, rows, shots)
@@ -68,12 +68,11 @@ def curate(options: argparse.Namespace) -> int:
     backtranslation.write(options.out.with_stem(options.out.stem + "_all_evaluated"), evaluated)
     backtranslation.write(options.out, kept)
     print(f"{len(kept)} of {len(evaluated)} pairs kept, in {options.out}")
+    if not kept:
+        how = "lower --threshold, or use a better model"
+        raise WorkshopError(f"nothing was rated {options.threshold} or better: {how}")
     names = [options.out.name, options.out.stem + "_all_evaluated" + options.out.suffix]
     backtranslation.push(options, "dataset", options.out.parent, names, backtranslation.LIMA_CARD)
-    if not kept:
-        raise WorkshopError(
-            f"nothing was rated {options.threshold} or better: lower --threshold, or use a better model"
-        )
     return 3 if undone else 0
 
 
@@ -86,7 +85,7 @@ def read_shots(path: Path) -> list[Row]:
 
 def rating_prompts(options: argparse.Namespace, rows: list[Row], shots: list[Row]) -> list[str]:
     """A prompt for each row, its answer clipped to what --max-length leaves."""
-    tokenizer, room = backtranslation.tokenizer_of(options), options.max_length - options.max_new_tokens
+    tokenizer, room = backtranslation_models.tokenizer_of(options), options.max_length - options.max_new_tokens
     return [backtranslation.fit(tokenizer, partial(rating_prompt, shots, row), row["output"], room) for row in rows]
 
 
@@ -95,18 +94,14 @@ def evaluate(options: argparse.Namespace, rows: list[Row], shots: list[Row]) -> 
     prompts = rating_prompts(options, rows, shots)
     whole = [rating_prompt(shots, row, row["output"]) for row in rows]
     print(f"{len(rows)} pairs to rate; {sum(map(str.__ne__, prompts, whole))} answers clipped")
-    ask = partial(backtranslation.generate, options, "rate", chat=True)
+    ask = partial(backtranslation_models.generate, options, "rate", chat=True)
     replies = ask(prompts, temperature=0.0)
     unread = [i for i, reply in enumerate(replies) if reply and parse_rating(reply.text) is None]
     for i, reply in zip(unread, ask([prompts[i] for i in unread], temperature=0.7) if unread else [], strict=True):
         replies[i] = reply
     texts = [reply and reply.text.split(NEXT)[0].strip() for reply in replies]
-    judged = [
-        {**row, "evaluation": text, "rating": parse_rating(text)}
-        for row, text in zip(rows, texts, strict=True)
-        if text is not None
-    ]
-    return judged, replies.count(None)
+    answered = [(row, text) for row, text in zip(rows, texts, strict=True) if text is not None]
+    return [{**row, "evaluation": text, "rating": parse_rating(text)} for row, text in answered], replies.count(None)
 
 
 def report(options: argparse.Namespace, evaluated: list[Row], kept: list[Row]) -> None:
@@ -122,16 +117,16 @@ def report(options: argparse.Namespace, evaluated: list[Row], kept: list[Row]) -
 
 def practise(options: argparse.Namespace, shots: list[Row]) -> None:
     """Teach the tiny model of --sample to write ratings. It learns made-up ones by heart: they mean nothing."""
-    tiny = backtranslation.sample_model()
+    tiny = backtranslation_models.sample_model()
     rows = backtranslation.read_rows(SAMPLE / "lima_train.jsonl")[:4]
     texts = [f"Made up.\nScore: {score}" for score in (5, 4, 2, 4)]
     prompts = rating_prompts(argparse.Namespace(**vars(options) | {"model": tiny}), rows, shots)
     changed = {"model": tiny, "out": Path(options.model), "lr": 1e-2, "epochs": 30, "batch_size": 4, "lora_r": 16}
-    lessons = [
-        {**row, "instruction": prompt, "output": text} for row, prompt, text in zip(rows, prompts, texts, strict=True)
-    ]
     settings = argparse.Namespace(**vars(options) | changed | {"max_length": 2 * options.max_length})
-    backtranslation.train(settings, [(row, "") for row in lessons], backward=False)
+    lessons = [
+        {"instruction": prompt, "input": "", "output": text} for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    backtranslation_models.train(settings, [(lesson, "") for lesson in lessons], backward=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -15,7 +16,14 @@ from conftest import ROOT
 from server import Server
 
 sys.path.insert(0, str(ROOT))
-from scripts import backtranslation, finetune_model, inverse_sft, self_augmentation_lima, self_curation
+from scripts import (
+    backtranslation,
+    backtranslation_models,
+    finetune_model,
+    inverse_sft,
+    self_augmentation_lima,
+    self_curation,
+)
 from scripts.backtranslation import COLUMNS, SAMPLE, WEB_TAG, clip, first_turn, parse_rating, read_rows
 from self_instruct_workshop import WorkshopError
 
@@ -329,13 +337,28 @@ def test_a_flag_that_cannot_be_used_is_exit_2(script: Any) -> None:
         assert left.value.code == 2
 
 
+def test_a_folder_is_named_in_full_and_a_servers_model_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--base-url", "http://127.0.0.1:9/v1"]):
+        parser = argparse.ArgumentParser()
+        add = backtranslation.add_flags(parser, "the/default", Path("in.json"), Path("out.json"), 4)
+        add("--base-url", default="")
+        for model in (["--model", "base"], ["--model", "org/name"], []):
+            backtranslation.main(parser, model + more, {}, lambda options: seen.append(options.model))
+    assert seen == [str(tmp_path / "base"), "org/name", "the/default", "base", "org/name", ""]
+
+
 def test_missing_packages_are_one_line_that_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     data = ["--data", str(SAMPLE / "guanaco_test.jsonl"), "--eval-data", str(SAMPLE / "guanaco_test.jsonl")]
-    backtranslation.load_tokenizer.cache_clear()
+    backtranslation_models.load_tokenizer.cache_clear()
     assert inverse_sft.main([*data, "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "pip install -r scripts/requirements-train.txt" in said[0]
