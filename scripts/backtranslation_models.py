@@ -58,6 +58,8 @@ def load_tokenizer(name: str) -> Any:
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if Path(name).is_dir() and not [*Path(name).glob("*config.json")]:
+        raise WorkshopError(why_not_loaded(name, OSError("config.json is missing")))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
