@@ -248,6 +248,8 @@ def main(parser: argparse.ArgumentParser, arguments: list[str] | None, sample: R
     if "--sample" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**sample)
     options = parser.parse_args(arguments)
+    if options.sample:
+        print("notice: --sample: the steps are real, the tiny random model's words mean nothing", file=sys.stderr)
     options.model = str(options.model or ("" if served(options) else options.default_model))
     if Path(options.model).is_dir() and not served(options):
         options.model = str(Path(options.model).resolve())  # adapters name their base: it must be found from anywhere

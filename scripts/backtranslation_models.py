@@ -116,7 +116,9 @@ def sample_model(folder: Path = SAMPLE_OUT / "tiny", width: int = 64) -> str:
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     letters = pre_tokenizers.ByteLevel.alphabet()
-    learner = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*special.values()], initial_alphabet=letters)
+    transformers.logging.disable_progress_bar()
+    how = {"special_tokens": [*special.values()], "initial_alphabet": letters, "show_progress": False}
+    learner = trainers.BpeTrainer(vocab_size=1200, **how)
     core.train_from_iterator([path.read_text(encoding="utf-8") for path in sorted(SAMPLE.glob("*.json*"))], learner)
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     transformers.PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
@@ -155,7 +157,8 @@ def train(options: argparse.Namespace, rows: list[tuple[Row, str]], backward: bo
             shutil.rmtree(checkpoint)
     loss = " ".join(f"{value:.2f}" for value in before["loss"])
     print(f"{before['examples']} examples; {before['clipped']} answers clipped to --max-length {options.max_length}")
-    print(f"{before['steps']} steps in {before['seconds']} s, {before['gpu_gib']} GiB of GPU memory; loss {loss}")
+    gpu = f", {before['gpu_gib']} GiB of GPU memory" if before["gpu_gib"] else ""
+    print(f"{before['steps']} steps in {before['seconds']} s{gpu}; loss {loss}")
     return before
 
 
@@ -196,10 +199,8 @@ def make_trainer(options: argparse.Namespace, tokenizer: Any, examples: list[Row
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore", FutureWarning)  # of names that TRL itself still uses
     transformers.set_seed(options.seed)  # the adapter begins at random, too
-    model, (device, dtype) = (
-        load_model(options.model, options.dtype, options.load_in_4bit),
-        device_and_dtype(options.dtype),
-    )
+    model = load_model(options.model, options.dtype, options.load_in_4bit)
+    device, dtype = device_and_dtype(options.dtype)
     lora = peft.LoraConfig(
         r=options.lora_r, lora_alpha=2 * options.lora_r, lora_dropout=0.05, target_modules="all-linear",
         task_type="CAUSAL_LM",

@@ -125,6 +125,25 @@ def test_the_swapped_direction_learns_as_well_and_reproduces_nothing(
     assert sum(text == row["instruction"] for text, row in zip(said, eight, strict=True)) == 0
 
 
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen3", "Gemma2"])
+def test_other_families_of_base_models_learn_by_the_same_code(
+    tiny: str, eight: list[dict], tmp_path: Path, kind: str
+) -> None:
+    import transformers
+
+    base = shutil.copytree(tiny, tmp_path / "base")
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(backtranslation_models.load_tokenizer(tiny)), hidden_size=64, intermediate_size=128,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=1024,
+        initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.set_seed(1)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(base)
+    model = learn(str(base), tmp_path, eight, backward=True)
+    said = ask(model, [backward_prompt(row["output"]) for row in eight], tmp_path / "a")
+    assert sum(text == row["instruction"] for text, row in zip(said, eight, strict=True)) >= 7
+
+
 def test_overlong_answers_are_clipped_and_counted_and_no_row_is_dropped(
     tiny: str, eight: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
