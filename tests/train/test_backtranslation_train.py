@@ -35,7 +35,7 @@ from self_instruct_workshop import UsageError, WorkshopError  # noqa: E402
 
 torch.set_num_threads(1)
 STEPS = ("inverse_sft", "self_augmentation_lima", "self_curation", "finetune_model")
-COMMAND = f"for step in {' '.join(STEPS)}; do .venv-train/bin/python scripts/$step.py --sample || break; done"
+COMMAND = f"for step in {' '.join(STEPS)}; do .venv-train/bin/python scripts/${{step}}.py --sample || break; done"
 
 
 @pytest.fixture(scope="session")
