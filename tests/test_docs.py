@@ -74,7 +74,7 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(readme: Pat
     assert prepare_for_finetuning.main([source, "--format", "messages", "--split", "0.5", "--output-dir", folder]) == 0
     made = {path.name for name in ("work", "files") for path in (tmp_path / name).iterdir()}
     text = re.sub(r"https?://\S+", " ", readme.read_text(encoding="utf-8"))
-    text = re.sub(r"--(output-path|seed-file|out)[ =]\S+", " ", text)  # the reader's own
+    text = re.sub(r"--(output-path|seed-file|out|data)[ =]\S+", " ", text)  # the reader's own
     text = re.sub(r"\breview(-\w+)?\.(csv|html)\b|\S+ score FILLED\.csv", " ", text)  # sheets that the reader makes
     names = re.findall(r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text)
     assert {"requirements.txt", "self_instruct_workshop.py"} <= {*names}
