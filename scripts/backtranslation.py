@@ -81,8 +81,9 @@ def first_turn(text: str) -> tuple[str, str] | None:
     return (question, answer) if question and answer else None
 
 
-def to_row(number: int, record: Row) -> Row | str:
-    """A record of Guanaco, LIMA or our own shape as a row, or why it is left out."""
+def to_row(number: int, record: Row, answers_do: bool) -> Row | str:
+    """A record of Guanaco, LIMA or our own shape as a row, or why it is left out. If `answers_do`, it may be one alone,
+    {"output": ...}."""
     if "text" in record:
         question, answer = first_turn(record["text"]) or ("", "")
     elif "conversations" in record:
@@ -90,20 +91,21 @@ def to_row(number: int, record: Row) -> Row | str:
         if any(more):
             return "multi-turn"
     else:
+        record = {"instruction": "", **record} if answers_do else record
         question, answer = record["instruction"].strip(), record["output"].strip()
-    if not question or not answer:
+    if not answer or not (question or answers_do):
         return "without a question or an answer"
     empty = {"id": number, "input": "", "original": "", "evaluation": "", "rating": None}
     row = empty | {name: record[name] for name in empty if record.get(name) is not None}
     return {name: (row | {"instruction": question, "output": answer})[name] for name in COLUMNS}
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, answers_do: bool = False) -> list[Row]:
     """The rows of a file in any of the three shapes; what is left out is counted on stderr."""
     rows, left_out = [], Counter()
     for number, record in enumerate(read(path)):
         try:
-            row = to_row(number, record)
+            row = to_row(number, record, answers_do)
         except (TypeError, KeyError, AttributeError):
             problem = f"{path}, row {number} has neither `text` nor `conversations` nor `instruction` and `output`"
             raise WorkshopError(f"{problem}, as texts: is it the right file?") from None

@@ -5,10 +5,10 @@
     vllm serve meta-llama/Llama-2-7b-hf --enable-lora --lora-modules backward=out/backward
     python scripts/self_augmentation_lima.py --base-url http://localhost:8000/v1 --model backward
 
-Multi-turn rows are left out. Each row of --out keeps LIMA's row number, `id`, and its question, `original`, beside the
-`instruction` that the model wrote. Empty instructions are left out; duplicates, copies from the answer and overlong
-ones are counted and stay: whether they are good is for step 3 to say. Every reply is on disk as soon as it is there, so
-the same command goes on where it was interrupted.
+Multi-turn rows are left out; a file of answers alone, {"output": ...} a line, does as well. Each row of --out keeps
+LIMA's row number, `id`, and its question, `original`, beside the `instruction` that the model wrote. Empty instructions
+are left out; duplicates, copies from the answer and overlong ones are counted and stay: whether they are good is for
+step 3 to say. Every reply is on disk as soon as it is there, so the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LONG = 800  # characters; of 150 instructions sampled at temperature 1.2 by othe
 def augment(options: argparse.Namespace) -> int:
     if backtranslation_models.trained(options.model).get("direction") == "forward":
         raise UsageError(f"--model {options.model} was trained to answer: give the backward model of inverse_sft.py")
-    rows = backtranslation.read_rows(options.data)
+    rows = backtranslation.read_rows(options.data, answers_do=True)
     if len(rows) < options.count:
         print(f"notice: only {len(rows)} rows to draw from, not {options.count}", file=sys.stderr)
     rows = random.Random(options.seed).sample(rows, min(options.count, len(rows)))
@@ -62,7 +62,7 @@ def problems(row: Row, reply: Reply, often: Counter[str]) -> list[str]:
         "duplicate": bool(text) and often[text] > 1,
         "copied from the answer": bool(text) and text in plain(row["output"]),
         f"over {LONG} characters, or cut": len(row["instruction"]) > LONG or reply.cut,
-        "what the person asked": text == plain(row["original"]),
+        "what the person asked": bool(text) and text == plain(row["original"]),
     }
     return [name for name, is_so in found.items() if is_so]
 

@@ -157,6 +157,15 @@ def test_a_wrong_file_is_one_line_that_names_it(
         assert len(said) == 1 and wanted in said[0]
 
 
+def test_answers_without_a_question_are_rows_where_answers_do(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"output": "Boil it."}\n{"output": " "}\n{"instruction": "Why?", "output": "So."}\n', "utf-8")
+    rows = read_rows(path, answers_do=True)
+    assert [(row["instruction"], row["output"]) for row in rows] == [("", "Boil it."), ("Why?", "So.")]
+    with pytest.raises(WorkshopError, match="row 0 has neither"):
+        read_rows(path)
+
+
 # Our own sample
 
 
