@@ -391,7 +391,7 @@ def test_what_the_hub_refuses_is_one_line_with_what_to_do(
     (tmp_path / "EMPTY").mkdir()
     address = "http://127.0.0.1:9" if closed else hub
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_TOKEN": "hf_" + "x" * 20} | ({"HF_HUB_OFFLINE": "1"} if closed and model else {})
+    environment |= {"HF_TOKEN": "hf_" + "x" * 20, "HF_HUB_OFFLINE": "1" if closed and model else "0"}
     script, out = "self_augmentation_lima.py", str(tmp_path / "a.json")
     flags = ["--model", model or backward_model, "--data", str(SAMPLE / "lima_train.jsonl"), "--out", out]
     flags += ["--count", "2", "--max-length", "256", "--max-new-tokens", "16", *more]
