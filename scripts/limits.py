@@ -7,7 +7,8 @@
 A limit on spending counts every reply of this provider and model in the folder's journal, what got lost on its way, and
 what is in flight: a request reserves the bytes of its prompt and its whole max_tokens, and settles on what the server
 says it used. So the limit is never passed. Once a request does not fit, none is sent, and the same command with a
-higher limit goes on. Where a server answers 429, all requests slow down together, whether a limit is given or not.
+higher limit goes on. Where a server answers 429, all requests slow down together, whether a limit is given or not,
+to the rate that it bears; where 429s have another reason than the rate, the request just goes again.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class LimitedModel(workshop.Model):
         started, (most, cap) = self.pace.clock(), self.size(prompt, sent)
         with self.gate:
             while (wait := self.pace.wait()) > 0 and not self.stop.is_set():
-                self.sleep(min(wait, 1.0))
+                self.sleep(min(wait, 0.2))  # by then it may be shorter
             if self.stop.is_set():
                 raise workshop.RequestFailed("the run was stopped")
             self.purse.reserve(most, cap, self.stop)
@@ -215,7 +216,7 @@ class LimitedModel(workshop.Model):
             return workshop.Transient(said, math.inf)
         news = self.pace.throttled(sent_at, wait)
         with self.lock:
-            self.faults["429, all slowed down"] += 1
+            self.faults["429, sent again in its turn"] += 1
             say, self.warned = news and (wait >= 10 or not self.warned), self.warned or news
         if say:
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""

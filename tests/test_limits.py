@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -133,7 +134,7 @@ def all_at_once(settings: Settings, servers: dict, wanted: float, **given: float
             config = settings(concurrency=16, **about(wire, server))
             with LimitedModel(replace(config, work_dir=config.work_dir + folder), limits(**given)) as model:
                 ask(model, -1)  # imports the SDK
-                model.pace.probed_at, server.meter = time.monotonic(), meter()
+                model.pace.since, server.meter = time.monotonic(), meter()
                 already = len(server.served)
                 took, failed = drive(model, 16, wanted)
                 return took, len(server.served) - already, len(server.refused), failed
@@ -249,6 +250,121 @@ def test_more_of_the_same_429_slows_down_no_further() -> None:
     before = pace.rate(), pace.wait(), pace.slowed_at
     assert [pace.throttled(sent_at, 0.0) for _ in range(3)] == [False] * 3
     assert (pace.rate(), pace.wait(), pace.slowed_at) == before
+
+
+def simulated(allows: Callable[[float], bool], workers: int, latency: float, seconds: float, wanted: int) -> tuple:
+    """So many workers without a pause, on a clock of their own; return the seconds they took, answers and refusals."""
+    clock, counts, tie, dice = Clock(), Counter(), count(), random.Random(0)
+    pace, events, waiting = Pace(None, None, clock), [(0.0, 0, "look", 0.0)], workers
+
+    def later(by: float, what: str) -> None:
+        heapq.heappush(events, (clock.now + by, next(tie), what, clock.now))
+
+    while clock.now < seconds and counts["answered"] < wanted:
+        clock.now, _, what, sent_at = heapq.heappop(events)
+        if what == "refused":
+            pace.throttled(sent_at, 0.0)
+        if what == "answered":
+            pace.answered(1, 1)
+        if what != "look":
+            counts[what] += 1
+            waiting += 1
+        elif waiting and pace.wait() <= 0:
+            pace.take(0)
+            waiting -= 1
+            good = allows(clock.now)
+            later((latency if good else 0.005) * dice.uniform(0.8, 1.2), "answered" if good else "refused")
+        if what == "look":
+            later(min(0.2, max(0.001, pace.wait())), "look")
+    return clock.now, counts["answered"], counts["refused"]
+
+
+def bucket(per_second: float, burst: float) -> Callable[[float], bool]:
+    level, at = burst, 0.0
+
+    def allows(now: float) -> bool:
+        nonlocal level, at
+        level, at = min(burst, level + (now - at) * per_second), now
+        level -= (allowed := level >= 1)
+        return allowed
+
+    return allows
+
+
+def window(requests: int, seconds: float, sliding: bool = False) -> Callable[[float], bool]:
+    passed: list[float] = []
+
+    def allows(now: float) -> bool:
+        since = now - seconds if sliding else now // seconds * seconds
+        passed[:] = [at for at in passed if at >= since]
+        passed.extend([now] * (allowed := len(passed) < requests))
+        return allowed
+
+    return allows
+
+
+@pytest.mark.parametrize(
+    ("allows", "workers", "per_second"),
+    [
+        (lambda: bucket(1, 10), 8, 1),
+        (lambda: bucket(1, 1), 8, 1),
+        (lambda: bucket(1, 60), 32, 1),
+        (lambda: bucket(10, 10), 12, 10),
+        (lambda: bucket(10, 1), 32, 10),
+        (lambda: window(60, 60), 8, 1),
+        (lambda: window(60, 60, sliding=True), 8, 1),
+        (lambda: window(10, 1), 32, 10),
+    ],
+    ids=["bucket", "steady", "large", "just above", "steady 10", "window", "sliding", "short"],
+)
+def test_no_kind_of_limit_is_taken_for_chance(allows: Callable, workers: int, per_second: float) -> None:
+    """Ten minutes without Retry-After: nine tenths and more are used, and most of what is sent is answered."""
+    seconds, answered, refused = simulated(allows(), workers, 1.0, 600, 10**6)
+    assert answered >= 0.9 * per_second * seconds
+    assert refused <= 0.4 * answered
+
+
+def by_chance(share: str | float, numbers: Iterator[int], dice: random.Random, now: float) -> bool:
+    return next(numbers) % 7 != 3 if share == "every seventh" else dice.random() > share
+
+
+@pytest.mark.parametrize("share", ["every seventh", 0.03, 0.05, 0.1, 0.15, 0.3])
+def test_429s_that_come_at_random_slow_a_run_down_for_a_short_time_only(share: str | float) -> None:
+    for seed in range(5):
+        numbers, dice = count(), random.Random(seed)
+        calm, _, _ = simulated(lambda now: True, 8, 1.0, 10**6, 500)
+        took, _, _ = simulated(partial(by_chance, share, numbers, dice), 8, 1.0, 10**6, 500)
+        assert took <= 2 * calm + 2, seed
+
+
+@pytest.mark.parametrize("share", ["every seventh", 0.15])
+def test_a_server_that_refuses_at_random_is_no_slow_server(
+    settings: Settings, wire: str, share: str | float, tmp_path: Path
+) -> None:
+    """200 requests, 8 at a time."""
+    took = {}
+    chance = (lambda index, prompt: "429" * (index % 7 == 3)) if share == "every seventh" else storm(share, 1, ["429"])
+    for name, faults in (("calm", ()), ("random", chance)):
+        config = settings(concurrency=8, work_dir=str(tmp_path / name))
+        with Server(lambda *_: "Yes", faults=faults, delay=0.1) as server:
+            config = replace(config, **about(wire, server))
+            with LimitedModel(config, limits()) as model, ThreadPoolExecutor(8) as pool:
+                begun = time.monotonic()
+                assert [*pool.map(partial(ask, model), range(200))] == ["Yes"] * 200
+                took[name] = time.monotonic() - begun
+                assert name == "calm" or model.faults.total() > 15
+    assert took["random"] <= 2 * took["calm"] + 4, "two seconds, and two for a busy machine"
+
+
+def test_when_most_is_refused_after_that_all_slow_down_again() -> None:
+    """First every seventh is refused, and from the 100th second on all that come faster than one a second."""
+    numbers, limit = count(), bucket(1, 10)
+    changing = lambda now: next(numbers) % 7 != 3 if now < 100 else limit(now)  # noqa: E731
+    _, early, _ = simulated(lambda now: next(numbers) % 7 != 3, 8, 1.0, 100, 10**6)
+    _, answered, refused = simulated(changing, 8, 1.0, 400, 10**6)
+    assert early >= 0.75 * 8 * 100, "at the full rate"
+    assert 0.9 * 300 <= answered - early <= 1.1 * 300 + 20
+    assert refused <= 100 / 7 * 8 + 80
 
 
 def test_headers_spread_what_is_left_over_the_time_until_the_reset() -> None:
