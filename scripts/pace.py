@@ -99,11 +99,11 @@ class Pace:
         with self.lock:
             now = self.clock()
             self.refused_since = now if self.refused_since is None else self.refused_since
-            self.passed -= 1
+            self.passed -= sent_at >= self.since
             self.last.append(False)
             news = sent_at > self.slowed_at and self.last.count(False) > self.bearable
             if news:
-                self.slow_down(now, min(1.0, now - sent_at))
+                self.slow_down(now, min(0.25, now - sent_at))  # more than that is a hiccup
             self.paused_until = max(self.paused_until, now + wait)
             return news
 
