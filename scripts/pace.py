@@ -103,7 +103,7 @@ class Pace:
             self.last.append(False)
             news = sent_at > self.slowed_at and self.last.count(False) > self.bearable
             if news:
-                self.slow_down(now, min(0.25, now - sent_at))  # more than that is a hiccup
+                self.slow_down(now, min(1.0, now - sent_at))
             self.paused_until = max(self.paused_until, now + wait)
             return news
 
