@@ -341,19 +341,19 @@ def test_429s_that_come_at_random_slow_a_run_down_for_a_short_time_only(share: s
 def test_a_server_that_refuses_at_random_is_no_slow_server(
     settings: Settings, wire: str, share: str | float, tmp_path: Path
 ) -> None:
-    """200 requests, 8 at a time."""
+    """150 requests, 8 at a time, whose answers take 0.3 s, and their refusals none."""
     took = {}
     chance = (lambda index, prompt: "429" * (index % 7 == 3)) if share == "every seventh" else storm(share, 1, ["429"])
     for name, faults in (("calm", ()), ("random", chance)):
         config = settings(concurrency=8, work_dir=str(tmp_path / name))
-        with Server(lambda *_: "Yes", faults=faults, delay=0.1) as server:
+        with Server(lambda *_: time.sleep(0.3) or "Yes", faults=faults) as server:
             config = replace(config, **about(wire, server))
             with LimitedModel(config, limits()) as model, ThreadPoolExecutor(8) as pool:
                 begun = time.monotonic()
-                assert [*pool.map(partial(ask, model), range(200))] == ["Yes"] * 200
+                assert [*pool.map(partial(ask, model), range(150))] == ["Yes"] * 150
                 took[name] = time.monotonic() - begun
                 assert name == "calm" or model.faults.total() > 15
-    assert took["random"] <= 2 * took["calm"] + 4, "two seconds, and two for a busy machine"
+    assert took["random"] <= 2 * took["calm"] + 2
 
 
 def test_when_most_is_refused_after_that_all_slow_down_again() -> None:
