@@ -141,8 +141,9 @@ def records(run: Run) -> Iterator[dict]:
     if not run.journal:
         yield from views(run)
     wanted = {**run.settings, "seed_tasks": run.digest}
-    for key in sorted(run.journal.starts, key=run.journal.starts.get) if run.journal else ():
-        record = {"stage": "", **run.journal.get(key)}
+    keys = {start: key for key, start in run.journal.starts.items()} if run.journal else {}  # one of each reply's keys
+    for start in sorted(keys):
+        record = {"stage": "", **run.journal.get(keys[start])}
         asked = {"generate": (*WHO, *SHAPE, "temperature", "seed_tasks")}.get(record["stage"], WHO)
         if all(record.get(name) == wanted[name] for name in asked if wanted.get(name, "") != ""):
             yield record

@@ -55,11 +55,6 @@ def read(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
-def read_exactly(folder: Path, name: str) -> list[dict]:
-    """As read, for texts that hold line separators."""
-    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").split("\n") if line]
-
-
 def copy(folder: Path, to: Path, *without: str) -> Path:
     to.mkdir()
     for path in folder.iterdir():
@@ -248,22 +243,20 @@ def test_a_second_try_is_shown_beside_the_first(practice: Callable, tmp_path: Pa
         assert max(Counter(stages).values()) == 2
 
 
-def test_a_reply_to_several_instructions_is_the_reply_of_each(practice: Callable, tmp_path: Path) -> None:
-    folder = copy(practice("en")[0], tmp_path / "batched")
-    records = read_exactly(folder, "responses.jsonl")
-    batch = [record for record in records if record["stage"] == "classify" and not record["attempt"]]
-    several = {
-        **batch[0],
-        "keys": [record["key"] for record in batch],
-        "text": "1. No\n2. Yes",
-        "prompt": "all of them",
-    }
-    several["instructions"] = [several.pop("instruction"), *(record["instruction"] for record in batch[1:])]
-    lines = [several if record is batch[0] else record for record in records if record not in batch[1:]]
-    workshop.write_whole(folder / "responses.jsonl", map(workshop.to_json, lines))
-    page = page_of(folder, tmp_path)
+def test_a_reply_to_several_instructions_is_the_reply_of_each_and_stands_there_once(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    with Server(scripted_model()) as server:
+        settings = ["--provider", "local", "--base-url", server.url, "--num-instructions", "24", "--yes"]
+        assert self_instruct.main([*settings, "--work-dir", str(folder)]) == 0
+    page, said = page_of(folder, tmp_path), {row["instruction"]: row for row in read(folder, STEP_FILES[1])}
+    tokens = json.loads((folder / "run.json").read_text(encoding="utf-8"))["tokens"]
+    assert tokens["classify"]["replies"] == 3
+    assert Counter(reply[0] for reply in page.replies) == {stage: spent["replies"] for stage, spent in tokens.items()}
     for row in page.of(status="kept"):
-        assert "all of them" in [page.reply(number)["prompt"] for number in row["replies"]]
+        [reply] = [page.reply(number) for number in row["replies"] if page.reply(number)["stage"] == "classify"]
+        tasks = reply["prompt"].split("\n\n")[-1].split("\n")[1:-1:2]
+        answer = reply["text"].split("\n")[tasks.index(row["instruction"])]
+        assert answer.endswith(said[row["instruction"]]["response"])
 
 
 def test_replies_of_another_run_in_the_folder_are_left_out(tmp_path: Path) -> None:
