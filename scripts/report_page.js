@@ -114,8 +114,8 @@ function showFunnel() {
   for (const stage of STAGES.slice(0, STAGES.indexOf(told.last) + 1)) {
     const count = told.counts[stage];
     const line = (name, n, kind) => {
-      const bar = kind === "in" ? "" : share(n, count.in, kind);
-      const cells = [name, number(n), kind === "in" ? "" : percent(n, count.in), bar];
+      const part = kind !== "in" && (kind !== "undone" || stage !== "generate"); // there requests are undone
+      const cells = [name, number(n), part ? percent(n, count.in) : "", part ? share(n, count.in, kind) : ""];
       const made = row(body, cells, kind === "in" ? "strong begin" : kind === "kept" ? "strong" : "");
       made.dataset.stage = stage;
       made.lastChild.className = "bar";

@@ -59,6 +59,19 @@ def undone_run(folder: Path) -> dict:
         return workshop.run(config, say=lambda text: None)
 
 
+def lost_run(folder: Path) -> dict:
+    """Of 12 tasks none has a reply in stage 3, and neither has one request of stage 1."""
+
+    def faults(number: int, prompt: str) -> str:
+        later = "Is it a" in prompt or bool(workshop.dangling_number(prompt))
+        return "500" if number == 1 or not later else ""
+
+    with Server(scripted_model(), faults=faults) as server:
+        config = Config(provider="local", base_url=server.url, model="m", num_instructions=12, work_dir=str(folder),
+                        max_attempts=1, first_wait=0.01, concurrency=1, patience=99)  # fmt: skip
+        return workshop.run(config, say=lambda text: None)
+
+
 def empty_run(folder: Path) -> dict:
     with Server(lambda prompt, body: "I cannot help with that.") as server:
         config = Config(provider="local", base_url=server.url, model="m", patience=2, work_dir=str(folder))
@@ -79,6 +92,7 @@ MAKE: dict[str, Callable[[Path], dict]] = {
     "cut": lambda folder: practice_run(folder, max_tokens=60),
     "until generate": lambda folder: practice_run(folder, until="generate"),
     "undone": undone_run,
+    "lost": lost_run,
     "empty": empty_run,
     "priced": priced_run,
     "hostile": hostile_run,
@@ -204,6 +218,19 @@ def test_nothing_sticks_out_at_any_width(kind: str, width: int, theme: str, look
         return box.width && !one.closest('.scroll') && (box.left < -1 || box.right > innerWidth + 1);
       }).map((one) => one.textContent)"""
     assert page.evaluate(outside) == []
+
+
+def test_the_shares_of_a_stage_add_up_though_requests_are_lost_and_counts_stay_whole(look: Callable) -> None:
+    page, shares = look("lost", 390), {}
+    for row in page.locator("#funnel tbody tr").all():
+        share = row.locator("td").nth(1).inner_text().strip(" %–")
+        stage = row.get_attribute("data-stage")
+        shares[stage] = shares.get(stage, 0) + float(share or 0)
+    assert all(abs(total - 100) < 0.5 for stage, total in shares.items() if stage != "filter"), shares
+    cell = page.locator("#settings td").last  # how many are undone because of an error with a long text
+    assert cell.inner_text() == "13"
+    text = "cell => { const all = new Range(); all.selectNodeContents(cell); return all.getBoundingClientRect(); }"
+    assert cell.evaluate(text)["height"] == page.locator("#settings td").first.evaluate(text)["height"]
 
 
 CONTRAST = """(() => {
