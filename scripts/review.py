@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def read_row(line: str, where: str) -> dict:
-    with suppress(ValueError, TypeError, LookupError):
+    with suppress(ValueError, TypeError, LookupError, RecursionError):
         row = json.loads(line)
         texts = [("" + row[name]).encode("utf-8", "replace").decode() for name in TEXTS]
         if texts[0].strip():

@@ -259,6 +259,7 @@ def test_a_sheet_that_is_there_is_never_overwritten(tmp_path: Path, ending: str,
         (b'{"instruction": "a", "input": null, "output": "b"}\n', "line 1: a JSON record"),
         (b"[]\n", "line 1: a JSON record"),
         (b"not JSON\n", "line 1: a JSON record"),
+        (b"[" * 100_000, "line 1: a JSON record"),
     ],
 )
 def test_data_that_cannot_be_used_is_one_line(
