@@ -92,7 +92,8 @@ def report(config: workshop.Config) -> None:
     """A page to look at, by scripts/report.py, which needs packages of its own."""
     from scripts.report import write_report
 
-    print(f"report: {write_report(Path(config.work_dir))} (a double click opens it)")
+    language = config.language if config.language != workshop.Config.language else ""  # the default: that of the run
+    print(f"report: {write_report(Path(config.work_dir), language=language)} (a double click opens it)")
 
 
 def main(arguments: list[str] | None = None) -> int:

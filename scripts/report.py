@@ -48,7 +48,11 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     pieces = {"rows": report_rows.packed(rows, report_rows.ROWS), "replies": replies.pieces}
     title = f"{words['title']}: {one_line(numbers['run']['folder'], 60)}"
     path = out or folder / "report.html"
-    workshop.write_whole(path, [page(title, language, {"words": words, **shown}, pieces, plotly), "\n"])
+    try:
+        workshop.write_whole(path, [page(title, language, {"words": words, **shown}, pieces, plotly), "\n"])
+    except OSError as error:
+        problem = f"cannot write {path} ({error.strerror}): name another file by scripts/report.py --out"
+        raise WorkshopError(problem) from None
     return path
 
 

@@ -137,7 +137,7 @@ def novelty(run: Run, requests: int) -> dict | None:
     """New instructions per request, as the mean of so many requests in a row."""
     new = Counter(row.get("request_idx") for row in run.steps.get("generate", []))
     requests = max([requests, *(idx + 1 for idx in new if isinstance(idx, int))])
-    if not requests:
+    if not requests or "generate" not in run.steps:
         return None
     width = -(-requests // POINTS)
     starts = range(0, requests, width)

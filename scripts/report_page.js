@@ -345,7 +345,7 @@ function funnelChart() {
   const { generate, classify, instances, filter } = told.counts;
   const steps = [generate.in, generate.out, classify.out, instances.out, filter.in, filter.out];
   const shown = { generate: 2, classify: 3, instances: 4, filter: 6 }[told.last];
-  byId("funnel-chart").style.height = shown * 4.5 + 1 + "rem";
+  byId("funnel-chart").style.height = generate.in ? shown * 4.5 + 1 + "rem" : "";
   chart("funnel-chart", generate.in, words("funnel"), () => {
     const lines = told.words.funnel_steps.map((name) => name.replace(/(.{12,}?) /g, "$1<br>"));
     const trace = {

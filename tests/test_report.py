@@ -318,6 +318,7 @@ def test_of_a_journal_alone_there_is_a_report_too(practice: Callable, tmp_path: 
     (folder / "responses.jsonl").write_bytes((practice("en")[0] / "responses.jsonl").read_bytes())
     page = page_of(folder, tmp_path)
     assert page.rows == [] and page.numbers["counts"]["generate"]["out"] == 0
+    assert page.numbers["novelty"] is None  # not "0 new instructions": nobody has read the replies yet
 
 
 def test_an_interrupted_run_shows_what_it_has(practice: Callable, tmp_path: Path) -> None:
@@ -383,6 +384,15 @@ def test_a_folder_without_a_run_is_one_line(make: Callable, tmp_path: Path, caps
     assert out == "" and err.startswith("error: ") and "holds no run" in err and err.count("\n") == 1
 
 
+def test_a_place_that_cannot_be_written_is_one_line_that_names_the_flag(
+    practice: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert report.main(["--work-dir", str(practice("en")[0]), "--out", str(tmp_path / "file" / "report.html")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: cannot write ") and "--out" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("package", ["plotly", "textblob", "jieba"])
 def test_a_missing_package_is_one_line_with_the_command_to_install_it(
     package: str, practice: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -414,6 +424,8 @@ def test_both_commands_write_the_file_and_say_where(
 def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(practice: Callable, tmp_path: Path) -> None:
     folder, _ = practice("zh")
     assert '<html lang="zh-CN">' in page_of(folder, tmp_path).text
+    assert self_instruct.main(["--report", "--language", "zh", "--work-dir", str(practice("en")[0])]) == 0
+    assert '<html lang="zh-CN">' in (practice("en")[0] / "report.html").read_text(encoding="utf-8")
     page = page_of(folder, tmp_path, "en")
     assert '<html lang="en">' in page.text and page.numbers["words"]["funnel"] == "From candidates to dataset"
 
