@@ -329,8 +329,8 @@ def write(folder: Path, files: dict[str, list[str]]) -> None:
             raise UsageError(f"{folder} holds another {there[-1]}: name another folder by --output-dir")
         for name in set(there) - {"README.md"}:
             (folder / name).unlink()
-        for name, lines in files.items():
-            workshop.write_whole(folder / name, lines)
+        for name in reversed(files):  # the card first: what a call that is broken off leaves is ours to replace
+            workshop.write_whole(folder / name, files[name])
     except OSError as error:
         raise WorkshopError(f"cannot write to {folder} ({error.strerror}): name another by --output-dir") from None
 

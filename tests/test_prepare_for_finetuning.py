@@ -468,6 +468,22 @@ def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str, caps
     assert [file.name for file in folder.iterdir()] == [name] and (folder / name).read_text("utf-8") == "mine"
 
 
+def test_a_call_that_was_broken_off_can_be_made_again(
+    make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_whole(path: Path, lines: list[str]) -> None:
+        if len([*path.parent.glob("*")]) == 2:
+            raise KeyboardInterrupt(130)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
+
+    path = write(tmp_path / "in" / "rows.jsonl", ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.workshop, "write_whole", write_whole)
+        assert prepare.main([str(path), "--output-dir", str(tmp_path / "out")]) == 130
+    assert len(make(path)["train"]) == len(ROWS)
+
+
 def test_the_same_call_writes_the_same_bytes(make: Callable, practice: Path, tmp_path: Path) -> None:
     def files() -> dict[str, bytes]:
         make(practice, "--format", "prompt-completion", "--include-seed-tasks", "--split", "0.1")
