@@ -303,6 +303,8 @@ def shown(value: Any) -> str:
 
 def remarks(options: argparse.Namespace, run: dict[str, str]) -> Iterator[str]:
     """What else whoever publishes the data must know."""
+    if not run:
+        yield "No run.json says who or what wrote the data: correct what this card says of it."
     if run.get("provider") == "practice":
         yield "The practice model is a bank of written tasks (CC BY 4.0), no language model: for trying out a trainer."
     if options.include_seed_tasks:

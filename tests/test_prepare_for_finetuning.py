@@ -431,6 +431,11 @@ def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: P
             assert rows and set(columns.values()) <= set(rows[0])
 
 
+def test_without_run_json_the_card_does_not_know_who_wrote_the_data(make: Callable, tmp_path: Path) -> None:
+    make(ROWS)
+    assert "No run.json says" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", "", '{"settings": {}}', '{"settings": []}'])
 def test_a_damaged_run_json_is_noticed_and_costs_only_the_provenance(
     make: Callable, practice: Path, damage: str, capsys: pytest.CaptureFixture
