@@ -125,10 +125,11 @@ def labels(run: Run, dataset: list[dict]) -> dict:
     """How often each label is the output of a classification task; capitals and a full stop make no difference."""
     flags = {row["instruction"]: row.get("is_classification") for row in run.steps.get("classify", [])}
     outputs = [row["output"] for row in dataset if flags.get(row["instruction"])]
-    counts = Counter(re.sub(r"[\s.。!！]+$", "", output).casefold().strip() for output in outputs)
-    names: dict[str, str] = {}
+    counts, names = Counter(), {}
     for output in outputs:
-        names.setdefault(re.sub(r"[\s.。!！]+$", "", output).casefold().strip(), output.strip()[:200])
+        label = re.sub(r"[\s.。!！]+$", "", output).casefold().strip()
+        counts[label] += 1
+        names.setdefault(label, output.strip()[:200])
     rows = [[names[label], count] for label, count in counts.most_common(LABELS)]
     return {"rows": rows, "different": len(counts), "all": len(outputs)}
 
