@@ -49,7 +49,8 @@ def ask_about_all(model: workshop.Model, tasks: list[Task], size: int) -> None:
         with suppress(RequestFailed):  # each of them is asked about by itself
             return ask_about(model, group)
 
-    if groups and ask(groups[0]):
+    first = [readable for _, readable in workshop.in_parallel(model, "classify", ask, groups[:1])]
+    if any(first):
         replies = workshop.in_parallel(model, "classify", ask, groups[1:])
         for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups) - 1, replies):
             pass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -133,6 +135,29 @@ def test_a_model_that_cannot_answer_a_list_is_asked_one_by_one_at_once(settings:
         mark = len(server.requests)
         ask(settings(**local(server, tmp_path / "w", num_instructions=40)), 10)
         assert [*map(len, asked(server, mark))] == [0, 15]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 4.0], ids=["it arrives", "it is lost"])
+def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
+    settings: Settings, tmp_path: Path, seconds: float
+) -> None:
+    model, lists = scripted_model(), []
+
+    def answer(prompt: str, body: dict) -> str:
+        if prompt.endswith("\nAnswers:"):
+            lists.append(prompt)
+            _thread.interrupt_main()
+            time.sleep(seconds)
+        return model(prompt, body)
+
+    with Server(answer) as server:
+        with pytest.raises(KeyboardInterrupt):
+            ask(settings(**local(server, tmp_path / "w")), 10)
+        assert len(lists) == 1
+    records = map(json.loads, (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8").splitlines())
+    kept = [record["prompt"] for record in records if record["stage"] == "classify"]
+    lost = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))["spending"]["stages"]["lost"]
+    assert (kept == lists and not lost["prompt_tokens"]) or (not kept and lost["prompt_tokens"] > len(lists[0]))
 
 
 def test_a_list_that_gets_no_reply_is_asked_one_by_one(settings: Settings, tmp_path: Path) -> None:
