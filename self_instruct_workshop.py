@@ -264,7 +264,7 @@ class Journal:
             try:
                 record = {"version": VERSION, **json.loads(line)}
                 self.starts |= dict.fromkeys([record["key"], *record.get("answers", {}).keys()], start)
-                record["text"] if record["version"] == VERSION else ""
+                "".join([record["text"], *record.get("answers", {}).values()] if record["version"] == VERSION else [])
             except (ValueError, KeyError, TypeError, AttributeError):
                 problem = f"{path}, line {number} is damaged: delete that line; only its reply is asked for again"
                 raise WorkshopError(problem) from None

@@ -96,7 +96,8 @@ def test_a_run_says_that_the_last_line_was_torn(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "damage",
     [b"half a li\n", b"\n", b'{"text": "no key"}\n', b"[1, 2]\n", b"7\n", b"null\n", b"\xff\xfe\n", b"\0\0\n",
-     b'{"key": ["a"]}\n', b'{"key": "b", "text": "\xe4"}\n'],
+     b'{"key": ["a"]}\n', b'{"key": "b", "text": "\xe4"}\n', b'{"key": "b", "text": 5}\n',
+     b'{"key": "b", "text": "", "answers": {"c": null}}\n', b'{"key": "b", "text": "", "answers": ["c"]}\n'],
 )  # fmt: skip
 def test_a_damaged_line_is_named_by_its_number_and_left_alone(path: Path, damage: bytes) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
