@@ -51,7 +51,7 @@ class Recorded(Model):
 
     def ask_once(self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict) -> Reply:
         which = question.get("request_idx", question.get("instruction"))
-        key = self.keys.get((stage, which, attempt)) or self.keys.get((stage, which, 0))
+        key = next(filter(None, (self.keys.get((stage, which, n)) for n in (attempt, 0, 1))), None)
         if not key:
             raise RequestFailed("not in the journal")
         record = self.journal.get(key)
@@ -95,7 +95,8 @@ def open_run(path: Path) -> tuple[Journal, dict, dict[tuple, str]]:
     for key in newest_first:
         record = journal.get(key)
         needed = {"instructions" if "answers" in record else "instruction"}
-        if not NEEDED | NEEDED_TOO.get(record.get("stage"), needed) <= record.keys():
+        complete = NEEDED | NEEDED_TOO.get(record.get("stage"), needed) <= record.keys()
+        if not complete or len(record.get("instructions", ())) != len(record.get("answers", ())):
             raise workshop.WorkshopError(f"{path}: the line with the key {one_line(key)} is no reply: delete that line")
         if record["stage"] == "generate" and not run:
             run = {name: value for name, value in record.items() if name not in NOT_THE_RUN}
@@ -105,10 +106,12 @@ def open_run(path: Path) -> tuple[Journal, dict, dict[tuple, str]]:
     for record in map(journal.get, newest_first):
         shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
         if all(record.get(name) == run[name] for name in shared):
-            asked = zip(record.get("instructions", ()), record.get("answers", ()), strict=True)
+            answers = record.get("answers", {})
+            asked = zip(record.get("instructions", ()), answers, strict=True)
             alone = (record.get("request_idx", record.get("instruction")), record["key"])
             for which, key in [*asked] or [alone]:
-                keys.setdefault((record["stage"], which, record["attempt"]), key)
+                if answers.get(key) != "":  # of a list that could not be read; its tasks were asked about one by one
+                    keys.setdefault((record["stage"], which, record["attempt"]), key)
     return journal, run, keys
 
 
@@ -261,7 +264,8 @@ def compare(folder: Path, seed_file: str) -> str:
     journal.file.close()
     kinds = by_kind(list(differences(*models)))
     chosen = [difference for turn in zip_longest(*kinds.values()) for difference in turn if difference][:5]
-    head = f"{len(keys)} replies of {one_line(run['model'])} to the prompts of the recipe {run['recipe']}, read by both"
+    n = len({journal.starts[key] for key in keys.values()})
+    head = f"{n} replies of {one_line(run['model'])} to the prompts of the recipe {run['recipe']}, read by both"
     total = f"differences: {sum(map(len, kinds.values()))}, of {len(kinds)} kinds (modern | paper); "
     total += f"{len(chosen)} of them:"
     examples = [example(difference, len(kinds[difference.kind])) for difference in chosen]

@@ -6,6 +6,7 @@ import _thread
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -211,6 +212,25 @@ def test_the_journal_replays_and_both_recipes_read_it(
     assert compare_recipes.main([str(tmp_path / "w")]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"(?m)^Stage 2, answers.*\n.*\n?(.*\n)*?replies +25 +25$", shown), shown
+
+
+def test_both_recipes_read_what_was_asked_one_by_one_where_a_list_could_not_be_read(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server(spoilt(lambda text, number: "Yes" if number == 2 else text)) as server:
+        ask(settings(**local(server, tmp_path / "w")), 10)
+    journal = tmp_path / "w" / "responses.jsonl"
+    assert compare_recipes.main([str(tmp_path / "w")]) == 0
+    shown, counts = capsys.readouterr().out, Counter(verdicts(tmp_path / "w").values())
+    for row, n in (("replies", 25), ("Yes", counts[True]), ("No", counts[False])):
+        assert re.search(rf"(?m)^{row} +{n} +{n}$", shown.split("Stage 2, answers")[1]), shown
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    assert shown.startswith(f"{len(lines) - 1} replies of m "), "all but the list that could not be read"
+    damaged = json.loads(next(line for line in lines if '"answers"' in line))
+    damaged["answers"].popitem()
+    journal.write_text("\n".join([*lines, json.dumps(damaged)]) + "\n", encoding="utf-8")
+    assert compare_recipes.main([str(tmp_path / "w")]) == 1
+    assert "is no reply: delete that line" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
