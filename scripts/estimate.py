@@ -13,7 +13,7 @@ import io
 import math
 import sys
 from collections import Counter
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -77,15 +77,19 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
 
 def journalled(config: workshop.Config, provider: str, model: str) -> tuple[Counter[str], Counter[str]]:
     """By stage: replies to questions of these settings in the journal, and how many questions they answer."""
-    found, answered = Counter(), Counter()
+    found, answered = Counter(), {stage: set() for stage in workshop.STAGES}
     names = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
     for record in limits.replies(config, provider, model):
         wanted = {name: getattr(config, name) for name in names}
         wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
-        if not record["attempt"] and {**wanted, **record}.items() >= wanted.items():
-            found[record["stage"]] += 1
-            answered[record["stage"]] += sum(map(bool, record.get("answers", {"": "all of it"}).values()))
-    return (found, answered) if found["generate"] else (Counter(), Counter())  # later stages ask about what this made
+        if {**wanted, **record}.items() >= wanted.items():
+            found[record["stage"]] += not record["attempt"]
+            with suppress(TypeError, AttributeError):  # damaged, as the run will say
+                alone = {record.get("instruction", record.get("request_idx")): "all of it"}
+                answers = dict(zip(record.get("instructions", ()), record.get("answers", {}).values(), strict=False))
+                answered[record["stage"]] |= {question for question, text in (answers or alone).items() if text}
+    sizes = Counter({stage: len(questions) for stage, questions in answered.items()})
+    return (found, sizes) if found["generate"] else (Counter(), Counter())  # later stages ask about what this made
 
 
 def projected(stages: dict, model: Any) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from server import Server, scripted_model
 
 import self_instruct
 from scripts.estimate import as_text, estimate
-from scripts.limits import PRICES, price_of
+from scripts.limits import PRICES, LimitedModel, price_of
 from self_instruct_workshop import PROVIDERS, Config, UsageError, run
 
 Settings = Callable[..., Config]
@@ -140,6 +142,22 @@ def test_what_the_journal_has_is_not_counted_again(settings: Settings, wire: str
     for other in ({"seed": 7}, {"model": "n"}, {"temperature": 0.1}):
         found = estimate(settings(num_instructions=20, **{**where, **other}), options())
         assert found["in_journal"] == 0 and found["requests"] >= 25, other
+
+
+def test_a_list_that_could_not_be_read_leaves_nothing_to_be_sent(settings: Settings) -> None:
+    model, lists = scripted_model(), count()
+
+    def answer(prompt: str, body: dict) -> str:
+        return "Yes" if prompt.endswith("Answers:") and next(lists) == 1 else model(prompt, body)
+
+    with Server(answer) as server:
+        where = {"provider": "local", "model": "m", "base_url": server.url + "/v1", "num_instructions": 25}
+        run(settings(**where), say=lambda text: None, model_class=partial(LimitedModel, options=options()))
+    assert estimate(settings(**where), options())["requests"] == 0
+    with open(Path(settings().work_dir) / "responses.jsonl", "r+", encoding="utf-8") as journal:
+        damaged = next(record for record in map(json.loads, journal.readlines()) if "answers" in record)
+        journal.write(json.dumps(damaged | {"answers": None}) + "\n")
+    assert estimate(settings(**where), options())["requests"] == 0
 
 
 def test_a_damaged_journal_is_no_matter_of_the_estimate(settings: Settings) -> None:
