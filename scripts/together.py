@@ -91,5 +91,6 @@ def numbered_answers(reply: Reply, n: int) -> list[str]:
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     answers = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=bool(marks))]
     readable = all(workshop.parse_classification(answer) is not None for answer in answers)
-    whole = readable and reply.finish_reason == "stop" and [int(mark[2]) for mark in marks] == [*range(1, n + 1)]
+    ended = reply.finish_reason not in ("length", "content_filter")  # "stop", or a server's own word for it
+    whole = readable and ended and [int(mark[2]) for mark in marks] == [*range(1, n + 1)]
     return answers if whole else [""] * n

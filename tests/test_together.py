@@ -265,6 +265,11 @@ def test_other_replies_are_not(text: str) -> None:
     assert numbered_answers(Reply(text, "stop"), 2) == ["", ""]
 
 
+@pytest.mark.parametrize(("finish", "read"), [("eos_token", True), ("length", False), ("content_filter", False)])
+def test_only_a_reply_that_broke_off_is_not_whole(finish: str, read: bool) -> None:
+    assert numbered_answers(Reply("1. Yes\n2. No", finish), 2) == (["Yes", "No"] if read else ["", ""])
+
+
 @given(st.text("12. 是否YesNo\n:*)", max_size=60), st.integers(1, 12), st.sampled_from(["stop", "length"]))
 def test_there_are_as_many_answers_as_questions_and_all_or_none_can_be_read(text: str, n: int, finish: str) -> None:
     answers = numbered_answers(Reply(text, finish), n)
