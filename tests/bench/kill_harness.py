@@ -95,7 +95,7 @@ def kills(
     before, known = read_journal(folder)[:2]
     for aim in aims:
         mark, stage = len(server.requests), STAGES.index(aim)
-        wanted = dice.randint(1, 4 if aim == "generate" else apart)
+        wanted = dice.randint(1, min(apart, {"generate": 4, "classify": 8}.get(aim, apart)))
         pause = dice.uniform(0, {"start": 0.5, "filter": 0.004}.get(aim, 0.01))
         running = start(server, folder, *flags)
         while aim != "start" and running.poll() is None:
