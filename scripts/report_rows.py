@@ -111,7 +111,7 @@ class Rows:
         for before in STAGES[1 : STAGES.index(stage) + 1]:
             numbers += self.replies.to(before, instruction, self.texts.get((before, instruction)))
         cut = rule == "cut_off" or bool(numbers and numbers[-1] in self.replies.cut)  # the reply that made it
-        texts = [text[:LONGEST] if text else text for text in (instruction, *pair)]
+        texts = [text[:LONGEST] + "…" * (len(text) > LONGEST) if text else text for text in (instruction, *pair)]
         flag = self.flags.get(instruction)
         return [status, stage, rule, *texts, flag, why.get("evidence", ""), why.get("score"), int(cut), numbers]
 
