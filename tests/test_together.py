@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -151,6 +152,7 @@ def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
             time.sleep(seconds)
         return model(prompt, body)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # another test's main may have set its own
     with Server(answer) as server:
         with pytest.raises(KeyboardInterrupt):
             ask(settings(**local(server, tmp_path / "w")), 10)
