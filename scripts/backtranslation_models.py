@@ -7,6 +7,7 @@ it is used, so that --help and servers need none of it.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import shutil
@@ -85,7 +86,24 @@ def load_model(name: str, dtype: str, in_4bit: bool) -> Any:
     return model if in_4bit else model.to(device)
 
 
-asked_model = lru_cache(maxsize=1)(load_model)  # of two models of 7B, one GPU holds one
+HELD: dict[tuple, Any] = {}  # the model that is asked
+
+
+def asked_model(*which: Any) -> Any:
+    """The model that is asked, loaded once."""
+    if which not in HELD:
+        let_go()
+        HELD[which] = load_model(*which)
+    return HELD[which]
+
+
+def let_go() -> None:
+    """Free the models of before: of two with 7B, a GPU with 24 GB holds one."""
+    import torch
+
+    HELD.clear()
+    gc.collect()  # a trainer and its model hold each other
+    torch.cuda.empty_cache()
 
 
 def why_not_loaded(name: str, error: BaseException | None) -> str:
@@ -199,6 +217,7 @@ def make_trainer(options: argparse.Namespace, tokenizer: Any, examples: list[Row
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore", FutureWarning)  # of names that TRL itself still uses
     transformers.set_seed(options.seed)  # the adapter begins at random, too
+    let_go()
     model = load_model(options.model, options.dtype, options.load_in_4bit)
     device, dtype = device_and_dtype(options.dtype)
     lora = peft.LoraConfig(

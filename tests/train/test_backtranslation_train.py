@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from argparse import Namespace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_the_check_before_training_sees_labels_that_are_others(tiny: str, eight:
 def test_a_backward_model_reproduces_what_it_learnt_after_saving_and_loading(
     backward_model: str, eight: list[dict], tmp_path: Path
 ) -> None:
-    backtranslation_models.asked_model.cache_clear()
+    backtranslation_models.let_go()
     said = ask(backward_model, [backward_prompt(row["output"]) for row in eight], tmp_path / "a")
     assert sum(text == row["instruction"] for text, row in zip(said, eight, strict=True)) >= 7
 
@@ -260,7 +261,7 @@ def test_an_adapter_trained_anew_in_the_same_folder_is_asked_anew(
     shutil.copytree(backward_model, model)
     first = ask(str(model), prompts, tmp_path / "a")
     shutil.copytree(forward_model, model, dirs_exist_ok=True)
-    backtranslation_models.asked_model.cache_clear()
+    backtranslation_models.let_go()
     assert ask(str(model), prompts, tmp_path / "a") != first
 
 
@@ -277,6 +278,23 @@ def test_batches_padded_on_the_left_equal_one_by_one_and_on_the_right_they_do_no
     assert ask(backward_model, prompts, tmp_path / "left", batch_size=8) == one
     monkeypatch.setattr(tokenizer, "padding_side", "right")
     assert ask(backward_model, prompts, tmp_path / "right", batch_size=8) != one
+
+
+def test_one_model_is_in_memory_at_a_time(
+    tiny: str, eight: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, alive, load = [], [], backtranslation_models.load_model
+
+    def watched(*which: Any) -> Any:
+        alive.append(sum(model() is not None for model in made))
+        made.append(weakref.ref(model := load(*which)))
+        return model
+
+    monkeypatch.setattr(backtranslation_models, "load_model", watched)
+    backtranslation_models.train(settings(tiny, tmp_path / "new", epochs=1.0), [(row, "") for row in eight], True)
+    for model in (str(tmp_path / "new"), tiny):
+        ask(model, ["Why?\n"], tmp_path / "a", max_new_tokens=2)
+    assert alive == [0, 0, 0]
 
 
 def test_prompts_are_answered_in_their_order_whatever_their_lengths(
