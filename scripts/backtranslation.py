@@ -150,7 +150,9 @@ def clip(tokenizer: Any, text: str, limit: int) -> str:
 
 def fit(tokenizer: Any, prompt: Callable[[str], str], answer: str, limit: int) -> str:
     """The prompt with as much of the answer as a limit of tokens lets in."""
-    return prompt(clip(tokenizer, answer, limit - SPARE - size(tokenizer, prompt(""))))
+    if (room := limit - SPARE - size(tokenizer, prompt(""))) < 1:
+        raise WorkshopError("--max-length leaves no room for an answer beside the rest: give a larger one")
+    return prompt(clip(tokenizer, answer, room))
 
 
 def example(tokenizer: Any, row: Row, backward: bool, max_length: int, tag: str = "") -> Row | None:
@@ -250,6 +252,10 @@ def main(parser: argparse.ArgumentParser, arguments: list[str] | None, sample: R
     if "--sample" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**sample)
     options = parser.parse_args(arguments)
+    if options.max_length < options.max_new_tokens + 64:
+        parser.error(
+            f"--max-length {options.max_length} must be 64 more than --max-new-tokens {options.max_new_tokens}"
+        )
     if options.sample:
         print("notice: --sample: the steps are real, the tiny random model's words mean nothing", file=sys.stderr)
     options.model = str(options.model or ("" if served(options) else options.default_model))

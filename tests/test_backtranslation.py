@@ -232,6 +232,19 @@ def test_a_prompt_fits_with_its_room_to_spare_and_keeps_its_end(tokenizer: Any) 
     )
 
 
+def test_no_answer_is_clipped_to_nothing(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(WorkshopError, match="--max-length leaves no room for an answer"):
+        backtranslation.fit(Letters(), backtranslation.backward_prompt, "a", 80)
+    with Server(lambda prompt, body: "Score: 4") as server:
+        assert curate(server, pairs, "--max-length", "900") == 1  # the rubric and its examples take all of it
+        with pytest.raises(SystemExit):
+            augment(server, tmp_path / "a.json", "--max-length", "256")
+    said = capsys.readouterr().err
+    assert (
+        "--max-length leaves no room" in said and "--max-length 256 must be 64 more than --max-new-tokens 256" in said
+    )
+
+
 def test_backward_training_clips_the_answer_and_never_the_instruction() -> None:
     row = {"instruction": "What is it?", "input": "this", "output": "long " * 200}
     made = backtranslation.example(Letters(), row, True, 200)
