@@ -284,7 +284,7 @@ def backward_prompts(options: argparse.Namespace, rows: list[Row]) -> list[str]:
 
 def replies_of(out: Path) -> Path:
     """The folder with the journal of every reply that went into a file or a model."""
-    return out.with_name(out.stem + "_replies")
+    return out.with_name(out.name.removesuffix(".json") + "_replies")
 
 
 def generate(

@@ -51,7 +51,7 @@ def augment(options: argparse.Namespace) -> int:
 
 
 def with_instruction(row: Row, reply: Reply) -> Row:
-    return {**row, "instruction": reply.text.strip(), "original": row["instruction"]}
+    return {**row, "instruction": reply.text.strip(), "input": "", "original": backtranslation.question_of(row)}
 
 
 def problems(row: Row, reply: Reply, often: Counter[str]) -> list[str]:

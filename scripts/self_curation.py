@@ -109,7 +109,8 @@ def report(options: argparse.Namespace, evaluated: list[Row], kept: list[Row]) -
     for rating in (5, 4, 3, 2, 1):
         print(f"  {rating}  {counts[rating]:>5}  {'#' * round(40 * counts[rating] / max(1, len(evaluated)))}")
     print(f"  unreadable, twice: {counts[None]}")
-    for name, rows in (("kept", kept), ("dropped", [row for row in evaluated if row not in kept])):
+    dropped = [row for row in evaluated if not row["rating"] or row["rating"] < options.threshold]
+    for name, rows in (("kept", kept), ("dropped", dropped)):
         for row in rows[:5]:
             print(f"{name}, {row['rating']}: {one_line(row['instruction'])}")
             print(f"    answer  {one_line(row['output'])}\n    reason  {one_line(row['evaluation'])}")

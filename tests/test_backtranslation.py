@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import time
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -518,6 +519,13 @@ def test_control_characters_of_a_model_are_not_printed(pairs: Path, capsys: pyte
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", capsys.readouterr().out)
 
 
+def test_many_pairs_are_reported_on_at_once(capsys: pytest.CaptureFixture) -> None:
+    rows = [{"id": i, "instruction": "a", "output": "b", "evaluation": "c", "rating": i % 5 + 1} for i in range(40_000)]
+    started = time.monotonic()
+    self_curation.report(Namespace(threshold=4), rows, [row for row in rows if row["rating"] >= 4])
+    assert time.monotonic() - started < 5 and capsys.readouterr().out.count("dropped, ") == 5
+
+
 # Instructions from a server that has the backward model
 
 
@@ -539,6 +547,19 @@ def test_instructions_are_drawn_with_their_row_and_question_from_completions_of_
         assert row["instruction"] == f"About {len(prompt)} {prompt[60:70]!r}"
     assert {one["wire"] for one in server.requests} == {"completion"}
     assert {(one["body"]["temperature"], one["body"]["top_p"]) for one in server.requests} == {(0.7, 0.9)}
+
+
+def test_a_written_instruction_stands_alone_and_the_question_keeps_its_input(tmp_path: Path) -> None:
+    data = save(tmp_path / "d.json", [{"instruction": "Add up.", "input": "1 2", "output": "3"}])
+    with Server(lambda prompt, body: "What is 1 + 2?") as server:
+        assert augment(server, tmp_path / "a.json", "--data", str(data)) == 0
+    row = load(tmp_path / "a.json")[0]
+    assert (row["instruction"], row["input"], row["original"]) == ("What is 1 + 2?", "", "Add up.\n\n1 2")
+
+
+def test_outputs_that_differ_after_a_dot_have_journals_of_their_own() -> None:
+    names = [backtranslation_models.replies_of(Path(name)).name for name in ("out/m2.5", "out/m2.7", "a.json")]
+    assert names == ["m2.5_replies", "m2.7_replies", "a_replies"]
 
 
 def test_the_same_seed_draws_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
