@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -172,8 +173,8 @@ def example(tokenizer: Any, row: Row, backward: bool, max_length: int, tag: str 
 # Judging: ratings as models write them, and how like one text is to another.
 
 SCORE = re.compile(
-    r"(?i)(?<![a-z])(?:score|rating|评分|得分|分数)(?:\s*\(?\s*1\s*(?:-|–|to)\s*5\s*\)?)?(?:\W|_|is|of|为|是){0,9}?"
-    r"(?P<number>\d[\d.,]*)(?P<of>\s*(?:/|out of|of|-|–|~|to|or)\s*\d+)?"
+    r"(?i)(?<![a-z])(?:score|rating|评分|得分|分数|打分)(?:\s*\(?\s*(?:1\s*(?:-|–|to)|out of)\s*5\s*\)?)?"
+    r"(?:\W|_|is|of|为|是){0,9}?(?P<number>\d[\d.,]*)(?:[ \t*_()]*(?P<of>(?:/|out of|of|-|–|~|to|or)\s*\d+))?"
 )
 
 
@@ -252,6 +253,7 @@ def main(parser: argparse.ArgumentParser, arguments: list[str] | None, sample: R
     if "--sample" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**sample)
     options = parser.parse_args(arguments)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the trainer refuses several GPUs that nothing launched it for
     if options.max_length < options.max_new_tokens + 64:
         parser.error(
             f"--max-length {options.max_length} must be 64 more than --max-new-tokens {options.max_new_tokens}"

@@ -7,8 +7,8 @@
 LoRA, loss on the instruction alone. Reads the first turns of OpenAssistant-Guanaco, which data/preprocessing.ipynb puts
 into --data (a file of Guanaco's own shape does as well), and writes an adapter to --out. A run that was killed goes on
 from its last checkpoint. At the end the model writes instructions for --eval-data, which it was not trained on, and for
-as many rows of its training: ROUGE-L with what people asked, and exact matches. With several GPUs use `accelerate
-launch`, or choose one by CUDA_VISIBLE_DEVICES.
+as many rows of its training: ROUGE-L with what people asked, and exact matches. Works on one GPU, the first unless
+CUDA_VISIBLE_DEVICES names another.
 """
 
 from __future__ import annotations

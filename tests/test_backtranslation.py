@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -308,6 +309,12 @@ def test_a_row_whose_instruction_alone_takes_more_than_half_is_none(backward: bo
         ("Score: 4-5", None),
         ("Score: 3 or 4", None),
         ("Score: 4/10", None),
+        ("Score: **4**/10", None),
+        ("Score: 4 (out of 10)", None),
+        ("Score: **4** / 5", 4),
+        ("Score (out of 5): 4", 4),
+        ("打分：4", 4),
+        ("Score: 4\n- 2 slips", 4),
         ("Score: 8 out of 10", None),
         ("Score: 3. No: Score: 9", None),
         ("Score: four", None),
@@ -364,6 +371,7 @@ def test_a_folder_is_named_in_full_and_a_servers_model_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # stays as it is
     (tmp_path / "base").mkdir()
     monkeypatch.chdir(tmp_path)
     for more in ([], ["--base-url", "http://127.0.0.1:9/v1"]):
@@ -373,6 +381,13 @@ def test_a_folder_is_named_in_full_and_a_servers_model_as_it_is(
         for model in (["--model", "base"], ["--model", "org/name"], []):
             backtranslation.main(parser, model + more, {}, lambda options: seen.append(options.model))
     assert seen == [str(tmp_path / "base"), "org/name", "the/default", "base", "org/name", ""]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_the_first_of_several_gpus_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert self_curation.main(["--data", "nowhere.json"]) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_missing_packages_are_one_line_that_says_what_to_install(
