@@ -82,7 +82,7 @@ def first_turn(text: str) -> tuple[str, str] | None:
     return (question, answer) if question and answer else None
 
 
-def to_row(number: int, record: Row, answers_do: bool) -> Row | str:
+def to_row(number: int, record: Row, answers_do: bool = False) -> Row | str:
     """A record of Guanaco, LIMA or our own shape as a row, or why it is left out. If `answers_do`, it may be one alone,
     {"output": ...}."""
     if "text" in record:
