@@ -638,3 +638,21 @@ def test_the_score_is_the_mean_of_rouge_l_and_the_share_of_copies(capsys: pytest
 def test_the_cards_of_what_lima_gave_name_its_licence_and_nothing_is_uploaded_unasked() -> None:
     assert "license: cc-by-nc-sa-4.0" in backtranslation.LIMA_CARD and "license: cc-by-nc-sa-4.0" in finetune_model.CARD
     assert backtranslation.push(Namespace(push_to=""), "dataset", Path("nowhere"), [], "") is None
+
+
+def test_push_to_uploads_the_result_and_its_card_and_nothing_beside_it(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, dict]] = []
+
+    class Hub:
+        def __getattr__(self, name: str) -> Any:
+            return lambda **how: calls.append((name, how))
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Namespace(HfApi=Hub))
+    with Server(lambda prompt, body: "Score: 4") as server:
+        assert curate(server, pairs, "--push-to", "me/pairs") == 0
+    assert [name for name, _ in calls] == ["create_repo", "upload_folder", "upload_file"]
+    assert all(how["repo_id"] == "me/pairs" and how["repo_type"] == "dataset" for _, how in calls)
+    assert calls[1][1]["allow_patterns"] == ["curated.json", "curated_all_evaluated.json"]
+    assert calls[2][1]["path_in_repo"] == "README.md" and b"LIMA" in calls[2][1]["path_or_fileobj"]
