@@ -119,10 +119,10 @@ def report(options: argparse.Namespace, evaluated: list[Row], kept: list[Row]) -
 def practise(options: argparse.Namespace, shots: list[Row]) -> None:
     """Teach the tiny model of --sample to write ratings. It learns made-up ones by heart: they mean nothing."""
     tiny = backtranslation_models.sample_model()
-    rows = backtranslation.read_rows(SAMPLE / "lima_train.jsonl")[:4]
-    texts = [f"Made up.\nScore: {score}" for score in (5, 4, 2, 4)]
+    rows = backtranslation.read_rows(SAMPLE / "lima_train.jsonl")[:8]
+    texts = [f"Made up.\nScore: {score}" for score in (5, 2, 4, 1, 4, 2, 5, 4)]
     prompts = rating_prompts(argparse.Namespace(**vars(options) | {"model": tiny}), rows, shots)
-    changed = {"model": tiny, "out": Path(options.model), "lr": 1e-2, "epochs": 30, "batch_size": 4, "lora_r": 16}
+    changed = {"model": tiny, "out": Path(options.model), "lr": 1e-2, "epochs": 30, "batch_size": 8, "lora_r": 16}
     settings = argparse.Namespace(**vars(options) | changed | {"max_length": 2 * options.max_length})
     lessons = [
         {"instruction": prompt, "input": "", "output": text} for prompt, text in zip(prompts, texts, strict=True)
