@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation, backtranslation_models
+from scripts import backtranslation
 from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, SEED_TAG, WEB_TAG, Row
 from self_instruct_workshop import leave, one_line
 
@@ -38,13 +38,11 @@ from the answers of LIMA, whose licence is CC BY-NC-SA or stricter. The prompt:
 
 
 def finetune(options: argparse.Namespace) -> None:
-    if options.sample:
-        backtranslation_models.sample_model()
     rows = backtranslation.read_rows(options.data)
     seed = backtranslation.read_rows(options.seed_data) if options.seed_data else []
     tags = (WEB_TAG, SEED_TAG) if seed else ("", "")
     lessons = [(row, tags[0]) for row in rows] + [(row, tags[1]) for row in seed]
-    figures = backtranslation_models.train(options, lessons, backward=False)
+    figures = backtranslation.train(options, lessons, backward=False)
     tag = f"{SEED_TAG} {WEB_TAG}" if seed else ""
     show(options, not_trained_on(options, rows + seed)[: options.show], tag)
     print(f"the adapter is in {options.out}")
@@ -65,13 +63,13 @@ def not_trained_on(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
 
 def show(options: argparse.Namespace, rows: list[Row], tag: str) -> None:
     """Answers of the new model beside those of its base."""
-    tokenizer, room = backtranslation_models.load_tokenizer(options.model), options.max_length - options.max_new_tokens
+    tokenizer, room = backtranslation.load_tokenizer(options.model), options.max_length - options.max_new_tokens
     questions = [backtranslation.clip(tokenizer, backtranslation.question_of(row), room - 64) for row in rows]
     prompts = [backtranslation.forward_prompt(question, tag) for question in questions]
     answers = []
     for model in (str(options.out), options.model):
         asked = argparse.Namespace(**vars(options) | {"model": model})
-        answers.append(backtranslation_models.generate(asked, "show", prompts, temperature=0.0))
+        answers.append(backtranslation.generate(asked, "show", prompts, temperature=0.0))
     for row, ours, base in zip(rows, *answers, strict=True):
         print(f"not trained on: {one_line(row['instruction'])}")
         print(f"  finetuned  {one_line(ours.text)}\n  base       {one_line(base.text)}")
@@ -80,11 +78,10 @@ def show(options: argparse.Namespace, rows: list[Row], tag: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     data, out = DATA / "curated_dataset.json", Path("out/final")
-    add = backtranslation.add_flags(parser, "meta-llama/Llama-2-7b-hf", data, out, batch=4)
-    backtranslation.add_training_flags(add, epochs=3)
+    add = backtranslation.add_flags(parser, "meta-llama/Llama-2-7b-hf", data, out, batch=4, epochs=3)
     add("--seed-data", type=Path, help="pairs that people wrote, to train on as well [none]")
     add("--prompts", type=Path, default=DATA / "lima_single_turn.json", help="questions to show answers to")
-    add("--show", type=backtranslation.at_least(1), default=5, metavar="N", help="how many of them [5]")
+    add("--show", type=backtranslation.positive, default=5, metavar="N", help="how many of them [5]")
     return backtranslation.main(parser, arguments, FOR_SAMPLE, finetune)
 
 

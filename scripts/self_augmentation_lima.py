@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation, backtranslation_models
+from scripts import backtranslation
 from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
 
@@ -31,14 +31,14 @@ LONG = 800  # characters; of 150 instructions sampled at temperature 1.2 by othe
 
 
 def augment(options: argparse.Namespace) -> int:
-    if backtranslation_models.trained(options.model).get("direction") == "forward":
+    if backtranslation.trained(options.model).get("direction") == "forward":
         raise UsageError(f"--model {options.model} was trained to answer: give the backward model of inverse_sft.py")
     rows = backtranslation.read_rows(options.data, answers_do=True)
     if len(rows) < options.count:
         print(f"notice: only {len(rows)} rows to draw from, not {options.count}", file=sys.stderr)
     rows = random.Random(options.seed).sample(rows, min(options.count, len(rows)))
-    prompts = backtranslation_models.backward_prompts(options, rows)
-    replies = backtranslation_models.generate(options, "augment", prompts, options.temperature)
+    prompts = backtranslation.prompts_for(options, rows, lambda row, answer: backtranslation.backward_prompt(answer))
+    replies = backtranslation.generate(options, "augment", prompts, options.temperature)
     made = [(with_instruction(row, reply), reply) for row, reply in zip(rows, replies, strict=True) if reply]
     kept = [row for row, _ in made if row["instruction"]]
     report(made, kept)
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     data, out = DATA / "lima_single_turn.json", DATA / "self_augmented.json"
     add = backtranslation.add_flags(parser, "out/backward", data, out, batch=16)
-    add("--count", type=backtranslation.at_least(1), default=150, metavar="N", help="answers to draw [150]")
+    add("--count", type=backtranslation.positive, default=150, metavar="N", help="answers to draw [150]")
     add("--temperature", type=float, default=0.7, metavar="X", help="0: the likeliest (paper: 0.7) [0.7]")
     add("--base-url", default="", metavar="URL", help="a server of /v1/completions that has the backward model")
     return backtranslation.main(parser, arguments, FOR_SAMPLE, augment)

@@ -21,18 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation, backtranslation_models
-from scripts.backtranslation import DATA, NEXT, SAMPLE, SAMPLE_OUT, SERVERS, Row, parse_rating
-from self_instruct_workshop import UsageError, WorkshopError, leave, one_line
+from scripts import backtranslation
+from scripts.backtranslation import DATA, NEXT, SAMPLE, SAMPLE_OUT, Row, parse_rating
+from self_instruct_workshop import PROVIDERS, UsageError, WorkshopError, leave, one_line
 
-FOR_SAMPLE = {
-    "model": SAMPLE_OUT / "rater",
-    "data": SAMPLE_OUT / "self_augmented.json",
-    "max_new_tokens": 24,
-    "max_length": 640,
-}
-FOR_SAMPLE |= {"shots": SAMPLE / "rating_shots.json"}
-FOR_SAMPLE |= {"out": SAMPLE_OUT / "curated_dataset.json"}
+FOR_SAMPLE = {"model": SAMPLE_OUT / "rater", "data": SAMPLE_OUT / "self_augmented.json", "max_new_tokens": 24}
+FOR_SAMPLE |= {"shots": SAMPLE / "rating_shots.json", "out": SAMPLE_OUT / "curated_dataset.json", "max_length": 640}
+SERVERS = tuple(name for name in PROVIDERS if name not in ("practice", "replay"))
 SHOT = {"instruction", "output", "evaluation", "rating"}
 RUBRIC = """Rate how good the answer is as the answer of an AI assistant to the instruction, from 1 to 5:
 
@@ -59,7 +54,7 @@ def curate(options: argparse.Namespace) -> int:
     shots = read_shots(options.shots)
     if options.sample and options.model == str(FOR_SAMPLE["model"]):
         practise(options, shots)
-    if backtranslation_models.trained(options.model).get("direction") == "backward":
+    if backtranslation.trained(options.model).get("direction") == "backward":
         raise UsageError(f"--model {options.model} writes instructions and cannot rate: give a chat model")
     rows = backtranslation.read_rows(options.data)
     evaluated, undone = evaluate(options, rows, shots)
@@ -83,18 +78,10 @@ def read_shots(path: Path) -> list[Row]:
     return shots
 
 
-def rating_prompts(options: argparse.Namespace, rows: list[Row], shots: list[Row]) -> list[str]:
-    """A prompt for each row, its answer clipped to what --max-length leaves."""
-    tokenizer, room = backtranslation_models.tokenizer_of(options), options.max_length - options.max_new_tokens
-    return [backtranslation.fit(tokenizer, partial(rating_prompt, shots, row), row["output"], room) for row in rows]
-
-
 def evaluate(options: argparse.Namespace, rows: list[Row], shots: list[Row]) -> tuple[list[Row], int]:
     """The rows with the model's reason and rating, and how many got no reply; an unreadable one is asked once more."""
-    prompts = rating_prompts(options, rows, shots)
-    whole = [rating_prompt(shots, row, row["output"]) for row in rows]
-    print(f"{len(rows)} pairs to rate; {sum(map(str.__ne__, prompts, whole))} answers clipped")
-    ask = partial(backtranslation_models.generate, options, "rate", chat=True)
+    prompts = backtranslation.prompts_for(options, rows, partial(rating_prompt, shots))
+    ask = partial(backtranslation.generate, options, "rate", chat=True)
     replies = ask(prompts, temperature=0.0)
     unread = [i for i, reply in enumerate(replies) if reply and parse_rating(reply.text) is None]
     for i, reply in zip(unread, ask([prompts[i] for i in unread], temperature=0.7) if unread else [], strict=True):
@@ -118,16 +105,17 @@ def report(options: argparse.Namespace, evaluated: list[Row], kept: list[Row]) -
 
 def practise(options: argparse.Namespace, shots: list[Row]) -> None:
     """Teach the tiny model of --sample to write ratings. It learns made-up ones by heart: they mean nothing."""
-    tiny = backtranslation_models.sample_model()
+    tiny = str(SAMPLE_OUT / "tiny")
     rows = backtranslation.read_rows(SAMPLE / "lima_train.jsonl")[:8]
     texts = [f"Made up.\nScore: {score}" for score in (5, 2, 4, 1, 4, 2, 5, 4)]
-    prompts = rating_prompts(argparse.Namespace(**vars(options) | {"model": tiny}), rows, shots)
+    prompts = backtranslation.prompts_for(
+        argparse.Namespace(**vars(options) | {"model": tiny}), rows, partial(rating_prompt, shots)
+    )
     changed = {"model": tiny, "out": Path(options.model), "lr": 1e-2, "epochs": 30, "batch_size": 8, "lora_r": 16}
     settings = argparse.Namespace(**vars(options) | changed | {"max_length": 2 * options.max_length})
-    lessons = [
-        {"instruction": prompt, "input": "", "output": text} for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    backtranslation_models.train(settings, [(lesson, "") for lesson in lessons], backward=False)
+    pairs = zip(prompts, texts, strict=True)
+    lessons = [({"instruction": prompt, "input": "", "output": text}, "") for prompt, text in pairs]
+    backtranslation.train(settings, lessons, backward=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

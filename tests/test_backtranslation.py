@@ -20,7 +20,6 @@ from server import Server
 sys.path.insert(0, str(ROOT))
 from scripts import (
     backtranslation,
-    backtranslation_models,
     finetune_model,
     inverse_sft,
     self_augmentation_lima,
@@ -135,7 +134,7 @@ def test_a_row_of_ours_survives_writing_and_reading(tmp_path: Path) -> None:
         (b"[]", "holds no pair"),
         (b'{"text": "### Human: a### Assistant: b"}\n{"text": ', "line 2 is malformed"),
         (b'[{"text": "x"},\n', "line 2 is malformed"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "line 1 is malformed: .* in UTF-8"),
         (b'{"question": "a", "answer": "b"}', "row 0 has neither"),
         (b'["a", "b"]', "row 0 has neither"),
         (b'{"instruction": 3, "output": "b"}', "row 0 has neither"),
@@ -156,7 +155,7 @@ def test_a_wrong_file_is_one_line_that_names_it(
         capsys.readouterr()
         assert script.main(["--data", str(path), "--base-url", "http://127.0.0.1:9/v1", "--model", "m"]) == 1
         said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("notice")]
-        assert len(said) == 1 and wanted in said[0]
+        assert len(said) == 1 and re.search(wanted, said[0])
 
 
 def test_answers_without_a_question_are_rows_where_answers_do(tmp_path: Path) -> None:
@@ -243,7 +242,8 @@ def test_no_answer_is_clipped_to_nothing(pairs: Path, tmp_path: Path, capsys: py
             augment(server, tmp_path / "a.json", "--max-length", "256")
     said = capsys.readouterr().err
     assert (
-        "--max-length leaves no room" in said and "--max-length 256 must be 64 more than --max-new-tokens 256" in said
+        "--max-length leaves no room" in said
+        and "--max-length must be at least 64 more than --max-new-tokens 256" in said
     )
 
 
@@ -335,9 +335,9 @@ def test_a_long_reply_without_a_score_is_read_at_once() -> None:
 
 
 def test_rouge_l_sees_chinese_and_gives_nothing_for_nothing() -> None:
-    assert backtranslation.rouge_l("解释什么是光合作用", "解释什么是光合作用") == 1.0
-    assert backtranslation.rouge_l("a b c d", "a b x y") == 0.5
-    assert backtranslation.rouge_l("", "") == backtranslation.rouge_l("...", "!") == 0.0
+    assert inverse_sft.rouge_l("解释什么是光合作用", "解释什么是光合作用") == 1.0
+    assert inverse_sft.rouge_l("a b c d", "a b x y") == 0.5
+    assert inverse_sft.rouge_l("", "") == inverse_sft.rouge_l("...", "!") == 0.0
 
 
 # The command line
@@ -396,7 +396,7 @@ def test_missing_packages_are_one_line_that_says_what_to_install(
     for package in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     data = ["--data", str(SAMPLE / "guanaco_test.jsonl"), "--eval-data", str(SAMPLE / "guanaco_test.jsonl")]
-    backtranslation_models.load_tokenizer.cache_clear()
+    backtranslation.load_tokenizer.cache_clear()
     assert inverse_sft.main([*data, "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "pip install -r scripts/requirements-train.txt" in said[0]
@@ -523,7 +523,7 @@ def test_an_overlong_answer_is_clipped_for_the_rater_and_counted(
     rows[4]["output"] += "长" * 9000
     with Server(lambda prompt, body: "Score: 4") as server:
         curate(server, save(pairs, rows))
-    assert "9 pairs to rate; 1 answers clipped" in capsys.readouterr().out
+    assert "9 answers in prompts; 1 clipped" in capsys.readouterr().out
     assert max(len(one["prompt"].encode()) for one in server.requests) <= 3 * (4096 - 256)
     assert load(tmp_path / "curated.json")[4]["output"] == rows[4]["output"]  # the file keeps all of it
 
@@ -573,7 +573,7 @@ def test_a_written_instruction_stands_alone_and_the_question_keeps_its_input(tmp
 
 
 def test_outputs_that_differ_after_a_dot_have_journals_of_their_own() -> None:
-    names = [backtranslation_models.replies_of(Path(name)).name for name in ("out/m2.5", "out/m2.7", "a.json")]
+    names = [backtranslation.replies_of(Namespace(out=Path(name))).name for name in ("out/m2.5", "out/m2.7", "a.json")]
     assert names == ["m2.5_replies", "m2.7_replies", "a_replies"]
 
 
