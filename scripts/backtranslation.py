@@ -224,6 +224,7 @@ def main(parser: argparse.ArgumentParser, arguments: list[str] | None, sample: R
     """Read the flags, do the step, and return the exit code; `sample` is what --sample changes of the defaults."""
     if "--sample" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**sample)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, two threads take three times as long here
         print("notice: --sample: the steps are real, the tiny random model's words mean nothing", file=sys.stderr)
     options = parser.parse_args(arguments)
     if options.max_length < options.max_new_tokens + 64:

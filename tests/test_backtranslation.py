@@ -384,6 +384,17 @@ def test_a_folder_is_named_in_full_and_a_servers_model_as_it_is(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_the_sample_works_in_one_thread_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, flags, wanted in (("", ["--sample"], "1"), ("3", ["--sample"], "3"), ("", [], None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)  # is put back after the test
+        if not given:
+            monkeypatch.delenv("OMP_NUM_THREADS")
+        parser = argparse.ArgumentParser()
+        backtranslation.add_flags(parser, "the/default", Path("in.json"), Path("out.json"), 4)
+        assert backtranslation.main(parser, flags, {}, lambda options: 0) == 0
+        assert os.environ.get("OMP_NUM_THREADS") == wanted
+
+
 def test_the_first_of_several_gpus_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert self_curation.main(["--data", "nowhere.json"]) == 1
