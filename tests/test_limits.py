@@ -125,14 +125,14 @@ HEADERS = {
 }
 
 
-def all_at_once(settings: Settings, servers: dict, wanted: float, **given: float) -> dict[str, tuple]:
+def all_at_once(settings: Settings, servers: dict, wanted: float, turn: int, **given: float) -> dict[str, tuple]:
     """Drive a model at each of these servers: name -> seconds, served, refused, undone."""
 
     def measure(name: str, wire: str, folder: str) -> tuple:
         meter, others = servers[name]
         with Metered(lambda *_: time.sleep(0.2) or "Yes", **others) as server:
             config = settings(concurrency=16, **about(wire, server))
-            with LimitedModel(replace(config, work_dir=config.work_dir + folder), limits(**given)) as model:
+            with LimitedModel(replace(config, work_dir=f"{config.work_dir}{turn}{folder}"), limits(**given)) as model:
                 ask(model, -1)  # imports the SDK
                 model.pace.since, server.meter = time.monotonic(), meter()
                 already = len(server.served)
@@ -147,14 +147,20 @@ def all_at_once(settings: Settings, servers: dict, wanted: float, **given: float
 @pytest.mark.parametrize("given", [True, False], ids=["given", "unknown"])
 def test_what_a_server_allows_is_used(settings: Settings, keys: None, given: bool) -> None:
     """600 requests a minute: nine tenths of them at least are used, few are refused, and none is undone. Where a window
-    is as short as here, and nothing says so, it takes a part of it to notice that the next has begun."""
-    used = {"requests_per_minute": 600} if given else {}
-    found = all_at_once(settings, SERVERS if given else SERVERS | HEADERS, 4.2 if given else 6.2, **used)
-    for name, (took, served, refused, failed) in found.items():
-        assert not failed, name
-        least = 0.85 if name == "window" and not given else 0.9
-        assert served >= least * 10 * took, f"{name}: {served} in {took:.1f} s"
-        assert refused <= (5 if given else 20 if name in HEADERS else 60), f"{name}: {refused} refused"
+    is as short as here, and nothing says so, it takes a part of it to notice that the next has begun. On a busy machine
+    seconds are no measure: where less is used, it is measured again, twice at most."""
+    given_limit, slow = {"requests_per_minute": 600} if given else {}, SERVERS if given else SERVERS | HEADERS
+    for turn in range(3):
+        found, short = all_at_once(settings, slow, 4.2 if given else 6.2, turn, **given_limit), {}
+        for name, (took, served, refused, failed) in found.items():
+            assert not failed, name
+            assert refused <= (5 if given else 20 if name in HEADERS else 60), f"{name}: {refused} refused"
+            if served < (0.85 if name == "window" and not given else 0.9) * 10 * took:
+                short[name] = f"{served} in {took:.1f} s"
+        if not short:
+            break
+        slow = {name: slow[name] for name in short}
+    assert not short
 
 
 def test_no_more_is_sent_in_a_minute_than_is_given(settings: Settings, wire: str) -> None:
