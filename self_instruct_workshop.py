@@ -912,9 +912,7 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
     results.begin("generate")
     for task in seed_tasks:
         pool.add(task.instruction)
-    names = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
-    shape = {name: getattr(config, name) for name in names}
-    shape["seed_tasks"] = sha256("\n".join(pool.instructions).encode()).hexdigest()[:16]
+    shape = {name: getattr(config, name) for name in SHAPE} | {"seed_tasks": digest(seed_tasks)}
     asked, dry = 0, 0  # requests so far; of them in a row that brought nothing new
 
     def ask(request: tuple[int, str]) -> Reply:
@@ -932,6 +930,14 @@ def generate_instructions(config: Config, model: Model, seed_tasks: list[Task]) 
                 bar.set_description(f"1 generate, {fmean(results.novelty[-10:]):.1f} new per request", refresh=False)
                 bar.update(new)
     return results.tasks
+
+
+SHAPE = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
+
+
+def digest(seed_tasks: list[Task]) -> str:
+    """Tells one set of seed tasks from another in the key of a request; SHAPE names the settings that stand there."""
+    return sha256("\n".join(task.instruction for task in seed_tasks).encode()).hexdigest()[:16]
 
 
 def requests_ahead(config: Config, accepted: int, dry: int) -> int:
@@ -1076,7 +1082,7 @@ def instruction_problem(text: str, *, recipe: str = "modern") -> str:
     if recipe == "paper":
         return paper_instruction_problem(text)
     tokens = tokenize(text)
-    words = len(tokens) - sum(len(token) == 1 and not token.isascii() for token in tokens) / 2  # 2 characters: a word
+    words = count_words(tokens)
     if len(tokens) < 3:
         return "too_short" if tokens else "empty"
     if words > 150:  # as in the official code, which also drops everything up to three words
@@ -1084,6 +1090,11 @@ def instruction_problem(text: str, *, recipe: str = "modern") -> str:
     if not text[0].isalnum() and text[0] not in "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@.":
         return "leading_punctuation"
     return next((rule for rule in RULES if breaks(rule, text)), "")
+
+
+def count_words(tokens: list[str]) -> float:
+    """How many words tokens are; two Chinese characters are one."""
+    return len(tokens) - sum(len(token) == 1 and not token.isascii() for token in tokens) / 2
 
 
 RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")

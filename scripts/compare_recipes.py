@@ -20,7 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,7 @@ def limits(folder: Path, run: dict) -> dict:
 
 def read_seeds(path: str, run: dict) -> list[Task]:
     seeds = workshop.load_seed_tasks(path or workshop.DEFAULT_SEEDS.get(run["language"], workshop.DEFAULT_SEEDS["en"]))
-    digest = sha256("\n".join(task.instruction for task in seeds).encode()).hexdigest()[:16]
-    if digest != run["seed_tasks"]:
+    if workshop.digest(seeds) != run["seed_tasks"]:
         print("notice: the run had other seed tasks: give them as --seed-file, or novelty may differ", file=sys.stderr)
     return seeds
 

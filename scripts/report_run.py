@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import STAGES, STEP_FILES, Journal, Reply, Task, WorkshopError
+from self_instruct_workshop import SHAPE, STAGES, STEP_FILES, Journal, Reply, Task, WorkshopError
 
-SHAPE = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
 WHO = ("provider", "model", "recipe")
 TEXT = ("instruction",)  # what each row of a file has at least
 NEEDED = {"filter": ("instruction", "input", "output"), "rejected": ("instruction", "stage", "rule")}
@@ -127,7 +125,7 @@ def read_seeds(run: Run) -> list[Task]:
     except (WorkshopError, KeyError):
         run.notices.append(("no_seeds",))
         return []
-    digest = sha256("\n".join(task.instruction for task in seeds).encode()).hexdigest()[:16]
+    digest = workshop.digest(seeds)
     asked = [record for record in islice(records(run), 100) if record["stage"] == "generate" and run.journal]
     if not asked or any(record.get("seed_tasks") == digest for record in records(run)):
         run.digest = digest

@@ -73,8 +73,7 @@ def big_run(folder: Path, tasks: int) -> dict:
         "created_at": "2026-01-01T00:00:00+00:00",
     }
     rest = {"max_tokens": 512, "parameters": {"max_tokens": 512, "temperature": 0.7}, "base_url": "", **said}
-    shape = ("seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every")
-    question = {name: getattr(config, name) for name in shape}
+    question = {name: getattr(config, name) for name in workshop.SHAPE}
     frame = " ".join(rng.choice(WORDS) for _ in range(150))
 
     def note(key: str, stage: str, **more: object) -> None:
