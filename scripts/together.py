@@ -61,7 +61,7 @@ def ask_about(model: workshop.Model, tasks: list[Task]) -> bool:
     config, sampling = model.config, workshop.parameters(model.config, "classify")
     questions = [workshop.classify_question(config, task) for task in tasks]
     keys = {question["instruction"]: model.question_key("classify", 0, sampling, question)[0] for question in questions}
-    new = {text: key for text, key in keys.items() if not model.journal.get(key)}
+    new = {text: key for text, key in keys.items() if key not in model.journal.starts}
 
     def split(reply: Reply) -> dict[str, str]:
         return dict(zip(new.values(), numbered_answers(reply, len(new)), strict=True))
