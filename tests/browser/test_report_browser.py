@@ -4,9 +4,7 @@ apt-get install chromium), or its path in the variable CHROMIUM. Skipped where t
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,23 +19,10 @@ from self_instruct_workshop import STAGES, Config
 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
-playwright = pytest.importorskip("playwright.sync_api")
 
 from scripts.report import write_report  # noqa: E402
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 REPORTS: dict[str, tuple[Path, dict]] = {}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def practice_run(folder: Path, **settings: object) -> dict:

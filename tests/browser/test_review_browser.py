@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +16,6 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import review
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set CHROMIUM to its path")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
-
 HOSTILE = "</p></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>bold</b>&amp;"
 ROWS = [
     {"instruction": f"Explain {HOSTILE}", "input": HOSTILE, "output": f'" onfocus="window.hacked=3" {HOSTILE}'},
@@ -31,14 +23,6 @@ ROWS = [
     {"instruction": "把句子翻译成英语。", "input": "我喜欢茶。", "output": "I like tea."},
     {"instruction": "Write a haiku.", "input": "", "output": "-" + " long" * 400 + "x" * 400},
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield started
-        started.close()
 
 
 @pytest.fixture
