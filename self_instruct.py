@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import self_instruct_workshop as workshop
-from scripts import check_providers, estimate, limits, together
+from scripts.asking import check_providers, estimate, limits, together
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, 130 interrupted by Ctrl-C"
 
