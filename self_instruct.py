@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts import check_providers, estimate, limits, together
+from scripts.asking import check_providers, estimate, limits, together
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
-from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, SEED_TAG, WEB_TAG, Row
+from scripts.training import shared as backtranslation
+from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, SEED_TAG, WEB_TAG, Row
 from self_instruct_workshop import leave, one_line
 
 FOR_SAMPLE = {"model": SAMPLE_OUT / "tiny", "data": SAMPLE_OUT / "curated_dataset.json", "out": SAMPLE_OUT / "final"}

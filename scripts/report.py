@@ -24,10 +24,12 @@ from string import Template
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from scripts import report_numbers, report_rows, report_run
+from scripts.reporting import numbers as report_numbers
+from scripts.reporting import rows as report_rows
+from scripts.reporting import run as report_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
-HERE = Path(__file__).resolve().parent
+PARTS = Path(__file__).resolve().parent / "reporting"
 NEEDED = "plotly", "textblob", "jieba"
 
 
@@ -41,7 +43,7 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     finally:
         if run.journal:
             run.journal.file.close()
-    known = json.loads((HERE / "report_words.json").read_text(encoding="utf-8"))
+    known = json.loads((PARTS / "words.json").read_text(encoding="utf-8"))
     language = next(name for name in (language, run.language, "en") if name in known)
     words = known[language]
     shown = numbers | {"rows": len(rows), "replies_in_a_piece": report_rows.REPLIES}
@@ -69,7 +71,7 @@ def plotly_script() -> str:
 
 def page(title: str, language: str, numbers: dict, pieces: dict, plotly: str) -> str:
     """Fill in the template. Of the scripts and the styles in it, those run that the policy names by their hashes."""
-    style, script = ((HERE / f"report_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style, script = ((PARTS / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     plotly, script, charts = (text.replace("</script", r"<\/script") for text in (plotly, script, "charts();"))
     policy = {
         "default-src": "'none'",
@@ -78,7 +80,7 @@ def page(title: str, language: str, numbers: dict, pieces: dict, plotly: str) ->
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    template = Template((HERE / "report_page.html").read_text(encoding="utf-8"))
+    template = Template((PARTS / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(title),
         language={"zh": "zh-CN"}.get(language, language),

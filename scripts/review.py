@@ -48,8 +48,8 @@ ANSWERS = {
 AGREEMENT = {0: "slight", 0.2: "fair", 0.4: "moderate", 0.6: "substantial", 0.8: "almost perfect"}  # kappa above it
 Z = NormalDist().inv_cdf(0.975)  # 1.96, for intervals of 95 %
 
-HERE = Path(__file__).resolve().parent
-WORDS = json.loads((HERE / "review_words.json").read_text(encoding="utf-8"))  # of the sheets, by language
+PARTS = Path(__file__).resolve().parent / "reviewing"
+WORDS = json.loads((PARTS / "words.json").read_text(encoding="utf-8"))  # of the sheets, by language
 
 # ----------------------------------------------------------------------------------------------------------------------
 # sample: draw rows and write the sheets.
@@ -162,7 +162,7 @@ def card(row: dict, place: str, words: dict[str, str]) -> str:
 
 
 def html_sheet(sample: list[dict], words: dict[str, str], name: str) -> str:
-    template = (HERE / "review_sheet.html").read_text(encoding="utf-8")
+    template = (PARTS / "sheet.html").read_text(encoding="utf-8")
     ids = [row["id"] for row in sample]
     sheet = {
         "key": "review-" + sha256("".join(ids).encode()).hexdigest()[:12],  # its place in the browser's memory

@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
-from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row
+from scripts.training import shared as backtranslation
+from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
 
 FOR_SAMPLE = {"model": SAMPLE_OUT / "backward", "data": SAMPLE / "lima_train.jsonl", "count": 20}

@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
-from scripts.backtranslation import DATA, NEXT, SAMPLE, SAMPLE_OUT, Row, parse_rating
+from scripts.training import shared as backtranslation
+from scripts.training.shared import DATA, NEXT, SAMPLE, SAMPLE_OUT, Row, parse_rating
 from self_instruct_workshop import PROVIDERS, UsageError, WorkshopError, leave, one_line
 
 FOR_SAMPLE = {"model": SAMPLE_OUT / "rater", "data": SAMPLE_OUT / "self_augmented.json", "max_new_tokens": 24}

@@ -19,13 +19,13 @@ from server import Server
 
 sys.path.insert(0, str(ROOT))
 from scripts import (
-    backtranslation,
     finetune_model,
     inverse_sft,
     self_augmentation_lima,
     self_curation,
 )
-from scripts.backtranslation import COLUMNS, SAMPLE, WEB_TAG, clip, first_turn, parse_rating, read_rows
+from scripts.training import shared as backtranslation
+from scripts.training.shared import COLUMNS, SAMPLE, WEB_TAG, clip, first_turn, parse_rating, read_rows
 from self_instruct_workshop import WorkshopError
 
 SCRIPTS = (inverse_sft, self_augmentation_lima, self_curation, finetune_model)

@@ -78,7 +78,7 @@ def test_practice_run_of_300_meets_every_rule_at_a_realistic_rate(settings: Call
 
 def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> None:
     import self_instruct_workshop as workshop
-    from scripts.together import TOGETHER_PROMPT
+    from scripts.asking.together import TOGETHER_PROMPT
 
     english = {
         "generate": workshop.GENERATE_PROMPT,

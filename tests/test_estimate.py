@@ -19,8 +19,8 @@ from conftest import ROOT
 from server import Server, scripted_model
 
 import self_instruct
-from scripts.estimate import as_text, estimate
-from scripts.limits import PRICES, LimitedModel, price_of
+from scripts.asking.estimate import as_text, estimate
+from scripts.asking.limits import PRICES, LimitedModel, price_of
 from self_instruct_workshop import PROVIDERS, Config, UsageError, run
 
 Settings = Callable[..., Config]

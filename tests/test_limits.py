@@ -29,9 +29,9 @@ from metered import Bucket, Metered, Window
 from server import TRANSIENT, Server, scripted_model, storm
 
 import self_instruct
-from scripts import estimate
-from scripts.limits import FRAME, LimitedModel
-from scripts.pace import Pace, seconds
+from scripts.asking import estimate
+from scripts.asking.limits import FRAME, LimitedModel
+from scripts.asking.pace import Pace, seconds
 from self_instruct_workshop import (
     STEP_FILES,
     Config,

@@ -23,9 +23,10 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config, InstructionPool, 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
-from scripts import report, verb_nouns  # noqa: E402
+from scripts import report  # noqa: E402
 from scripts.report import write_report  # noqa: E402
-from scripts.report_numbers import histogram, words  # noqa: E402
+from scripts.reporting import verb_nouns  # noqa: E402
+from scripts.reporting.numbers import histogram, words  # noqa: E402
 
 KINDS = {
     "en": {"num_instructions": 60},
@@ -431,7 +432,7 @@ def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(practice:
 
 
 def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(practice: Callable) -> None:
-    en, zh = json.loads((ROOT / "scripts" / "report_words.json").read_text(encoding="utf-8")).values()
+    en, zh = json.loads((ROOT / "scripts" / "reporting" / "words.json").read_text(encoding="utf-8")).values()
     assert en.keys() == zh.keys() and en["rules"].keys() == zh["rules"].keys()
     for name in en.keys() - {"rules", "funnel_steps"}:
         assert {*re.findall(r"\{\w+\}", en[name])} == {*re.findall(r"\{\w+\}", zh[name])}, name

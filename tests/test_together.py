@@ -19,8 +19,8 @@ from server import Server, scripted_model
 
 import self_instruct
 from scripts import compare_recipes
-from scripts.limits import LimitedModel
-from scripts.together import numbered_answers, together_prompt
+from scripts.asking.limits import LimitedModel
+from scripts.asking.together import numbered_answers, together_prompt
 from self_instruct_workshop import STEP_FILES, Config, Reply, parse_classification, run
 
 Settings = Callable[..., Config]

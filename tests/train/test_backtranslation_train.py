@@ -24,13 +24,13 @@ pytest.importorskip("trl")
 
 sys.path.insert(0, str(ROOT))
 from scripts import (  # noqa: E402
-    backtranslation,
     finetune_model,
     inverse_sft,
     self_augmentation_lima,
     self_curation,
 )
-from scripts.backtranslation import COLUMNS, SAMPLE, SEED_TAG, WEB_TAG, backward_prompt, read_rows  # noqa: E402
+from scripts.training import shared as backtranslation  # noqa: E402
+from scripts.training.shared import COLUMNS, SAMPLE, SEED_TAG, WEB_TAG, backward_prompt, read_rows  # noqa: E402
 from self_instruct_workshop import UsageError, WorkshopError  # noqa: E402
 
 torch.set_num_threads(1)

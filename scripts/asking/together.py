@@ -12,6 +12,9 @@ by one.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("together.py is a part of self_instruct.py: run  python self_instruct.py --help")
+
 import argparse
 from contextlib import suppress
 from typing import Any
@@ -30,7 +33,7 @@ Say of each task in the last list below whether it is one. Answer with a numbere
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("fewer tokens, by scripts/together.py")
+    group = parser.add_argument_group("fewer tokens, by scripts/asking/together.py")
     text = "tasks that a request of stage 2 asks about (paper: 1) [10]"
     group.add_argument("--classify-together", type=int, default=10, choices=range(1, 51), metavar="N", help=text)
 

@@ -13,6 +13,9 @@ to the rate that it bears; where 429s have another reason than the rate, the req
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("limits.py is a part of self_instruct.py: run  python self_instruct.py --help")
+
 import argparse
 import json
 import math
@@ -27,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts import together
-from scripts.pace import Pace
+from scripts.asking import together
+from scripts.asking.pace import Pace
 
 FRAME = 16  # tokens that a chat's frame may add to those of a prompt
 BYTES_PER_TOKEN = 4  # about, in English; a reservation counts every byte as a token
@@ -37,7 +40,7 @@ BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b|connection:.*(refused|establish|resol|
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument_group("limits, by scripts/limits.py").add_argument, metavar="X")
+    add = partial(parser.add_argument_group("limits, by scripts/asking/limits.py").add_argument, metavar="X")
     add("--requests-per-minute", type=positive, help="send no more than this")
     add("--tokens-per-minute", type=positive, help="prompts and replies together")
     add("--max-cost", type=positive, help="stop before this many dollars; exit 3")
@@ -138,7 +141,7 @@ class Purse:
 
 class LimitedModel(workshop.Model):
     """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`. `project`, as
-    scripts/estimate.py has it, says about how many tokens of prompts and of replies the whole run will have spent."""
+    estimate.py has it, says about how many tokens of prompts and of replies the whole run will have spent."""
 
     def __init__(
         self, config: workshop.Config, options: argparse.Namespace, project: Callable | None = None,

@@ -6,6 +6,9 @@ python self_instruct.py --check --provider local --base-url http://localhost:800
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("check_providers.py is a part of self_instruct.py: run  python self_instruct.py --help")
+
 import io
 import tempfile
 import time

@@ -1,7 +1,7 @@
 """The root verb of an instruction and its object, as in Figure 3 of the paper: "Write a short poem." -> write, poem.
 
-    python scripts/verb_nouns.py data/seed_tasks.jsonl                     a second; a line for each seed task
-    python scripts/verb_nouns.py data/seed_tasks_zh.jsonl --language zh
+    python -m scripts.reporting.verb_nouns data/seed_tasks.jsonl           a second; a line for each seed task
+    python -m scripts.reporting.verb_nouns data/seed_tasks_zh.jsonl --language zh
 
 The paper parses with the Berkeley Neural Parser, a download of its own. This needs no more than what pip installs: the
 parts of speech come from TextBlob's pattern tagger (English) or jieba (Chinese), and a few rules find the first command
@@ -14,16 +14,16 @@ data/practice_tasks.jsonl: 40 of 43 English pairs are right, 24 of 30 Chinese on
 
 from __future__ import annotations
 
+if not __package__:  # called as a file: its folder would hide Python's own module `numbers`
+    raise SystemExit("verb_nouns.py is a part of scripts/report.py; alone: python -m scripts.reporting.verb_nouns FILE")
+
 import argparse
 import re
 import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 

@@ -12,6 +12,11 @@ is the row's number in its source. torch and its like are imported where they ar
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit(
+        "shared.py is a part of the four backtranslation programs: run  python scripts/inverse_sft.py --help"
+    )
+
 import argparse
 import gc
 import json
@@ -31,8 +36,6 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from self_instruct_workshop import DATA, Reply, UsageError, WorkshopError, one_line

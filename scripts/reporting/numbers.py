@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("numbers.py is a part of scripts/report.py: run  python scripts/report.py --help")
+
 import re
 from collections import Counter
 from statistics import fmean
 
 import self_instruct_workshop as workshop
-from scripts import verb_nouns
-from scripts.report_run import Run, shareable
+from scripts.reporting import verb_nouns
+from scripts.reporting.run import Run, shareable
 
 PAPER = {  # Table 1: GPT-3's data; lengths in words
     "instructions": 52445,

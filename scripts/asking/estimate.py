@@ -8,6 +8,9 @@ Prompts are measured on those that the run would send. What replies hold is a gu
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("estimate.py is a part of self_instruct.py: run  python self_instruct.py --help")
+
 import argparse
 import io
 import math
@@ -17,7 +20,7 @@ from contextlib import redirect_stderr, suppress
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts import limits, together
+from scripts.asking import limits, together
 
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, VERDICT, INSTANCE = 25, 3, 150  # tokens in a new task, in Yes or No, in an instance
@@ -25,7 +28,7 @@ START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a secon
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("before the first paid request, by scripts/estimate.py")
+    group = parser.add_argument_group("before the first paid request, by scripts/asking/estimate.py")
     group.add_argument("--estimate", action="store_true", help="print requests, tokens, time, money; ask nothing")
     group.add_argument("--yes", action="store_true", help="do not ask whether to go on")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("rows.py is a part of scripts/report.py: run  python scripts/report.py --help")
+
 import base64
 import gzip
 import json
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import self_instruct_workshop as workshop
-from scripts.report_run import Run, records, reply_of
+from scripts.reporting.run import Run, records, reply_of
 from self_instruct_workshop import STAGES
 
 ROWS, REPLIES = 1000, 40  # in a packed piece: rows are all read, replies only where somebody asks for one

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("run.py is a part of scripts/report.py: run  python scripts/report.py --help")
+
 import json
 import re
 from collections.abc import Iterator
@@ -30,7 +33,7 @@ class Run:
     steps: dict[str, list[dict]]  # stage -> rows
     rejected: list[dict]
     seeds: list[Task] = field(default_factory=list)
-    notices: list[tuple] = field(default_factory=list)  # (name in report_words.json, what it speaks of)
+    notices: list[tuple] = field(default_factory=list)  # (name in words.json, what it speaks of)
     journal: Journal | None = None
     digest: str = ""  # of the seed tasks, as the journal has it; empty: not known
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("pace.py is a part of self_instruct.py: run  python self_instruct.py --help")
+
 import math
 import re
 import threading
