@@ -1495,6 +1495,11 @@ def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
     return shared | own | counts | {"finish_reason": "stop", "prompt": ""}
 
 
+def single_records(record: dict) -> list[dict]:
+    """A record, and of an old journal's list one more for each of its answers."""
+    return [record, *(answer_of_list(record, key) for key in record.get("answers", {}))]
+
+
 def answer_of_list(record: dict, key: str) -> dict:
     """One answer of a list in an old journal, which keeps all of them in one record."""
     place = list(record["answers"]).index(key)

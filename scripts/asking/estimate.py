@@ -16,7 +16,7 @@ import io
 import math
 import sys
 from collections import Counter
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -86,20 +86,19 @@ def journalled(config: workshop.Config, provider: str, model: str) -> tuple[Coun
         wanted = {name: getattr(config, name) for name in names}
         wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
         if {**wanted, **record}.items() >= wanted.items():
-            found[record["stage"]] += not record["attempt"]
-            with suppress(TypeError, AttributeError):  # damaged, as the run will say
-                alone = {record.get("instruction", record.get("request_idx")): "all of it"}
-                answers = dict(zip(record.get("instructions", ()), record.get("answers", {}).values(), strict=False))
-                answered[record["stage"]] |= {question for question, text in (answers or alone).items() if text}
+            found[record["stage"]] += not record["attempt"] and "part_of" not in record
+            which = record.get("instruction", record.get("request_idx"))
+            if isinstance(which, (str, int)) and (record["text"] or "part_of" not in record):
+                answered[record["stage"]].add(which)
     sizes = Counter({stage: len(questions) for stage, questions in answered.items()})
     return (found, sizes) if found["generate"] else (Counter(), Counter())  # later stages ask about what this made
 
 
-def projected(stages: dict, model: Any) -> tuple[int, int]:
+def projected(stages: dict, model: Any, ended: bool) -> tuple[int, int]:
     """About how many tokens of prompts and of replies the whole run will have spent: what it has, and the requests to
     come, each at the mean of its stage so far."""
     total = [*model.purse.spent]
-    for stage, row in stages.items() if model.undone or model.results.status == "interrupted" else ():
+    for stage, row in stages.items() if model.undone or not ended else ():
         n, *sizes = model.purse.rows.get(stage, (1, row["prompt_size"], row["reply_size"]))
         used = model.tokens.get(stage, {}).get("replies", 0)
         to_come = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
@@ -109,7 +108,7 @@ def projected(stages: dict, model: Any) -> tuple[int, int]:
 
 def needed(model: Any, stage: str, used: int, row: dict) -> float:
     """About how many replies a stage takes in all."""
-    made, wanted, grown = len(model.results.tasks), model.config.num_instructions, "classify" in model.tokens
+    made, wanted, grown = model.made, model.config.num_instructions, "classify" in model.tokens
     if stage != "generate":
         tasks = made if grown else wanted
         groups = math.ceil(tasks / model.together) if stage == "classify" else tasks

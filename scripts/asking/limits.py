@@ -90,7 +90,7 @@ def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict
                 record = json.loads(line)
                 ours = needed <= record.keys() and (record["provider"], record["model"]) == (provider, model)
                 if ours and record["stage"] in workshop.STAGES[:3]:
-                    yield record
+                    yield from workshop.single_records(record)
 
 
 class SlowDown(workshop.ParameterRefused):
@@ -150,7 +150,8 @@ class LimitedModel(workshop.Model):
         limits = (None, None) if config.responses else (options.max_tokens_total, options.max_cost)  # a replay is free
         self.purse = Purse(*limits, price_of(*who(config), options))
         self.pace, self.gate = Pace(options.requests_per_minute, options.tokens_per_minute, clock), threading.Lock()
-        self.stage, self.warned, self.project = "", False, project or (lambda model: model.purse.spent)
+        self.made = 0  # instructions so far
+        self.stage, self.warned, self.project = "", False, project or (lambda model, ended: model.purse.spent)
         super().__init__(config)
         self.together = together.group_size(config, self.name, options.classify_together)
         self.count_earlier()
@@ -158,6 +159,8 @@ class LimitedModel(workshop.Model):
     def count_earlier(self) -> None:
         """What earlier runs have paid for: the journal's replies, and what got lost, as far as run.json says."""
         for record in replies(self.config, self.name, self.model):
+            if "part_of" in record:  # its tokens are counted with the list's reply
+                continue
             most = len(record["prompt"].encode()) + FRAME, record["max_tokens"]
             used = self.used(record["prompt_tokens"], record["reply_tokens"], most)
             self.purse.settle((0, 0), record["stage"], *used)
@@ -206,7 +209,7 @@ class LimitedModel(workshop.Model):
         except workshop.Transient as fault:
             used = most if re.match(BILLED, fault.args[0]) else (0, 0)
             if re.match(r"429\b|\d+ Throttling", fault.args[0]):
-                raise self.throttled(sent_at, *(*fault.args, 0.0)[:2]) from None
+                raise self.throttled(sent_at, fault.what, fault.wait) from None
             raise
         finally:
             self.purse.settle(most, row, *used)
@@ -226,8 +229,13 @@ class LimitedModel(workshop.Model):
             print(f"notice: {self.name} answers 429: all requests wait{how_long} and slow down", file=sys.stderr)
         return SlowDown("")
 
-    def before_classify(self, tasks: list[workshop.Task]) -> None:
-        together.ask_about_all(self, tasks, self.together)
+    def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
+        """As before; in stage 2, lists are asked about first, and leave their answers in the journal."""
+        if stage != "generate":
+            self.made = len(items)
+        if stage == "classify":
+            together.ask_about_all(self, items, self.together)
+        return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
         if name:
@@ -235,6 +243,8 @@ class LimitedModel(workshop.Model):
 
     def ask_once(self, *question: Any) -> workshop.Reply:
         self.stage = question[0]  # one at a time
+        if self.stage == "generate" and self.bar is not None:
+            self.made = self.bar.n
         reply = super().ask_once(*question)
         if self.bar is not None:
             self.bar.set_postfix_str(self.status(), refresh=False)
@@ -242,14 +252,15 @@ class LimitedModel(workshop.Model):
 
     def status(self) -> str:
         """Spent so far, of about how much in all."""
-        spent, projected = self.purse.spent, self.project(self)
+        spent, projected = self.purse.spent, self.project(self, False)
         text, cost = f"{sum(spent):,} of {sum(projected):,} tokens", self.purse.cost(*spent)
         return text if cost is None else f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
 
-    def spending(self) -> dict:
+    def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost, by the most it can be."""
-        purse, kept = self.purse, len(self.results.dataset)
-        projected, rows = self.project(self), dict(purse.rows)
+        purse, kept = self.purse, len(results.dataset)
+        self.made = len(results.tasks)
+        projected, rows = self.project(self, results.status != "interrupted"), dict(purse.rows)
         lost = rows.get("lost", (0, 0, 0))  # with what was in flight when the run broke off
         rows["lost"] = (lost[0], lost[1] + purse.reserved[0], lost[2] + purse.reserved[1])
         return {

@@ -52,9 +52,9 @@ def ask_about_all(model: workshop.Model, tasks: list[Task], size: int) -> None:
         with suppress(RequestFailed):  # each of them is asked about by itself
             return ask_about(model, group)
 
-    first = [readable for _, readable in workshop.in_parallel(model, "classify", ask, groups[:1])]
+    first = [readable for _, readable in workshop.Model.ask_each(model, "classify", ask, groups[:1])]
     if any(first):
-        replies = workshop.in_parallel(model, "classify", ask, groups[1:])
+        replies = workshop.Model.ask_each(model, "classify", ask, groups[1:])
         for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups) - 1, replies):
             pass
 
@@ -66,15 +66,19 @@ def ask_about(model: workshop.Model, tasks: list[Task]) -> bool:
     keys = {question["instruction"]: model.question_key("classify", 0, sampling, question)[0] for question in questions}
     new = {text: key for text, key in keys.items() if key not in model.journal.starts}
 
-    def split(reply: Reply) -> dict[str, str]:
-        return dict(zip(new.values(), numbered_answers(reply, len(new)), strict=True))
+    def derive(record: dict) -> list[dict]:
+        answers = numbered_answers(workshop.reply_of(record), len(new))
+        return [
+            workshop.derived_record(record, key, text, answer)
+            for (text, key), answer in zip(new.items(), answers, strict=True)
+        ]
 
     if len(new) > 1:
         prompt = together_prompt(config, [*new])
         question = {"instructions": [*new], "sample": 0, "prompt": prompt}
-        model.ask_once("classify", 0, prompt, sampling, question, split)
-    first = keys[tasks[0].instruction]
-    return (model.journal.get(first) or {}).get("answers", {}).get(first) != ""
+        model.ask_once("classify", 0, prompt, sampling, question, derive)
+    first = model.journal.get(keys[tasks[0].instruction])
+    return not first or first["text"] != ""
 
 
 def together_prompt(config: Config, instructions: list[str]) -> str:

@@ -169,7 +169,7 @@ def views(run: Run) -> Iterator[dict]:
 def reply_of(record: dict, recipe: str) -> Reply:
     """A record's reply as the run read it."""
     reply = Reply(str(record["text"]), record.get("finish_reason", ""), prompt=record.get("prompt", ""))
-    reply.stop_at(workshop.PAPER[record["stage"]]["stop"] if recipe == "paper" else [])
+    reply.stop_at(workshop.parameters(workshop.Config(recipe=recipe), record["stage"]).get("stop", []))
     return reply
 
 

@@ -460,7 +460,7 @@ def ask_server(options: Options, stage: str, prompts: list[str], temperature: fl
         return model.ask(stage, prompt, sampling, {"prompt": prompt, "seed": options.seed}, readable=lambda text: True)
 
     with workshop.Model(config) as model:
-        answers = workshop.in_parallel(model, stage, ask, prompts)
+        answers = model.ask_each(stage, ask, prompts)
         replies = [reply for _, reply in workshop.progress(model, stage, len(prompts), answers)]
         model.journal.file.close()
     for why, n in Counter(why for _, why in model.undone).items():
