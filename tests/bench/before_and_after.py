@@ -1,7 +1,7 @@
 """Show whether two versions of the program give the same bytes, but for times.
 
     python tests/bench/before_and_after.py OLD_CHECKOUT                  against this checkout
-    python tests/bench/before_and_after.py OLD_CHECKOUT NEW_CHECKOUT     two minutes, no key
+    python tests/bench/before_and_after.py OLD_CHECKOUT NEW_CHECKOUT     one to three minutes
 
 Each case runs both versions with the same settings in fresh folders, on the practice model or on
 a local server whose replies depend on the prompt alone. It compares all files, what was printed,
@@ -33,6 +33,7 @@ sys.path.insert(0, str(TESTS))
 from server import Server, scripted_model
 
 Views = dict[str, list[str]]  # name of a file or stream -> its lines, without times
+DONE = (["0"], ["3"])  # exit codes: done, and done with some tasks undone
 MASKS = {  # what may differ from run to run -> what is compared in its place
     r'"(created_at|ended_at)": "[^"]*"': r'"\1": "TIME"',
     r'"seconds": [\d.]+': '"seconds": 0',
@@ -49,6 +50,7 @@ ALONE, TOGETHER = "--classify-together 1", "--classify-together 10"
 KINDS = {  # who answers -> the flags that all calls of a case begin with
     "practice": ["", "--language zh", "--recipe paper"],
     "practice, once": [""],
+    "practice, mistakes": [""],
     "scripted": [ALONE, TOGETHER],
     "uneven": [ALONE, TOGETHER, f"{ALONE} --language zh", f"{TOGETHER} --language zh"],
     "uneven, paper": ["--recipe paper"],
@@ -72,7 +74,9 @@ CALLS = {  # who answers -> the cases; a comma stands between the calls of a cas
         "--concurrency 1",
         "--concurrency 32, --concurrency 1",
         "--seed-file seeds.txt --output-path final.jsonl --seed 7",
-        "--num-instructions 0, --recipe paper --language zh, --seed-file none.txt",
+    ],
+    "practice, mistakes": [
+        "--num-instructions 0, --recipe paper --language zh, --seed-file none.txt"
     ],
     "uneven, once": [
         "--until generate, --until classify, --until instances, --until filter",
@@ -161,6 +165,8 @@ def compare(case: Case, old: Path, new: Path) -> str:
             difference = first_difference(seen, now)
             if case.handover and flags == case.calls[0] and now["requests"]:
                 difference = f"it asked again: {now['requests'][0][:300]}"
+            if seen["exit code"] not in DONE and "mistakes" not in case.name:
+                difference = f"the old version fails: {seen['stderr'][-3:]}"
             if difference:
                 return f"after {flags}: {difference}"
     return "same"
@@ -245,11 +251,14 @@ def compare_texts(old: Path, new: Path) -> str:
 
     def parsed(checkout: Path) -> Views:
         done = subprocess.run([sys.executable, program, checkout], capture_output=True)
-        failed = [f"{done.returncode} {done.stderr.decode()[-300:]}"]
-        return {"exit code": failed, "texts": done.stdout.decode().split("\n")}
+        ended = [str(done.returncode), done.stderr.decode()[-300:]]
+        return {"exit code": ended, "texts": done.stdout.decode().split("\n")}
 
     with ThreadPoolExecutor(2) as threads:
-        return first_difference(*threads.map(parsed, [old, new])) or "same"
+        seen, now = threads.map(parsed, [old, new])
+    if seen["exit code"][0] != "0":
+        return f"the old version fails: {seen['exit code']}"
+    return first_difference(seen, now) or "same"
 
 
 def main() -> int:

@@ -128,10 +128,10 @@ def all_texts() -> list[str]:
 def all_instances() -> list[tuple[str, list[tuple[str, str]]]]:
     """(instruction, its instances as pairs of input and output) of tasks and of real runs."""
     rows = [row for path in sorted(DATA.glob("*_tasks*.jsonl")) for row in json_lines(path)]
-    rows += [{**row, "instances": row["final_instances"]} for row in real_rows("*.stage3")]
     found = []
-    for row in rows:
-        pairs = [(one["input"], one["output"]) for one in row.get("instances") or []]
+    for row in [*rows, *real_rows("*.stage3")]:
+        instances = row.get("instances") or row.get("final_instances") or []
+        pairs = [(one["input"], one["output"]) for one in instances]
         found.append((row["instruction"], pairs))
     return found
 
