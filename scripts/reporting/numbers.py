@@ -79,7 +79,7 @@ def head(run: Run) -> dict:
 
 
 def text_lengths(run: Run, instructions: list[str], dataset: list[dict]) -> dict[str, list[float]]:
-    """The lengths in words of all instructions, and of the inputs and outputs that are not empty."""
+    """The lengths in words of the instructions, and of inputs and outputs that are not empty."""
     inputs = [row["input"] for row in dataset if row.get("input")]
     outputs = [row["output"] for row in dataset if row.get("output")]
     return {
