@@ -140,6 +140,7 @@ def classification(folder: Path) -> dict[str, str]:
 
     Nothing where there are none. A file is read up to its first damaged line.
     """
+    # The later file wins where both know an instruction.
     names = {True: "classification", False: "not classification"}
     found = {}
     for name in workshop.STEP_FILES[1:3]:
@@ -340,6 +341,7 @@ def sheet_paths(out: Path, form: str) -> dict[str, Path]:
 
 def write_sheets(paths: dict[str, Path], sample: list[dict], words: Words) -> None:
     """Write each sheet. Raises WorkshopError where that is not possible."""
+    # Each sheet is written whole, so that a full disk leaves no half one.
     for kind, path in paths.items():
         lines = csv_sheet(sample, words)
         if kind == "html":
@@ -376,8 +378,7 @@ def read_sheet(path: Path) -> Sheet:
         raise WorkshopError(f"{problem}: save it as CSV UTF-8") from None
 
     # A sheet that nobody has filled in says nothing.
-    answers = [row[name] for row in sheet.values() for name in QUESTIONS]
-    if all(said is None for said in answers):
+    if all(said is None for said in all_answers(sheet)):
         raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
     return sheet
 
@@ -422,12 +423,10 @@ def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
 
 def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
     """The id itself. Raises WorkshopError where it is empty, or in the sheet already."""
-    problem = ""
     if not row_id:
-        problem = "there is no id"
-    elif row_id in sheet:
+        raise WorkshopError(f"{where}, column id: there is no id: take that row out")
+    if row_id in sheet:
         problem = f"the id {one_line(row_id)!r} stands twice"
-    if problem:
         raise WorkshopError(f"{where}, column id: {problem}: take that row out")
     return row_id
 
@@ -439,6 +438,14 @@ def row_answers(row: dict[str, str], where: str) -> dict[str, bool | None]:
         said[name] = answer(row.get(name, ""), f"{where}, column {name}")
     is_open = None in said.values()
     return said | {"all three": None if is_open else all(said.values())}
+
+
+def all_answers(sheet: Sheet) -> list[bool | None]:
+    """The answers of all rows to all questions."""
+    answers = []
+    for row in sheet.values():
+        answers += [row[name] for name in QUESTIONS]
+    return answers
 
 
 def answer(cell: str, where: str) -> bool | None:
@@ -466,8 +473,7 @@ def results(path: Path, sheet: Sheet) -> str:
         lines.append(result_line(name, [row[name] for row in sheet.values()]))
 
     # How much is open.
-    answers = [row[name] for row in sheet.values() for name in QUESTIONS]
-    blank = answers.count(None)
+    blank = all_answers(sheet).count(None)
     if blank:
         open_rows = "`all three` counts rows where nothing is open"
         lines.append(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}")
@@ -485,6 +491,7 @@ def results(path: Path, sheet: Sheet) -> str:
 
 def result_line(name: str, answers: list[bool | None]) -> str:
     """The share of yes among the answers to a question, beside the paper's."""
+    # Where nobody has answered, there is no share.
     yes = answers.count(True)
     rated = len(answers) - answers.count(None)
     shown = f"{'':<30}"
@@ -599,8 +606,8 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
     # How often each of them said yes and no.
     n = len(pairs)
     cells = Counter(pairs)
-    first = {side: sum(one == side for one, _ in pairs) / n for side in (True, False)}
-    second = {side: sum(other == side for _, other in pairs) / n for side in (True, False)}
+    first = side_shares([one for one, _ in pairs])
+    second = side_shares([other for _, other in pairs])
 
     # How often they gave the same answer, and how often dice would.
     same = (cells[True, True] + cells[False, False]) / n
@@ -617,6 +624,11 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
     variance = max(0.0, spread - (value - chance * (1 - value)) ** 2) / n
     error = math.sqrt(variance) / (1 - chance)
     return value, max(-1.0, value - Z * error), min(1.0, value + Z * error)
+
+
+def side_shares(answers: list[bool]) -> dict[bool, float]:
+    """The shares of yes and of no."""
+    return {side: answers.count(side) / len(answers) for side in (True, False)}
 
 
 def alone(path: Path, mine: Sheet, theirs: Sheet) -> list[str]:
