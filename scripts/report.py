@@ -75,6 +75,7 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
 
 def plotly_script() -> str:
     """Plotly's JavaScript. Raises WorkshopError where a package of the report is missing."""
+    # The numbers need the other two, but only after the run was read: ask for them now.
     try:
         import jieba  # noqa: F401
         import textblob  # noqa: F401
@@ -137,6 +138,7 @@ def inside_script(text: str) -> str:
 
 def policy(scripts: list[str], style: str) -> str:
     """The Content-Security-Policy of a page with these scripts and this style."""
+    # Nothing is allowed, except what is listed here by the hash of its text.
     rules = {
         "default-src": "'none'",
         "script-src": " ".join(allowed(script) for script in scripts),
@@ -174,6 +176,7 @@ def piece_tags(pieces: Pieces) -> list[str]:
 
 def command_line() -> argparse.ArgumentParser:
     """The flags of the report."""
+    # Without flags: the run in data/workshop, with labels in its own language.
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     default = Path(Config.work_dir)
     languages = tuple(workshop.DEFAULT_SEEDS)
