@@ -339,9 +339,8 @@ def add_flags(
     `model`, `data`, `out`, `batch` and `epochs` are defaults. Returns the function
     that adds one more flag.
     """
-    add = parser.add_argument
-
     # What goes in, and what comes out.
+    add = parser.add_argument
     add("--model", default="", help=f"name on the hub, or a folder; an adapter's too [{model}]")
     add("--data", type=Path, default=data, help="what goes in [%(default)s]")
     add("--out", type=Path, default=out, help="what comes out [%(default)s]")
@@ -453,6 +452,7 @@ def full_name(options: Options) -> str:
 
 def do(action: Callable[[Options], int | None], options: Options) -> int | None:
     """Do the step. Raises WorkshopError with advice for a missing package or full memory."""
+    # Most errors are passed on as they are. For two of them, we know what helps.
     try:
         return action(options)
     except ImportError as error:
@@ -473,6 +473,7 @@ def push(options: Options, kind: str, folder: Path, names: list[str], card: str)
 
     Uploads nothing without --push-to. Raises WorkshopError where the hub refuses.
     """
+    # Most users do not upload.
     if not options.push_to:
         return
     from huggingface_hub import HfApi
@@ -762,6 +763,7 @@ def training_settings(options: Options, examples: int) -> Any:
     """TRL's settings. A number of steps below 1 is a share of all steps."""
     import trl
 
+    # Each group of settings has its own comment.
     device, dtype = device_and_dtype(options.dtype)
     gpu = device == "cuda"
     return trl.SFTConfig(
@@ -847,6 +849,7 @@ def generate(
     With `chat`, a chat model gets the prompt in its own form. Otherwise the model goes
     on writing from the plain text.
     """
+    # A server has its own way.
     if served(options):
         return ask_server(options, stage, prompts, temperature, chat)
 
@@ -956,15 +959,18 @@ def batch_inputs(options: Options, tokenizer: Any, prompts: list[str], chat: boo
     A model that we trained knows our template. A chat model knows its own, which
     begins with <s> already. Any other model gets the plain text.
     """
+    # Which form does the model know?
     ours = bool(trained(options.model))
     own_form = chat and not ours and bool(tokenizer.chat_template)
     texts = prompts
     if chat and ours:
         texts = [forward_prompt(prompt) for prompt in prompts]
-    if own_form:
+    elif own_form:
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
         how = {"tokenize": False, "add_generation_prompt": True}
         texts = tokenizer.apply_chat_template(turns, **how)
+
+    # Make tokens of it. All prompts of a batch are as long as its longest one.
     return tokenizer(
         texts,
         return_tensors="pt",
@@ -982,26 +988,14 @@ def ask_server(
     A chat model gets the prompt as a message. Otherwise the plain text goes to
     /v1/completions, as it does in the recipe `paper`.
     """
-    # Where and how to ask.
-    config = workshop.Config(
-        provider=options.provider or "local",
-        base_url=options.base_url,
-        model=options.model,
-        work_dir=str(replies_of(options)),
-        concurrency=options.batch_size,
-        recipe="modern" if chat else "paper",
-    )
+    # How to sample.
     sampling = {"max_tokens": options.max_new_tokens, "temperature": temperature}
     if temperature:
         sampling["top_p"] = options.top_p
 
-    # Ask many at once. Any text counts as a reply.
-    with workshop.Model(config) as model:
-
-        def ask(prompt: str) -> Reply:
-            question = {"prompt": prompt, "seed": options.seed}
-            return model.ask(stage, prompt, sampling, question, readable=lambda text: True)
-
+    # Ask many at once.
+    with workshop.Model(server_config(options, chat)) as model:
+        ask = partial(ask_one, model, stage, sampling, options.seed)
         answers = workshop.in_parallel(model, stage, ask, prompts)
         shown = workshop.progress(model, stage, len(prompts), answers)
         replies = [reply for _, reply in shown]
@@ -1012,3 +1006,21 @@ def ask_server(
         advice = "the same command asks again"
         print(f"notice: {count} without a reply ({why}): {advice}", file=sys.stderr)
     return replies
+
+
+def server_config(options: Options, chat: bool) -> workshop.Config:
+    """Where to ask, and where to keep the replies."""
+    return workshop.Config(
+        provider=options.provider or "local",
+        base_url=options.base_url,
+        model=options.model,
+        work_dir=str(replies_of(options)),
+        concurrency=options.batch_size,
+        recipe="modern" if chat else "paper",
+    )
+
+
+def ask_one(model: workshop.Model, stage: str, sampling: dict, seed: int, prompt: str) -> Reply:
+    """The reply to one prompt. Any text counts as a reply. Raises RequestFailed."""
+    question = {"prompt": prompt, "seed": seed}
+    return model.ask(stage, prompt, sampling, question, readable=lambda text: True)

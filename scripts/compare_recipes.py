@@ -225,6 +225,7 @@ class Recorded(Model):
         self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict
     ) -> Reply:
         """The logged reply, whatever the prompt. Raises RequestFailed where there is none."""
+        # A second try may be missing: then the reply to the first try counts.
         asked = question.get("request_idx", question.get("instruction"))
         for number in (attempt, 0, 1):
             key = self.keys.get((stage, asked, number))
@@ -317,6 +318,7 @@ def answer(model: Recorded, instructions: list[str]) -> None:
 
 def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
     """What became of the instances of each instruction."""
+    # Those that were kept, then those that a rule took.
     made = defaultdict(list)
     for row in results.dataset:
         made[row["instruction"]].append(("kept", (row["input"], row["output"])))
@@ -481,8 +483,10 @@ def by_kind(found: list[Difference]) -> dict[tuple, list[Difference]]:
 
 def in_turn(lists: Collection[list]) -> list:
     """The first of each list, then the second of each list, and so on."""
-    turns = zip_longest(*lists)
-    return [one for turn in turns for one in turn if one is not None]
+    found = []
+    for turn in zip_longest(*lists):
+        found += [one for one in turn if one is not None]
+    return found
 
 
 def example(difference: Difference, often: int) -> str:
@@ -585,12 +589,15 @@ def difference_parts(found: list[Difference]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    # The flags.
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     default = Path(Config.work_dir)
     seeds = "its seed tasks [the project's own, in the run's language]"
     add("work_dir", nargs="?", type=Path, default=default, help="folder of the run")
     add("--seed-file", default="", help=seeds)
+
+    # Compare, and print.
     options = parser.parse_args(arguments)
     return workshop.main(None, lambda _: print(compare(options.work_dir, options.seed_file)))
 

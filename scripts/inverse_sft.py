@@ -125,6 +125,7 @@ def sample_model(folder: Path) -> str:
     """Build the model of --sample, unless it is there already. Returns its folder."""
     import transformers
 
+    # The weights are written last.
     if (folder / "model.safetensors").exists():
         return str(folder)
 

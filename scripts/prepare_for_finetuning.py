@@ -713,11 +713,14 @@ def title(path: Path) -> str:
 
 def draw_some(rows: list[Row], options: argparse.Namespace, dropped: Counter[str]) -> list[Row]:
     """The rows of --num-instructions instructions. The other rows are counted."""
+    # Are there enough?
     wanted = options.num_instructions
     there = instructions(rows)
     if there < wanted:
         said = f"{there} instructions are all there are"
         notice(f"{said}, and --num-instructions asks for {wanted}")
+
+    # Draw them.
     drawn, others = draw(rows, wanted, f"{options.seed}/instructions")
     dropped["not_drawn"] += len(others)
     return drawn

@@ -116,6 +116,7 @@ def report(made: list[tuple[Row, Reply]], kept: list[Row]) -> None:
 
 def problems(row: Row, reply: Reply, often: Counter[str]) -> list[str]:
     """What is odd about an instruction. A copy is found whatever its capitals and spaces."""
+    # What is wrong with an empty text is that it is empty, and nothing else.
     text = plain(row["instruction"])
     some = bool(text)
     long = len(row["instruction"]) > LONG or reply.cut
