@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import backtranslation
 from scripts.backtranslation import DATA, NEXT, SAMPLE, SAMPLE_OUT, Row, parse_rating
-from self_instruct_workshop import PROVIDERS, Reply, UsageError, WorkshopError, leave, one_line
+from self_instruct_workshop import PROVIDERS, UsageError, WorkshopError, leave, one_line
 
 FOR_SAMPLE = {
     "model": SAMPLE_OUT / "rater",
@@ -160,7 +160,7 @@ def evaluate(
     return evaluated, replies.count(None)
 
 
-def ask(options: argparse.Namespace, prompts: list[str]) -> list[Reply | None]:
+def ask(options: argparse.Namespace, prompts: list[str]) -> backtranslation.Replies:
     """The reply to each prompt. An unreadable one is replaced by the reply to a second try."""
     # At temperature 0, the model says what it finds likeliest.
     generate = partial(backtranslation.generate, options, "rate", chat=True)
