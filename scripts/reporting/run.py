@@ -192,7 +192,7 @@ def counted(run: Run) -> dict:
         return run.steps.get(stage, [])
 
     results = SimpleNamespace(rejected=[], novelty=[], rows=rows)
-    return workshop.count(SimpleNamespace(results=results, undone=[]))
+    return workshop.count(SimpleNamespace(undone=[]), results)
 
 
 def first_notices(run: Run) -> list[tuple]:
@@ -253,12 +253,12 @@ def records(run: Run) -> Iterator[dict]:
         yield from views(run)
         return
 
-    # Several keys may lead to one reply: take one of them.
-    keys = {start: key for key, start in run.journal.starts.items()}
+    # What the reply to a list says to a single task is a part of that reply.
+    starts = run.journal.starts
     wanted = {**run.settings, "seed_tasks": run.digest}
-    for start in sorted(keys):
-        record = {"stage": "", **run.journal.get(keys[start])}
-        if is_of_run(record, wanted):
+    for key in sorted(starts, key=starts.get):
+        record = {"stage": "", **run.journal.get(key)}
+        if "part_of" not in record and is_of_run(record, wanted):
             yield record
 
 
