@@ -22,7 +22,7 @@ class Pace:
     request in six, and a server that refuses fewer than that by chance slows nobody down.
     A 429 counts only if its request was sent after the 429 before: the server tells us once.
     If the first request after a 429 is refused too, the interval was not the reason: the wait was
-    too short. So the interval stays, and the waits grow with the time that this has lasted."""
+    too short. So the interval stays, and the waits grow until there is an answer."""
 
     def __init__(self, requests: float | None, tokens: float | None, clock: Callable) -> None:
         """The limits are those of a minute; None: no limit is given."""
@@ -30,21 +30,19 @@ class Pace:
         self.lock = threading.Lock()
         self.least = 60 / (requests or math.inf)  # seconds from a request to the next
         self.per_token = 60 / (tokens or math.inf)  # seconds
-        self.interval = self.least
-        self.next_at = self.blocked_at = clock()
-        self.paused_until = self.slowed_at = -math.inf
+        self.interval = 0.0  # the same, after 429s
+        self.next_at = self.paused_until = self.slowed_at = clock()
         self.refused_since = math.inf  # the first 429 since the last answer
         self.turns = 0  # since the last 429 that counted
 
     def wait(self) -> float:
         """Seconds until the next turn."""
-        with self.lock:
-            return max(self.next_at, self.paused_until) - self.clock()
+        return max(self.next_at, self.paused_until) - self.clock()
 
     def take(self, tokens: float) -> None:
         """Take the next turn, for a request that uses so many tokens at most."""
         with self.lock:
-            gap = max(self.interval, tokens * self.per_token)
+            gap = max(self.least, self.interval, tokens * self.per_token)
             self.next_at = max(self.next_at, self.clock() - CATCH_UP) + gap
             self.turns += 1
 
@@ -57,11 +55,10 @@ class Pace:
             news = sent_at >= self.slowed_at
             # Others passed before it: they come too fast. If none did, only the wait grows.
             if news and self.turns > 1:
-                self.interval = max(self.least, min(LONGEST, SHORTEST + self.interval * SLOWER))
-                self.blocked_at = now
+                self.interval = min(LONGEST, SLOWER * max(self.least, SHORTEST, self.interval))
             if news:
-                pause = max(self.interval / 2, min(5.0, 0.4 * (now - self.blocked_at)))
-                self.next_at = now + max(self.least, pause)
+                longer = min(5.0, 0.4 * (now - self.refused_since))
+                self.next_at = now + max(self.least, self.interval / 2, longer)
                 self.slowed_at = now
                 self.turns = 0
             return news
@@ -70,13 +67,12 @@ class Pace:
         """An answer came; the tokens that it did not use are free again."""
         with self.lock:
             self.refused_since = math.inf
-            self.interval = max(self.least, self.interval * FASTER)
+            self.interval *= FASTER
             self.next_at -= (most - used) * self.per_token
 
     def refused_for(self) -> float:
         """For how many seconds the server has answered nobody with anything but 429."""
-        with self.lock:
-            return max(0.0, self.clock() - self.refused_since)
+        return max(0.0, self.clock() - self.refused_since)
 
     def hear(self, response: Any) -> None:
         """Rate headers of a 429 say what has run out, and when it is back: until then all wait."""
