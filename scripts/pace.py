@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-SLOWER = 1.25  # a 429 makes the interval a quarter longer,
-FASTER = SLOWER ** (-1 / 5)  # and five answers make it as short as before
+SLOWER, FASTER = 1.25, 1.25 ** (-1 / 5)  # the interval's change by a 429, and by an answer
 SHORTEST, LONGEST = 0.002, 20.0  # seconds, of the interval after a 429
 CATCH_UP = 0.1  # seconds; a turn that comes late by less than this is made up for
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "": 1.0}  # in seconds
@@ -52,16 +51,17 @@ class Pace:
             now = self.clock()
             self.refused_since = min(self.refused_since, now)
             self.paused_until = max(self.paused_until, now + wait)
-            news = sent_at >= self.slowed_at
-            # Others passed before it: they come too fast. If none did, only the wait grows.
-            if news and self.turns > 1:
+            if sent_at < self.slowed_at:
+                return False
+            # If others passed before it, they come too fast. If none did, only the wait grows.
+            pause = min(5.0, max(0.1, (now - self.refused_since) / 2))
+            if self.turns > 1:
                 self.interval = min(LONGEST, SLOWER * max(self.least, SHORTEST, self.interval))
-            if news:
-                longer = min(5.0, 0.4 * (now - self.refused_since))
-                self.next_at = now + max(self.least, self.interval / 2, longer)
-                self.slowed_at = now
-                self.turns = 0
-            return news
+                pause = 0.6 * self.interval
+            self.next_at = now + max(self.least, pause)
+            self.slowed_at = now
+            self.turns = 0
+            return True
 
     def answered(self, most: float, used: float) -> None:
         """An answer came; the tokens that it did not use are free again."""
