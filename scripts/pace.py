@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 SLOWER, FASTER = 1.25, 1.25 ** (-1 / 5)  # the interval's change by a 429, and by an answer
-SHORTEST, LONGEST = 0.002, 20.0  # seconds, of the interval after a 429
+FIRST, SHORTEST, LONGEST = 0.1, 0.002, 20.0  # seconds, of the interval from the first 429 on
 CATCH_UP = 0.1  # seconds; a turn that comes late by less than this is made up for
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "": 1.0}  # in seconds
 
@@ -56,7 +56,7 @@ class Pace:
             # If others passed before it, they come too fast. If none did, only the wait grows.
             pause = min(5.0, max(0.1, (now - self.refused_since) / 2))
             if self.turns > 1:
-                self.interval = min(LONGEST, SLOWER * max(self.least, SHORTEST, self.interval))
+                self.interval = min(LONGEST, SLOWER * max(self.least, self.interval or FIRST))
                 pause = 0.6 * self.interval
             self.next_at = now + max(self.least, pause)
             self.slowed_at = now
@@ -67,7 +67,7 @@ class Pace:
         """An answer came; the tokens that it did not use are free again."""
         with self.lock:
             self.refused_since = math.inf
-            self.interval *= FASTER
+            self.interval = min(self.interval, max(SHORTEST, self.interval * FASTER))
             self.next_at -= (most - used) * self.per_token
 
     def refused_for(self) -> float:
