@@ -1,4 +1,4 @@
-"""When the next request may go: evenly, below the limits that are given, and as fast as a server lets us otherwise."""
+"""When the next request may go: evenly, and after a 429 only as fast as the server answers."""
 
 from __future__ import annotations
 
@@ -8,153 +8,86 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import math
 import re
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-CATCH_UP = 0.1  # seconds; being late by less is made up for
-SLOWEST = 0.05  # requests a second: no provider's limit is lower than three a minute
+SLOWER, FASTER = 1.25, 1.25 ** (-1 / 5)  # the interval's change by a 429, and by an answer
+FIRST, SHORTEST, LONGEST = 0.1, 0.002, 20.0  # seconds, of the interval from the first 429 on
+CATCH_UP = 0.1  # seconds; a turn that comes late by less than this is made up for
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "": 1.0}  # in seconds
 
 
 class Pace:
-    """When the next request may go. Below the limits that are given, requests are spaced evenly.
+    """All requests share one interval. At first it is the given limit's, or 0 without a limit.
 
-    After a 429 all wait: as long as the server says, else for a moment. Then one goes, the next at half the rate, and
-    the others at the rate at which the server has answered since the 429 before: at more, the longer there is no other.
-    While one after another is refused, the next waits for a fifth of the time that this has lasted.
+    A 429 makes the interval longer, an answer makes it shorter. So a real limit refuses about one
+    request in six, and a server that refuses fewer than that by chance slows nobody down.
+    A 429 counts only if its request was sent after the 429 before: the server tells us once.
+    If the first request after a 429 is refused too, the interval was not the reason: the wait was
+    too short. So the interval stays, and the waits grow until there is an answer."""
 
-    A server that limits the rate answers no fewer requests because they come slower. Where it answers less than four
-    fifths of what it did, three times in a row, its 429s have another reason: all go as fast as before the first of
-    them, and what is refused goes again in its turn, until more than 14 of the last 20 are refused."""
-
-    def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None, clock: Callable) -> None:
-        self.clock, self.lock, now = clock, threading.Lock(), clock()
-        self.most = requests_per_minute / 60 if requests_per_minute else math.inf  # requests a second
-        self.tokens = tokens_per_minute / 60 if tokens_per_minute else math.inf  # tokens a second
-        self.share = 1.0  # of the most that a request can use, what requests use on average
-        self.told: dict[str, tuple[float, float]] = {}  # by headers: requests or tokens a second, until when
-        self.next_at = self.paused_until = self.slowed_at = -math.inf
-        self.refused_since: float | None = None  # the first 429 since the last answer
-        self.turns, self.trip = 0, 0.0  # since the last 429; seconds from a request to a 429
-        self.blocked = False  # the first turn after a 429 was refused too
-        self.ceiling = math.inf  # requests a second from the last 429 on; it grows
-        self.refused_at = self.before = math.inf  # the rate at the last 429; and what it was before the 429s began
-        self.since = self.until = self.blocked_at = self.took_at = now
-        self.passed, self.good = 0, math.inf  # sent since `since` and not refused; the same for a second, until `until`
-        self.growth = 1  # turns until the rate is twice the ceiling
-        self.best: float | None = None  # the most that was good, but for the first time: a burst may have helped it
-        self.falls = 0  # how often in a row it was less than four fifths of that
-        self.last, self.bearable = deque[bool](maxlen=20), 0  # answered? how many may be refused, and nobody waits
-
-    def rate(self) -> float:
-        """Requests a second that may be sent now, half of it in the turn after a 429."""
-        return self.full() * (0.5 if not self.turns and self.slowed_at > -math.inf else 1.0)
-
-    def full(self) -> float:
-        """Nearly the same for long, then more and more."""
-        return min(self.most, max(SLOWEST, self.ceiling) * (1 + (max(0, self.turns - 4) / self.growth) ** 2))
+    def __init__(self, requests: float | None, tokens: float | None, clock: Callable) -> None:
+        """The limits are those of a minute; None: no limit is given."""
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.least = 60 / (requests or math.inf)  # seconds from a request to the next
+        self.per_token = 60 / (tokens or math.inf)  # seconds
+        self.interval = 0.0  # the same, after 429s
+        self.next_at = self.paused_until = self.slowed_at = clock()
+        self.refused_since = math.inf  # the first 429 since the last answer
+        self.turns = 0  # since the last 429 that counted
 
     def wait(self) -> float:
         """Seconds until the next turn."""
-        with self.lock:
-            return max(self.next_at, self.paused_until) - self.clock()
+        return max(self.next_at, self.paused_until) - self.clock()
 
     def take(self, tokens: float) -> None:
-        """Take the next turn."""
+        """Take the next turn, for a request that uses so many tokens at most."""
         with self.lock:
-            now, size = self.clock(), tokens * self.share
-            idle = max(0.0, now - max(self.next_at, self.paused_until, self.took_at) - 1)  # nobody asked
-            self.since, self.until = self.since + idle, self.until + idle
-            if self.slowed_at > -math.inf and self.turns == 0:
-                self.measure(now)
-            if self.slowed_at > -math.inf and self.turns == 1:
-                self.judge()
-            per_second = {kind: rate for kind, (rate, until) in self.told.items() if now < until}
-            gap = max(1 / min(self.rate(), per_second.get("requests", math.inf)), 0.0 if self.turns else 2 * self.trip)
-            gap = max(gap, size / min(self.tokens, per_second.get("tokens", math.inf)))
-            self.next_at = (self.next_at if self.turns and now < self.next_at + CATCH_UP else now) + gap
-            self.turns, self.passed, self.took_at = self.turns + 1, self.passed + 1, now
-
-    def measure(self, now: float) -> None:
-        """The first turn after a 429: by now it is known how many of those before it were refused too. Between two such
-        turns a server that counts requests lets through what it allows in that time, whatever was sent."""
-        self.until = (self.slowed_at + now) / 2 if self.blocked else now
-        self.good = max(1, self.passed) / max(0.001, self.until - self.since)
-        self.growth = min(120, 30 + 3 * self.passed)  # what is measured by many is kept for longer
-        if self.passed >= 10:  # a long time, with the pause in it: it was less than is allowed
-            rate = 1.1 * self.good
-        else:  # a short time tells little
-            rate = 0.95 * ((self.good + self.best) / 2 if self.best else self.good)
-        self.ceiling = min(0.95 * self.refused_at, rate)
-        if not self.blocked and self.paused_until <= self.slowed_at:  # the pause was short: it may mean little
-            self.ceiling = max(self.ceiling, self.refused_at / 2)
-
-    def judge(self) -> None:
-        """The second turn after a 429: the first was not refused. Is the rate the reason?"""
-        self.since, self.passed = self.until, 1
-        self.falls = self.falls + 1 if self.best and self.good < 0.8 * self.best else 0
-        if self.falls >= 3 and self.last.count(False) <= 14:
-            self.bearable, self.ceiling, self.turns = 14, self.before, 4
-        self.best = 0.0 if self.best is None else max(self.best, self.good)
+            gap = max(self.least, self.interval, tokens * self.per_token)
+            self.next_at = max(self.next_at, self.clock() - CATCH_UP) + gap
+            self.turns += 1
 
     def throttled(self, sent_at: float, wait: float) -> bool:
-        """A 429 came; return whether all slow down. They did already if it was sent before the last."""
+        """A 429 came, which asks for so many seconds; return whether it counts."""
         with self.lock:
             now = self.clock()
-            self.refused_since = now if self.refused_since is None else self.refused_since
-            self.passed -= sent_at >= self.since
-            self.last.append(False)
-            news = sent_at > self.slowed_at and self.last.count(False) > self.bearable
-            if news:
-                self.slow_down(now, min(1.0, now - sent_at))
+            self.refused_since = min(self.refused_since, now)
             self.paused_until = max(self.paused_until, now + wait)
-            return news
-
-    def slow_down(self, now: float, trip: float) -> None:
-        if self.bearable:  # too many: the rate may be the reason after all
-            self.bearable, self.before, self.best, self.falls = 0, 2 * self.good, None, 0
-        self.blocked, self.trip = self.turns <= 1, max(trip, 0.05, 0.8 * self.trip)
-        if not self.blocked:
-            if (rate := self.full()) == math.inf:  # the first; a few requests tell little
-                rate = max(self.passed / max(0.001, now - self.since), 200 * (self.passed < 20))
-            self.ceiling = self.refused_at = rate
-            self.blocked_at = now
-        pause = min(5.0, 0.2 * (now - self.blocked_at)) if self.blocked else min(20.0, 0.25 / self.ceiling)
-        self.next_at, self.slowed_at, self.turns = now + max(pause, 2 * self.trip), now, 0
+            if sent_at < self.slowed_at:
+                return False
+            # If others passed before it, they come too fast. If none did, only the wait grows.
+            pause = min(5.0, max(0.1, (now - self.refused_since) / 2))
+            if self.turns > 1:
+                self.interval = min(LONGEST, SLOWER * max(self.least, self.interval or FIRST))
+                pause = 0.6 * self.interval
+            self.next_at = now + max(self.least, pause)
+            self.slowed_at = now
+            self.turns = 0
+            return True
 
     def answered(self, most: float, used: float) -> None:
-        """An answer came; what it used more or less than expected counts for the next."""
+        """An answer came; the tokens that it did not use are free again."""
         with self.lock:
-            self.refused_since = None
-            self.last.append(True)
-            self.next_at += (used - most * self.share) / self.tokens
-            self.share += 0.2 * (min(1.0, used / most) - self.share)
+            self.refused_since = math.inf
+            self.interval = min(self.interval, max(SHORTEST, self.interval * FASTER))
+            self.next_at -= (most - used) * self.per_token
 
     def refused_for(self) -> float:
         """For how many seconds the server has answered nobody with anything but 429."""
-        with self.lock:
-            return 0.0 if self.refused_since is None else self.clock() - self.refused_since
+        return max(0.0, self.clock() - self.refused_since)
 
     def hear(self, response: Any) -> None:
-        """Rate headers, where a server sends them. By a window or by steady refilling, what is left may be used until
-        the reset, and so may what that brings back; what was refused in spite of that waits for the reset."""
+        """Rate headers of a 429 say what has run out, and when it is back: until then all wait."""
+        known = response.status_code == 429 and "retry-after" not in response.headers
         for kind in ("requests", "tokens"):
-            names = (f"x-ratelimit-{name}-{kind}" for name in ("reset", "remaining", "limit"))
-            reset, *counts = (response.headers.get(name) or "" for name in names)
-            if (wait := seconds(reset)) and all(re.fullmatch(r"[0-9]{1,15}", number) for number in counts):
-                left, limit = map(int, counts)
+            if known and response.headers.get(f"x-ratelimit-remaining-{kind}") == "0":
+                reset = seconds(response.headers.get(f"x-ratelimit-reset-{kind}") or "")
                 with self.lock:
-                    now = self.clock()
-                    refused = response.status_code == 429 and not left
-                    if refused and "retry-after" not in response.headers:  # which knows better when to come back
-                        self.paused_until = max(self.paused_until, now + min(60.0, wait))
-                    if wait <= 60:  # of a longer period, say a day, a run may use up what is left
-                        self.told[kind] = (max(left, limit - left, 1) / wait, now + wait)
+                    self.paused_until = max(self.paused_until, self.clock() + min(60.0, reset))
 
 
 def seconds(text: str) -> float:
     """'1s' -> 1, '6m0s' -> 360, '20ms' -> 0.02, '7' -> 7, anything else -> 0."""
-    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text):
-        return float(text)
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(n) * units[unit] for n, unit in re.findall(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|h|m|s)", text))
+    parts = re.findall(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|h|m|s|$)", text)
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
