@@ -1,21 +1,20 @@
-"""Fixtures for all tests: a clean environment, small settings, and the project's root on the path."""
+"""Fixtures for all tests: a clean environment and small settings."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+pytest.register_assert_rewrite("helpers")  # so that an assert there shows its values, too
 
-from bench.kill_harness import complete  # noqa: E402
-from server import Server, scripted_model  # noqa: E402
+from helpers.killing import complete  # noqa: E402
+from helpers.runs import FLAGS  # noqa: E402
+from helpers.server import Server, scripted_model  # noqa: E402
 
 from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
 
@@ -47,9 +46,6 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
         return Config(**{"work_dir": str(tmp_path / "work"), "first_wait": 0.01, **changes})
 
     return make
-
-
-FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
 
 
 @pytest.fixture(scope="session")

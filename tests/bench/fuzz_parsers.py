@@ -3,7 +3,7 @@
     python -m venv .venv && .venv/bin/pip install -r requirements.txt -r tests/requirements.txt atheris
     .venv/bin/python tests/bench/fuzz_parsers.py -max_total_time=300          Linux; five minutes on one core
 
-The checks are those of tests/test_parser_robustness.py. A finding ends it with exit code 77, and prints the text and
+The checks are those of tests/module/test_parser_robustness.py. A finding ends it with exit code 77, and prints the text and
 what failed. Further arguments are libFuzzer's: a folder keeps the texts that reach something new, and a file crash-...,
 which a finding leaves behind, is tried again.
 """

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from server import Server, scripted_model
+from helpers.server import Server, scripted_model
 
 PROGRAM, MEGABYTES = Path(__file__).resolve().parents[2] / "self_instruct.py", 150
 

@@ -19,8 +19,8 @@ from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from metered import Bucket, Metered, Window
-from server import scripted_model
+from helpers.metered import Bucket, Metered, Window
+from helpers.server import scripted_model
 
 PROGRAM, METERS = Path(__file__).resolve().parents[2] / "self_instruct.py", ("bucket", "window")
 

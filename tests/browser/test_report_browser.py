@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
-from server import Server, scripted_model
+from helpers.report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
+from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop

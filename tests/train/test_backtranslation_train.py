@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")

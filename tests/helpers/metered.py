@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any
 
-from server import Answer, Handler, Record, Server
+from helpers.server import Answer, Handler, Record, Server
 
 
 class Bucket:

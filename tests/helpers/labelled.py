@@ -1,6 +1,6 @@
 """Careful readers' labels of real replies, and how many of the labelled texts each recipe keeps.
 
-    python tests/labelled.py            precision and recall per recipe and per set
+    python tests/helpers/labelled.py            precision and recall per recipe and per set
 
 The labels are offsets into the raw replies of other people's runs, which are no part of this project: they lie in the
 folder SELF_INSTRUCT_REAL_RUNS. Stage 1: `spans` are tasks to keep; `duplicates`, which the prompt or an earlier reply
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent))
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
 
 from self_instruct_workshop import (  # noqa: E402
     RECIPES,
@@ -31,7 +32,7 @@ from self_instruct_workshop import (  # noqa: E402
     parse_instructions,
 )
 
-FOLDER = Path(os.environ.get("SELF_INSTRUCT_REAL_RUNS") or TESTS.parent.parent / "shared" / "real_runs")
+FOLDER = Path(os.environ.get("SELF_INSTRUCT_REAL_RUNS") or ROOT.parent / "shared" / "real_runs")
 Pair = tuple[str, str]
 TASKS, PAIRS = ("spans", "duplicates", "either"), ("instances", "either")
 
@@ -81,7 +82,7 @@ def rows(path: Path) -> list[dict]:
 
 def labelled(stage: int) -> Iterator[tuple[dict, dict]]:
     """Each label with the row of the real run that it is about."""
-    for label in rows(TESTS / f"labelled_stage{stage}.jsonl"):
+    for label in rows(HERE / f"labelled_stage{stage}.jsonl"):
         yield label, real(f"{label['set']}.stage{stage}")[label["row"]]
 
 

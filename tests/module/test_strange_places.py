@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench.kill_harness import command, complete, read_journal, settle, stage_of
-from conftest import FLAGS, ROOT
-from server import Server, scripted_model
-from test_run import Gate, obey_permissions
+from helpers.killing import command, complete, read_journal, settle, stage_of
+from helpers.runs import FLAGS, ROOT, Gate, obey_permissions
+from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import Config, Journal, WorkshopError, run
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import labelled
 import pytest
-from labelled import FOLDER, Score, real
+from helpers import labelled
+from helpers.labelled import FOLDER, Score, real
+from helpers.server import Server
 from rouge_score.rouge_scorer import RougeScorer
-from server import Server
 
 from self_instruct_workshop import (
     Config,

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from server import Server, scripted_model
+from helpers.server import Server, scripted_model
 
 import self_instruct_workshop
 from self_instruct_workshop import Config, Journal, Model, Reply, WorkshopError, parameters, run, to_json, write_whole

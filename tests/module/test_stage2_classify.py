@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from helpers.server import Server
 from hypothesis import given
 from hypothesis import strategies as st
-from server import Server
 
 from self_instruct_workshop import Config, Model, Task, classify_instructions, classify_prompt, parse_classification
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from server import Server
+from helpers.runs import ROOT
+from helpers.server import Server
 
 sys.path.insert(0, str(ROOT))
 from scripts import (

@@ -11,9 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from server import Server, scripted_model
-from test_run import FIELDS, quiet, rows, summary_of
+from helpers.runs import FIELDS, ROOT, quiet, rows, summary_of
+from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import PROVIDERS, STEP_FILES, Config, Model, UsageError, WorkshopError, main
 

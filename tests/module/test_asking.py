@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from server import TRANSIENT, Server, scripted_model, storm
+from helpers.server import TRANSIENT, Server, scripted_model, storm
 
 import self_instruct
 from self_instruct_workshop import (

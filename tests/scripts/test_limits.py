@@ -23,10 +23,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.metered import Bucket, Metered, Window
+from helpers.server import TRANSIENT, Server, scripted_model, storm
 from hypothesis import example, given
 from hypothesis import strategies as st
-from metered import Bucket, Metered, Window
-from server import TRANSIENT, Server, scripted_model, storm
 
 import self_instruct
 from scripts import estimate
@@ -455,7 +455,7 @@ def test_an_empty_account_ends_the_run_at_once(settings: Settings, wire: str) ->
 def test_a_request_that_is_too_large_for_a_minute_is_left_undone(
     settings: Settings, keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import server as wires
+    from helpers import server as wires
 
     text = "Request too large for m on tokens per min (TPM): Limit 100, Requested 500."
     monkeypatch.setitem(wires.OPENAI_ERRORS, "429", (429, "rate_limit_exceeded", text, "tokens"))

@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from report_runs import HOSTILE, Page, hostile_run
-from server import Server, scripted_model
+from helpers.report_runs import HOSTILE, Page, hostile_run
+from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop

@@ -11,9 +11,8 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-from server import Server
-
 import self_instruct_workshop as workshop
+from helpers.server import Server
 from self_instruct_workshop import Config, Results, Task
 
 HOSTILE = [

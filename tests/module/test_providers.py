@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from server import Server, scripted_model
+from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import (
     PROVIDERS,

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.server import Server, scripted_model
 from hypothesis import given
 from hypothesis import strategies as st
-from server import Server, scripted_model
 
 import self_instruct
 from scripts import compare_recipes

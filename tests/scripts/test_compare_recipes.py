@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, run

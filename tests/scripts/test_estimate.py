@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from server import Server, scripted_model
+from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
 
 import self_instruct
 from scripts.estimate import as_text, estimate

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT, check_counts, quiet, rows, summary_of, views
+from helpers.server import Server, words
 from hypothesis import given
 from hypothesis import settings as explore
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
-from server import Server, words
-from test_run import check_counts, quiet, rows, summary_of, views
 
 import self_instruct_workshop as workshop
 from self_instruct_workshop import (

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench.kill_harness import command, complete, kills, read_journal, settle
-from conftest import FLAGS, ROOT
-from server import Server, scripted_model
-from test_run import Gate, rows, summary_of
+from helpers.killing import command, complete, kills, read_journal, settle
+from helpers.runs import FLAGS, ROOT, Gate, rows, summary_of
+from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import STEP_FILES
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server import Server
+from helpers.server import Server
 
 import self_instruct
 from self_instruct_workshop import PROVIDERS

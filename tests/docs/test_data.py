@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 from self_instruct_workshop import Config, InstructionPool, read_data, run
 

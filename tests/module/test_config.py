@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
-from server import Server
+from helpers.server import Server
 
 import self_instruct
 from self_instruct_workshop import (

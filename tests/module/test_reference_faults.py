@@ -16,8 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
-from server import Server, scripted_model
+from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
 
 import self_instruct
 from self_instruct_workshop import (
