@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -38,61 +39,63 @@ Settings = Callable[..., Config]
 # ----- reading the replies of chat models
 
 
-@pytest.mark.parametrize(
-    "style",
-    [
-        "{n}. {t}",
-        "{n}.{t}",
-        "{n}) {t}",
-        "{n}: {t}",
-        "({n}) {t}",
-        "**{n}.** {t}",
-        "**{n}**. {t}",
-        "**{n})** {t}",
-        "{n}. **{t}**",
-        "{n}. __{t}__",
-        '{n}. "{t}"',
-        "{n}. “{t}”",
-        "{n}. 「{t}」",
-        "Task {n}: {t}",
-        "task {n}. {t}",
-        "**Task {n}:** {t}",
-        "**Task {n}**: {t}",
-        "### Task {n}: {t}",
-        "### {n}. {t}",
-        "Instruction {n}: {t}",
-        "Question {n}: {t}",
-        "- {n}. {t}",
-        "* **{n}.** {t}",
-        "> {n}. {t}",
-        "  {n}. {t}",
-        "{n}. Task: {t}",
-        "{n}. Instruction: {t}",
-        "{n}. **Rivers:** {t}",
-        "{n}. **Rivers**: {t}",
-        "{n}.   {t}  ",
-        "{n}.\n{t}",
-        "{n}.\n   {t}",
-        "{n}、{t}",
-        "（{n}）{t}",
-        "{n}）{t}",
-        "第{n}题：{t}",
-        "任务{n}：{t}",
-        "任务 {n}：{t}",
-        "**{n}、**{t}",
-        "指令{n}：{t}",
-        "**{n}. {t}**",
-        "{n}. **Rivers** - {t}",
-        "{n}. **Rivers**\n   {t}",
-        "{n}. **Rivers**\n\n   {t}",
-        "   {n}. {t}",
-        "{n}\\. {t}",
-    ],
-)
-@pytest.mark.parametrize("gap", ["\n", "\n\n"], ids=["tight", "loose"])
-def test_a_list_is_read_in_every_style(style: str, gap: str) -> None:
-    reply = gap.join(style.format(n=n, t=task) for n, task in enumerate([A, B, ZB], 9))
-    assert parse_instructions(reply) == [A, B, ZB]
+LIST_STYLES = [
+    "{n}. {t}",
+    "{n}.{t}",
+    "{n}) {t}",
+    "{n}: {t}",
+    "({n}) {t}",
+    "**{n}.** {t}",
+    "**{n}**. {t}",
+    "**{n})** {t}",
+    "{n}. **{t}**",
+    "{n}. __{t}__",
+    '{n}. "{t}"',
+    "{n}. “{t}”",
+    "{n}. 「{t}」",
+    "Task {n}: {t}",
+    "task {n}. {t}",
+    "**Task {n}:** {t}",
+    "**Task {n}**: {t}",
+    "### Task {n}: {t}",
+    "### {n}. {t}",
+    "Instruction {n}: {t}",
+    "Question {n}: {t}",
+    "- {n}. {t}",
+    "* **{n}.** {t}",
+    "> {n}. {t}",
+    "  {n}. {t}",
+    "{n}. Task: {t}",
+    "{n}. Instruction: {t}",
+    "{n}. **Rivers:** {t}",
+    "{n}. **Rivers**: {t}",
+    "{n}.   {t}  ",
+    "{n}.\n{t}",
+    "{n}.\n   {t}",
+    "{n}、{t}",
+    "（{n}）{t}",
+    "{n}）{t}",
+    "第{n}题：{t}",
+    "任务{n}：{t}",
+    "任务 {n}：{t}",
+    "**{n}、**{t}",
+    "指令{n}：{t}",
+    "**{n}. {t}**",
+    "{n}. **Rivers** - {t}",
+    "{n}. **Rivers**\n   {t}",
+    "{n}. **Rivers**\n\n   {t}",
+    "   {n}. {t}",
+    "{n}\\. {t}",
+]
+
+
+def test_a_list_is_read_in_every_style() -> None:
+    wrong = []
+    for style, gap in product(LIST_STYLES, ["\n", "\n\n"]):
+        reply = gap.join(style.format(n=n, t=task) for n, task in enumerate([A, B, ZB], 9))
+        if parse_instructions(reply) != [A, B, ZB]:
+            wrong.append(reply)
+    assert wrong == []
 
 
 def full_width(number: int) -> str:
@@ -366,76 +369,76 @@ def test_a_hostile_reply_is_read_in_no_time(piece: str) -> None:
 # ----- rules of a candidate
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        A,
-        B,
-        C,
-        ZA,
-        ZB,
-        "Define gravity briefly.",
-        "写一首诗",
-        "川を三つ挙げてください。",
-        "강 세 개의 이름을 말하세요.",
-        "¿Qué es un río?",
-        "Назови три реки в Испании.",
-        "ตั้งชื่อแม่น้ำสามสาย",
-        "स्पेन की तीन नदियों के नाम बताओ।",
-        "اذكر ثلاثة أنهار في إسبانيا.",
-        '"To be": who said it?',
-        "“天下为公”是什么意思？",
-        "《红楼梦》的作者是谁？",
-        "$5 plus $6 is what?",
-        "(a) or (b): which is prime?",
-        "3 plus 4 is what?",
-        "Write a program that sorts numbers.",
-        "Explain what a map function does.",
-        "Explain to a minor which laws protect them.",
-        "解释未成年人保护法的作用。",
-        "用“画蛇添足”造一个句子。",
-        "Sort the file names by length.",
-        "«Le Petit Prince» : résumez ce livre.",
-        "„Faust“ in drei Sätzen zusammenfassen.",
-        "`len` returns what in Python?",
-        "如果你需要请假，怎么写邮件？",
-        "Explain trends in the audio industry.",
-    ],
-)
-def test_a_sound_instruction_breaks_no_rule(text: str) -> None:
-    assert instruction_problem(text) == ""
+SOUND = [
+    A,
+    B,
+    C,
+    ZA,
+    ZB,
+    "Define gravity briefly.",
+    "写一首诗",
+    "川を三つ挙げてください。",
+    "강 세 개의 이름을 말하세요.",
+    "¿Qué es un río?",
+    "Назови три реки в Испании.",
+    "ตั้งชื่อแม่น้ำสามสาย",
+    "स्पेन की तीन नदियों के नाम बताओ।",
+    "اذكر ثلاثة أنهار في إسبانيا.",
+    '"To be": who said it?',
+    "“天下为公”是什么意思？",
+    "《红楼梦》的作者是谁？",
+    "$5 plus $6 is what?",
+    "(a) or (b): which is prime?",
+    "3 plus 4 is what?",
+    "Write a program that sorts numbers.",
+    "Explain what a map function does.",
+    "Explain to a minor which laws protect them.",
+    "解释未成年人保护法的作用。",
+    "用“画蛇添足”造一个句子。",
+    "Sort the file names by length.",
+    "«Le Petit Prince» : résumez ce livre.",
+    "„Faust“ in drei Sätzen zusammenfassen.",
+    "`len` returns what in Python?",
+    "如果你需要请假，怎么写邮件？",
+    "Explain trends in the audio industry.",
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("", "empty"),
-        ("...", "empty"),
-        ("**", "empty"),
-        ("。！", "empty"),
-        ("Sort", "too_short"),
-        ("Sort it.", "too_short"),
-        ("写诗", "too_short"),
-        ("写诗！", "too_short"),
-        ("word " * 151, "too_long"),
-        ("字" * 301, "too_long"),
-        ("- Sort the words.", "leading_punctuation"),
-        ("* Sort the words.", "leading_punctuation"),
-        (") Sort the words.", "leading_punctuation"),
-        ("：写一首诗", "leading_punctuation"),
-        ("、写一首诗", "leading_punctuation"),
-        ("Sure! Here are some more tasks:", "small_talk"),
-        ("好的，以下是更多任务：", "small_talk"),
-        ("I'm sorry, but I can't help with that.", "refusal"),
-        ("抱歉，我无法完成这个请求。", "refusal"),
-        ("Draw a cat on a roof.", "needs_more_than_text"),
-        ("Describe the picture below.", "needs_more_than_text"),
-        ("画一张猫的图片。", "needs_more_than_text"),
-        ("根据这张照片写一段话。", "needs_more_than_text"),
-    ],
-)
-def test_each_rule_turns_away_what_it_names(text: str, rule: str) -> None:
-    assert instruction_problem(text) == rule
+def test_a_sound_instruction_breaks_no_rule() -> None:
+    found = {text: instruction_problem(text) for text in SOUND}
+    assert {text: rule for text, rule in found.items() if rule != ""} == {}
+
+
+UNFIT = [
+    ("", "empty"),
+    ("...", "empty"),
+    ("**", "empty"),
+    ("。！", "empty"),
+    ("Sort", "too_short"),
+    ("Sort it.", "too_short"),
+    ("写诗", "too_short"),
+    ("写诗！", "too_short"),
+    ("word " * 151, "too_long"),
+    ("字" * 301, "too_long"),
+    ("- Sort the words.", "leading_punctuation"),
+    ("* Sort the words.", "leading_punctuation"),
+    (") Sort the words.", "leading_punctuation"),
+    ("：写一首诗", "leading_punctuation"),
+    ("、写一首诗", "leading_punctuation"),
+    ("Sure! Here are some more tasks:", "small_talk"),
+    ("好的，以下是更多任务：", "small_talk"),
+    ("I'm sorry, but I can't help with that.", "refusal"),
+    ("抱歉，我无法完成这个请求。", "refusal"),
+    ("Draw a cat on a roof.", "needs_more_than_text"),
+    ("Describe the picture below.", "needs_more_than_text"),
+    ("画一张猫的图片。", "needs_more_than_text"),
+    ("根据这张照片写一段话。", "needs_more_than_text"),
+]
+
+
+def test_each_rule_turns_away_what_it_names() -> None:
+    found = [(text, instruction_problem(text)) for text, _ in UNFIT]
+    assert found == UNFIT
 
 
 @pytest.mark.parametrize("text", ["word " * 150, "字" * 300, "одно " * 150, "한" * 300])
@@ -459,15 +462,19 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "why", "pattern", "kind", "text"), EXAMPLES)
-def test_each_pattern_does_what_its_examples_say(rule: str, why: str, pattern: str, kind: str, text: str) -> None:
-    assert bool(re.search(pattern, text, re.I)) == (kind == "hits")
+def test_each_pattern_does_what_its_examples_say() -> None:
+    wrong = []
+    for rule, why, pattern, kind, text in EXAMPLES:
+        if bool(re.search(pattern, text, re.I)) != (kind == "hits"):
+            wrong.append((rule, why, kind, text))
+    assert wrong == []
 
 
-@pytest.mark.parametrize("row", read_data("patterns"), ids=lambda row: f"{row['rule']}-{row['why']}")
-def test_each_pattern_has_examples_of_both_kinds(row: dict) -> None:
-    assert row["hits"] and row["misses"] and row["why"]
-    assert row["rule"] in {*RULES, "undecided", "verdict", "statement", "no_input", "placeholder"}
+def test_each_pattern_has_examples_of_both_kinds() -> None:
+    rules = {*RULES, "undecided", "verdict", "statement", "no_input", "placeholder"}
+    patterns = read_data("patterns")
+    assert [row for row in patterns if not (row["hits"] and row["misses"] and row["why"])] == []
+    assert [row["rule"] for row in patterns if row["rule"] not in rules] == []
 
 
 # ----- the prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -18,60 +19,62 @@ Settings = Callable[..., Config]
 # ----- names of fields
 
 
-@pytest.mark.parametrize(
-    "style",
-    [
-        "{}: ",
-        "{}:",
-        "{}：",
-        "{} : ",
-        "**{}:** ",
-        "**{}**: ",
-        "**{}：**",
-        "__{}:__ ",
-        "{}:\n",
-        "{}:\n\n",
-        "### {}:\n",
-        "## {}: ",
-        "- {}: ",
-        "* **{}:** ",
-        "> {}: ",
-        "  {}: ",
-        "1. {}: ",
-        "**{} 1:** ",
-        "{} 1: ",
-        "### {}\n",
-        "**{}**\n",
-        "*{}:* ",
-    ],
-)
-@pytest.mark.parametrize(
-    "names", [("Input", "Output"), ("input", "OUTPUT"), ("输入", "输出")], ids=["en", "case", "zh"]
-)
-def test_fields_are_read_in_every_style(style: str, names: tuple[str, str]) -> None:
-    reply = f"{style.format(names[0])}2 + 2\n\n{style.format(names[1])}four\nof them"
-    assert parse_instances(reply, False) == [("2 + 2", "four\nof them")]
+FIELD_STYLES = [
+    "{}: ",
+    "{}:",
+    "{}：",
+    "{} : ",
+    "**{}:** ",
+    "**{}**: ",
+    "**{}：**",
+    "__{}:__ ",
+    "{}:\n",
+    "{}:\n\n",
+    "### {}:\n",
+    "## {}: ",
+    "- {}: ",
+    "* **{}:** ",
+    "> {}: ",
+    "  {}: ",
+    "1. {}: ",
+    "**{} 1:** ",
+    "{} 1: ",
+    "### {}\n",
+    "**{}**\n",
+    "*{}:* ",
+]
+FIELD_NAMES = [("Input", "Output"), ("input", "OUTPUT"), ("输入", "输出")]
 
 
-@pytest.mark.parametrize(
-    "style",
-    [
-        "{}: ",
-        "{}：",
-        "**{}:** ",
-        "**{}**: ",
-        "### {}: ",
-        "- {}: ",
-        "{}:\n",
-        "**{}:**\n\n",
-    ],
-)
-@pytest.mark.parametrize(
-    "names", [("Class label", "Input"), ("CLASS LABEL", "input"), ("类别标签", "输入"), ("标签", "输入")]
-)
-def test_a_label_comes_first_in_every_style(style: str, names: tuple[str, str]) -> None:
-    reply = f"{style.format(names[0])}spam\n{style.format(names[1])}Buy now!\nToday only."
-    assert parse_instances(reply, True) == [("Buy now!\nToday only.", "spam")]
+def test_fields_are_read_in_every_style() -> None:
+    wrong = []
+    for style, names in product(FIELD_STYLES, FIELD_NAMES):
+        reply = f"{style.format(names[0])}2 + 2\n\n{style.format(names[1])}four\nof them"
+        if parse_instances(reply, False) != [("2 + 2", "four\nof them")]:
+            wrong.append(reply)
+    assert wrong == []
+
+
+LABEL_STYLES = [
+    "{}: ",
+    "{}：",
+    "**{}:** ",
+    "**{}**: ",
+    "### {}: ",
+    "- {}: ",
+    "{}:\n",
+    "**{}:**\n\n",
+]
+LABEL_NAMES = [("Class label", "Input"), ("CLASS LABEL", "input"), ("类别标签", "输入"), ("标签", "输入")]
+
+
+def test_a_label_comes_first_in_every_style() -> None:
+    wrong = []
+    for style, names in product(LABEL_STYLES, LABEL_NAMES):
+        reply = f"{style.format(names[0])}spam\n{style.format(names[1])}Buy now!\nToday only."
+        if parse_instances(reply, True) != [("Buy now!\nToday only.", "spam")]:
+            wrong.append(reply)
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

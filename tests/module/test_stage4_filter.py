@@ -25,36 +25,36 @@ def rule_of(source: str, target: str, instruction: str = TASK) -> str:
 # ----- one rule at a time
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "rule"),
-    [
-        ("a", "", "empty_output"),
-        ("a", " \n", "empty_output"),
-        ("", "", "empty_output"),
-        ("a cat", "a cat", "output_equals_input"),
-        ("a cat", " a cat\n", "output_equals_input"),
-        ("猫", "猫", "output_equals_input"),
-        ("a", TASK, "copy_of_instruction"),
-        ("a", TASK.upper(), "copy_of_instruction"),
-        ("", TASK.replace(" ", "\n"), "copy_of_instruction"),
-        ("a", "The steps are:", "unfinished"),
-        ("a", "步骤如下：", "unfinished"),
-        ("The list is:", "a", "unfinished"),
-        ("a", "...", "placeholder"),
-        ("a", "…", "placeholder"),
-        ("a", "[your answer here]", "placeholder"),
-        ("a", "<output>", "placeholder"),
-        ("a", "[输出]", "placeholder"),
-        ("a", "I'm sorry, but I can't help with that.", "refusal"),
-        ("a", "I’m sorry, but I can’t assist with this request.", "refusal"),
-        ("a", "As an AI language model, I cannot access the internet.", "refusal"),
-        ("a", "Unfortunately, I am unable to view images.", "refusal"),
-        ("a", "抱歉，我无法完成这个请求。", "refusal"),
-        ("a", "作为一个语言模型，我不能提供实时信息。", "refusal"),
-    ],
-)
-def test_each_rule_turns_away_what_it_names(source: str, target: str, rule: str) -> None:
-    assert rule_of(source, target) == rule
+TURNED_AWAY = [
+    ("a", "", "empty_output"),
+    ("a", " \n", "empty_output"),
+    ("", "", "empty_output"),
+    ("a cat", "a cat", "output_equals_input"),
+    ("a cat", " a cat\n", "output_equals_input"),
+    ("猫", "猫", "output_equals_input"),
+    ("a", TASK, "copy_of_instruction"),
+    ("a", TASK.upper(), "copy_of_instruction"),
+    ("", TASK.replace(" ", "\n"), "copy_of_instruction"),
+    ("a", "The steps are:", "unfinished"),
+    ("a", "步骤如下：", "unfinished"),
+    ("The list is:", "a", "unfinished"),
+    ("a", "...", "placeholder"),
+    ("a", "…", "placeholder"),
+    ("a", "[your answer here]", "placeholder"),
+    ("a", "<output>", "placeholder"),
+    ("a", "[输出]", "placeholder"),
+    ("a", "I'm sorry, but I can't help with that.", "refusal"),
+    ("a", "I’m sorry, but I can’t assist with this request.", "refusal"),
+    ("a", "As an AI language model, I cannot access the internet.", "refusal"),
+    ("a", "Unfortunately, I am unable to view images.", "refusal"),
+    ("a", "抱歉，我无法完成这个请求。", "refusal"),
+    ("a", "作为一个语言模型，我不能提供实时信息。", "refusal"),
+]
+
+
+def test_each_rule_turns_away_what_it_names() -> None:
+    found = [(source, target, rule_of(source, target)) for source, target, _ in TURNED_AWAY]
+    assert found == TURNED_AWAY
 
 
 @pytest.mark.parametrize("target", ["是", "对", "A", "7", "x", "+", "é", "🙂", "0", "-1", "Na", "no", "?", "。"])
