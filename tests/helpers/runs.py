@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ from helpers.server import Server, scripted_model
 from self_instruct_workshop import STAGES, STEP_FILES, Config, run
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120  # seconds until a test gives up on something that never happens; nothing is measured by it
 FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
 FIELDS = {
     "step1_instructions.jsonl": "id instruction most_similar avg_similarity_score metadata request_idx",
@@ -109,7 +112,15 @@ def check_pairs(config: Config) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# A model that waits, and a process without special rights.
+# A model that waits, waiting for what it does, and a process without special rights.
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until something has happened."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "this never happened"
+        time.sleep(0.005)
 
 
 def stage_of(prompt: str) -> str:
@@ -129,7 +140,7 @@ class Gate:
     def __call__(self, prompt: str, body: dict) -> str:
         if stage_of(prompt) == self.stage and next(self.seen) >= self.after:
             self.reached.set()
-            self.opened.wait(30)
+            self.opened.wait(PATIENCE)
         return self.model(prompt, body)
 
 

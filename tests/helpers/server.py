@@ -82,8 +82,8 @@ class Server(ThreadingTCPServer):
     """The server, as a context manager. With `null_param`, refusals name the parameter in their message only.
 
     Each of `requests` has method, path, headers (names in lower case), body, wire, prompt, key, parameters, at, fault,
-    text (the model's, as far as the client can read it) and delivered: whether a reply with such a text (for models:
-    the list) went out whole to a client that was still there. What `answer` or `faults` raise closes the connection,
+    text (the model's, as far as the client can read it), delivered: whether a reply with such a text (for models: the
+    list) went out whole to a client that was still there, and left: whether the client gave up before an answer. What `answer` or `faults` raise closes the connection,
     and is raised again at the end of the block.
     """
 
@@ -178,7 +178,8 @@ class Handler(BaseHTTPRequestHandler):
         record = self.receive()
         self.server.begin(record, self.connection)
         hang, delay = record["fault"] == "hang", self.server.delay if self.command == "POST" else 0.0
-        if leaving([self.connection], self.server.hang_s if hang else delay) or hang:
+        record["left"] = bool(leaving([self.connection], self.server.hang_s if hang else delay))
+        if record["left"] or hang:
             self.close_connection = True
         elif record["fault"] == "reset":
             self.reset()
@@ -197,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = body.get("input", {}) if wire == "dashscope" else body
         return {
             "method": self.command, "path": self.path, "headers": headers, "body": body, "wire": wire, "fault": "",
-            "key": headers.get("authorization", "").removeprefix("Bearer "), "delivered": False, "text": "",
+            "key": headers.get("authorization", "").removeprefix("Bearer "), "delivered": False, "left": False, "text": "",
             "prompt": "\n".join(message["content"] for message in asked.get("messages", [])) or asked.get("prompt", ""),
             "parameters": body.get("parameters", {}) if wire == "dashscope" else body, "at": time.monotonic(),
         }  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -184,13 +184,13 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
         assert re.search(rf"\b{code} \w+", shown.partition("exit codes")[2])
 
 
-def test_help_answers_in_under_a_fifth_of_a_second() -> None:
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert cli("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.2
+def test_help_loads_no_slow_package() -> None:
+    """tests/bench/startup.py measures how long it takes."""
+    program = "import sys, self_instruct\ntry: self_instruct.main(['--help'])\nexcept SystemExit: pass\n"
+    program += "print([name for name in ('openai', 'dashscope', 'rapidfuzz', 'numpy', 'httpx') if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(CLI.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", env=environment)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_version_is_the_modules_own() -> None:

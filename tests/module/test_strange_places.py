@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers.killing import command, complete, read_journal, settle, stage_of
-from helpers.runs import FLAGS, ROOT, Gate, obey_permissions
+from helpers.runs import FLAGS, PATIENCE, ROOT, Gate, obey_permissions
 from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import Config, Journal, WorkshopError, run
@@ -149,7 +149,7 @@ def test_a_second_run_disturbs_nothing_asks_nothing_and_takes_over_when_the_firs
         arguments = command(server, folder, *FLAGS)
         running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            assert gate.reached.wait(20)
+            assert gate.reached.wait(PATIENCE)
             time.sleep(0.3)  # until all four wait at the gate
             before, asked = snapshot(folder), len(server.requests)
             assert "another run" in refused(arguments, folder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.runs import PATIENCE
 from helpers.server import Server
 
 import self_instruct
@@ -106,11 +106,10 @@ def test_nobody_there(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_never_answers_is_not_waited_for(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server(hello, faults=["hang"]) as silent:
+    with Server(hello, faults=["hang"], hang_s=PATIENCE) as silent:
         keyed(monkeypatch, openai=silent)
-        begun = time.monotonic()
         code, lines = check("--deadline", "1")
-        assert code == 1 and time.monotonic() - begun < 4 and lines["openai"].startswith("failed: ")
+        assert code == 1 and lines["openai"].startswith("failed: ")
 
 
 def test_without_a_key_it_says_what_to_do(check: Check) -> None:

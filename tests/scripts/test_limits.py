@@ -16,20 +16,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.metered import Bucket, Metered, Window
+from helpers.limited import WIRES, Clock, about, ask, limited_run, limits, on_a_clock, same_files
+from helpers.metered import Bucket, Metered
+from helpers.runs import PATIENCE, until
 from helpers.server import TRANSIENT, Server, scripted_model, storm
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import self_instruct
-from scripts import estimate
 from scripts.limits import FRAME, LimitedModel
 from scripts.pace import Pace, seconds
 from self_instruct_workshop import (
@@ -38,12 +38,9 @@ from self_instruct_workshop import (
     RequestFailed,
     UsageError,
     WorkshopError,
-    parameters,
-    run,
 )
 
 Settings = Callable[..., Config]
-WIRES = ["openai", "dashscope"]
 PROGRAM = self_instruct.__file__
 
 
@@ -58,171 +55,50 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-test")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """The SDKs, whose import takes a second, which no test is to measure."""
-    import dashscope  # noqa: F401
-    import openai  # noqa: F401
-
-
-def about(wire: str, server: Server) -> dict[str, str]:
-    return {"provider": wire, "model": "m", "base_url": server.url + {"openai": "/v1", "dashscope": "/api/v1"}[wire]}
-
-
-def limits(**given: float) -> object:
-    """The options of a command line that gives these limits."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    return self_instruct.command_line().parse_args(flags)
-
-
-def ask(model: LimitedModel, number: int = 0, words: int = 1) -> str:
-    prompt = f"question {number}" + " word" * (words - 1)
-    return model.ask("generate", prompt, parameters(model.config, "generate"), {"number": number}).text
-
-
-def drive(model: LimitedModel, workers: int, wanted: float) -> tuple[float, list[str]]:
-    """Ask with so many workers for so long; return the seconds since the first request, and what failed for good."""
-    numbers, failed, begun = count(), [], time.monotonic()
-
-    def work() -> None:
-        while time.monotonic() < begun + wanted:
-            try:
-                ask(model, next(numbers))
-            except RequestFailed as failure:
-                failed.append(str(failure))
-
-    with ThreadPoolExecutor(workers) as pool:
-        working = [pool.submit(work) for _ in range(workers)]
-        time.sleep(max(0.0, begun + wanted - time.monotonic()))
-        took = time.monotonic() - begun
-        model.stop.set()
-    for done in working:
-        done.result()
-    return took, [why for why in failed if why != "the run was stopped"]
-
-
-def limited_run(config: Config, **given: float) -> dict:
-    options = limits(**given)
-    project = partial(estimate.projected, estimate.estimate(config, options)["stages"])
-    return run(config, say=lambda text: None, model_class=partial(LimitedModel, options=options, project=project))
-
-
-def same_files(one: Path, other: Path) -> bool:
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in STEP_FILES[-1:])
-
-
 # The rate.
-
-SERVERS = {
-    "bucket": (lambda: Bucket(10, burst=10), {}),
-    "bucket, Retry-After": (lambda: Bucket(10, burst=10), {"retry_after": True}),
-    "window": (lambda: Window(20, 2.0), {}),
-    "window, Retry-After": (lambda: Window(20, 2.0), {"retry_after": True}),
-}
-HEADERS = {
-    "bucket, headers": (lambda: Bucket(10, burst=10), {"headers": True}),
-    "window, headers": (lambda: Window(20, 2.0), {"headers": True}),
-}
-
-
-def all_at_once(settings: Settings, servers: dict, wanted: float, turn: int, **given: float) -> dict[str, tuple]:
-    """Drive a model at each of these servers: name -> seconds, served, refused, undone."""
-
-    def measure(name: str, wire: str, folder: str) -> tuple:
-        meter, others = servers[name]
-        with Metered(lambda *_: time.sleep(0.2) or "Yes", **others) as server:
-            config = settings(concurrency=16, **about(wire, server))
-            with LimitedModel(replace(config, work_dir=f"{config.work_dir}{turn}{folder}"), limits(**given)) as model:
-                ask(model, -1)  # imports the SDK
-                model.pace.since, server.meter = time.monotonic(), meter()
-                already = len(server.served)
-                took, failed = drive(model, 16, wanted)
-                return took, len(server.served) - already, len(server.refused), failed
-
-    with ThreadPoolExecutor(len(servers)) as pool:
-        wires = [WIRES[n % 2] for n in range(len(servers))]
-        return dict(zip(servers, pool.map(measure, servers, wires, "abcdef"), strict=False))
-
-
-@pytest.mark.parametrize("given", [True, False], ids=["given", "unknown"])
-def test_what_a_server_allows_is_used(settings: Settings, keys: None, given: bool) -> None:
-    """600 requests a minute: nine tenths of them at least are used, few are refused, and none is undone. Where a window
-    is as short as here, and nothing says so, it takes a part of it to notice that the next has begun. On a busy machine
-    seconds are no measure: where less is used, it is measured again, twice at most."""
-    given_limit, slow = {"requests_per_minute": 600} if given else {}, SERVERS if given else SERVERS | HEADERS
-    for turn in range(3):
-        found, short = all_at_once(settings, slow, 4.2 if given else 6.2, turn, **given_limit), {}
-        for name, (took, served, refused, failed) in found.items():
-            assert not failed, name
-            assert refused <= (5 if given else 20 if name in HEADERS else 60), f"{name}: {refused} refused"
-            if served < (0.85 if name == "window" and not given else 0.9) * 10 * took:
-                short[name] = f"{served} in {took:.1f} s"
-        if not short:
-            break
-        slow = {name: slow[name] for name in short}
-    assert not short
 
 
 def test_no_more_is_sent_in_a_minute_than_is_given(settings: Settings, wire: str) -> None:
-    concurrency = {"openai": 1, "dashscope": 32}[wire]
-    with (
-        Metered(lambda *_: "Yes") as server,
-        LimitedModel(settings(concurrency=32, **about(wire, server)), limits(requests_per_minute=1200)) as model,
-    ):
-        took, failed = drive(model, concurrency, 0.8)
-        assert not failed and 0.8 * 20 * took <= len(server.served) <= 20 * took + 4
+    """On a clock that only waiting moves: 1,200 a minute are 20 a second."""
+    with Metered(lambda *_: "Yes") as server:
+        model, clock = on_a_clock(settings(**about(wire, server)), requests_per_minute=1200)
+        with model:
+            for number in range(41):
+                ask(model, number)
+        assert len(server.served) == 41 and clock.now == pytest.approx(2.0)
 
 
 def test_tokens_a_minute_are_kept_and_used(settings: Settings, wire: str) -> None:
-    """A request reserves far more than it uses; what it does not use is used by others."""
-    with (
-        Metered(lambda *_: "word " * 79) as server,
-        LimitedModel(settings(concurrency=8, **about(wire, server)), limits(tokens_per_minute=240_000)) as model,
-    ):
-        ask(model)  # 100 tokens, not 512
-        for number in range(1, 20):  # until it knows what replies use
-            ask(model, number)
-        before = sum(model.purse.spent)
-        took, failed = drive(model, 8, 1.0)
-        spent = sum(model.purse.spent) - before
-    assert not failed and 0.8 * 4000 * took <= spent <= 1.25 * 4000 * took
+    """A request reserves far more than it uses; what it does not use is used by others. 240,000 are 4,000 a second."""
+    with Metered(lambda *_: "word " * 79) as server:
+        model, clock = on_a_clock(settings(**about(wire, server)), tokens_per_minute=240_000)
+        with model:
+            for number in range(40):  # until it knows what replies use: 100 tokens, not 512
+                ask(model, number)
+            begun, before = clock.now, sum(model.purse.spent)
+            for number in range(40, 80):
+                ask(model, number)
+            took, spent = clock.now - begun, sum(model.purse.spent) - before
+    assert 0.8 * 4000 * took <= spent <= 1.25 * 4000 * took
 
 
 def test_a_request_larger_than_the_tokens_of_a_minute_goes_alone(settings: Settings, wire: str) -> None:
-    with (
-        Metered(lambda *_: "word " * 400) as server,
-        LimitedModel(settings(**about(wire, server)), limits(tokens_per_minute=300)) as model,
-    ):
-        begun = time.monotonic()
-        assert ask(model)
-        assert time.monotonic() - begun < 2
-        drive(model, 4, 0.5)
-        assert len(server.asked) == 1, "the next has to wait for more than a minute"
+    with Metered(lambda *_: "word " * 400) as server:
+        model, clock = on_a_clock(settings(**about(wire, server)), tokens_per_minute=300)
+        with model:
+            assert ask(model)
+            assert clock.now == 0 and model.pace.wait() > 60, "the next has to wait for more than a minute"
 
 
-def test_many_who_wait_take_no_time_of_the_machine(settings: Settings, keys: None) -> None:
-    with (
-        Metered(lambda *_: "Yes") as server,
-        LimitedModel(settings(**about("openai", server)), limits(requests_per_minute=300)) as model,
-    ):
-        ask(model, -1)
-        before = time.process_time()
-        begun = time.monotonic()
-        took, failed = drive(model, 2000, 1.5)
-        assert time.monotonic() - begun < took + 2, "they all leave within two seconds"
-        assert time.process_time() - before < 2 and not failed
-        assert len(server.asked) >= 0.8 * 5 * took
+def test_many_who_wait_all_get_their_turn(settings: Settings, keys: None) -> None:
+    with Metered(lambda *_: "Yes") as server:
+        model, clock = on_a_clock(settings(concurrency=100, **about("openai", server)), requests_per_minute=300)
+        with model, ThreadPoolExecutor(100) as pool:
+            assert [*pool.map(partial(ask, model), range(200))] == ["Yes"] * 200
+        assert len(server.asked) == 200 and clock.now == pytest.approx(199 / 5)
 
 
 # After a 429.
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def spaced(pace: Pace, clock: Clock, turns: int) -> list[float]:
@@ -343,25 +219,6 @@ def test_429s_that_come_at_random_slow_a_run_down_for_a_short_time_only(share: s
         assert took <= 2 * calm + 2, seed
 
 
-@pytest.mark.parametrize("share", ["every seventh", 0.15])
-def test_a_server_that_refuses_at_random_is_no_slow_server(
-    settings: Settings, wire: str, share: str | float, tmp_path: Path
-) -> None:
-    """150 requests, 8 at a time, whose answers take 0.3 s, and their refusals none."""
-    took = {}
-    chance = (lambda index, prompt: "429" * (index % 7 == 3)) if share == "every seventh" else storm(share, 1, ["429"])
-    for name, faults in (("calm", ()), ("random", chance)):
-        config = settings(concurrency=8, work_dir=str(tmp_path / name))
-        with Server(lambda *_: time.sleep(0.3) or "Yes", faults=faults) as server:
-            config = replace(config, **about(wire, server))
-            with LimitedModel(config, limits()) as model, ThreadPoolExecutor(8) as pool:
-                begun = time.monotonic()
-                assert [*pool.map(partial(ask, model), range(150))] == ["Yes"] * 150
-                took[name] = time.monotonic() - begun
-                assert name == "calm" or model.faults.total() > 15
-    assert took["random"] <= 2 * took["calm"] + 2
-
-
 def test_when_most_is_refused_after_that_all_slow_down_again() -> None:
     """First every seventh is refused, and from the 100th second on all that come faster than one a second."""
     numbers, limit = count(), bucket(1, 10)
@@ -371,6 +228,26 @@ def test_when_most_is_refused_after_that_all_slow_down_again() -> None:
     assert early >= 0.75 * 8 * 100, "at the full rate"
     assert 0.9 * 300 <= answered - early <= 1.1 * 300 + 20
     assert refused <= 100 / 7 * 8 + 80
+
+
+def test_retry_after_holds_for_all() -> None:
+    clock = Clock()
+    pace = Pace(None, None, clock)
+    pace.take(0)
+    clock.now += 0.01
+    pace.throttled(0.0, 20.0)
+    assert pace.wait() == pytest.approx(20.0), "whoever asks"
+    clock.now += 20.0
+    assert pace.wait() <= 0
+
+
+def test_a_server_that_refuses_at_random_gets_all_its_requests(settings: Settings, wire: str) -> None:
+    """Every seventh is refused; how little time that costs, the simulations above say."""
+    with Server(lambda *_: "Yes", faults=lambda index, prompt: "429" * (index % 7 == 3)) as server:
+        model, _ = on_a_clock(settings(concurrency=8, **about(wire, server)))
+        with model, ThreadPoolExecutor(8) as pool:
+            assert [*pool.map(partial(ask, model), range(100))] == ["Yes"] * 100
+        assert model.faults.total() > 10
 
 
 def test_headers_spread_what_is_left_over_the_time_until_the_reset() -> None:
@@ -400,21 +277,6 @@ def test_while_it_is_refused_one_asks_now_and_then() -> None:
     assert 10 <= len(asked) <= 50 and asked[-1] <= 65.2
 
 
-def test_retry_after_holds_for_all_and_does_not_use_up_the_deadline(settings: Settings, wire: str) -> None:
-    """One request a second, and eight that want to go: each may take 1.3 s, and waits for much longer."""
-    with (
-        Metered(lambda *_: "Yes", Bucket(1, burst=1), retry_after=True) as server,
-        LimitedModel(settings(deadline=1.3, max_attempts=1, **about(wire, server)), limits()) as model,
-    ):
-        _, failed = drive(model, 8, 2.6)
-        posts = list(server.asked)
-    assert not failed and len(server.served) >= 2
-    first = next(post for post in posts if post["fault"])
-    until = first["at"] + float(first["says"]["Retry-After"])
-    early = [post for post in posts if first["at"] + 0.3 < post["at"] < until - 0.05]
-    assert until - first["at"] > 0.8 and not early
-
-
 @pytest.mark.parametrize(
     ("wire", "retry_after", "concurrency"),
     [("openai", 0.0, 1), ("dashscope", 0.0, 32), ("openai", 0.4, 32), ("dashscope", 600.0, 8)],
@@ -424,12 +286,9 @@ def test_a_server_that_always_says_429_ends_the_run_in_one_line(
 ) -> None:
     config = {"deadline": 1.0, "concurrency": concurrency, "num_instructions": 100}
     with Metered(lambda *_: "Yes", Bucket(1e-9, burst=0), retry_after=retry_after) as server:
-        begun = time.monotonic()
         with pytest.raises(WorkshopError, match=r"no answer from .*429.* the same command") as stopped:
             limited_run(settings(**config, **about(wire, server)))
-        took = time.monotonic() - begun
         assert len(str(stopped.value).splitlines()) == 1
-        assert took < (1 if retry_after == 600 else 3.5), "within the deadline of the request, and a second or two"
         assert len(server.asked) < 40
 
 
@@ -469,11 +328,11 @@ def test_a_request_that_is_too_large_for_a_minute_is_left_undone(
 
 
 def test_waiting_for_a_turn_does_not_use_up_the_deadline(settings: Settings, wire: str) -> None:
-    """Four requests, eight turns a second, each of which may take 0.3 s; three are first answered 500."""
+    """Four requests, four turns a second, each of which may take 1 s; three are first answered 500."""
     faults = {1: "500", 3: "500", 5: "500"}
     with (
         Server(lambda *_: "Yes", faults=lambda index, prompt: faults.get(index, "")) as server,
-        LimitedModel(settings(deadline=0.3, **about(wire, server)), limits(requests_per_minute=480)) as model,
+        LimitedModel(settings(deadline=1.0, **about(wire, server)), limits(requests_per_minute=240)) as model,
     ):
         ask(model)
         with ThreadPoolExecutor(4) as pool:
@@ -520,7 +379,8 @@ def test_no_header_breaks_a_run(text: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are a matter of Unix")
-def test_ctrl_c_leaves_at_once_while_requests_wait_for_their_turn(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_though_requests_wait_for_their_turn(tmp_path: Path) -> None:
+    """One request a minute: the others wait for most of an hour."""
     with Metered(scripted_model()) as server:
         where = ["--provider=local", f"--base-url={server.url}/v1", f"--work-dir={tmp_path / 'w'}"]
         running = subprocess.Popen(
@@ -528,14 +388,10 @@ def test_ctrl_c_leaves_at_once_while_requests_wait_for_their_turn(tmp_path: Path
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        end = time.monotonic() + 20
-        while not server.asked and time.monotonic() < end:
-            time.sleep(0.02)
-        time.sleep(0.3)
+        until(lambda: server.asked)
         running.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        _, said = running.communicate(timeout=20)
-        assert time.monotonic() - begun < 2.5 and running.returncode == 130
+        _, said = running.communicate(timeout=PATIENCE)
+        assert running.returncode == 130
         assert b"interrupted" in said and b"Traceback" not in said and len(server.asked) == 1
 
 
@@ -545,18 +401,19 @@ def suppressed(model: LimitedModel, number: int) -> None:
 
 
 def test_stop_ends_the_wait_for_what_is_in_flight(settings: Settings, keys: None) -> None:
+    released = threading.Event()
     with (
-        Server(lambda *_: "Yes", delay=1.2) as server,
+        Server(lambda *_: "Yes" if released.wait(PATIENCE) else "") as server,
         LimitedModel(settings(**about("openai", server)), limits(max_tokens_total=700)) as model,
     ):
         threads = [threading.Thread(target=lambda n=n: suppressed(model, n)) for n in (1, 2)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        until(lambda: len(server.requests) == 1)
         model.stop.set()
-        threads[0].join(0.3)
-        threads[1].join(0.3)
-        assert sum(thread.is_alive() for thread in threads) == 1 == len(server.requests)
+        until(lambda: sum(thread.is_alive() for thread in threads) == 1)
+        assert len(server.requests) == 1
+        released.set()
         [thread.join() for thread in threads]
 
 
