@@ -3,7 +3,7 @@
     python -m venv .venv && .venv/bin/pip install -r requirements.txt -r tests/requirements.txt atheris
     .venv/bin/python tests/bench/fuzz_parsers.py -max_total_time=300          Linux; five minutes on one core
 
-The checks are those of tests/module/test_parser_robustness.py. A finding ends it with exit code 77, and prints the text and
+The checks are those of tests/helpers/any_text.py, as in tests/module/test_parser_robustness.py. A finding ends it with exit code 77, and prints the text and
 what failed. Further arguments are libFuzzer's: a folder keeps the texts that reach something new, and a file crash-...,
 which a finding leaves behind, is tried again.
 """
@@ -19,7 +19,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 if __name__ == "__main__":
     import atheris
 with atheris.instrument_imports(["self_instruct_workshop"]) if __name__ == "__main__" else nullcontext():
-    from test_parser_robustness import CALLS, CHECKS, PIECES, seconds
+    from helpers.any_text import CALLS, CHECKS, PIECES
+    from parser_speed import seconds
 
 
 def fuzz(data: bytes) -> None:

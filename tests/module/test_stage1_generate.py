@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import re
-import time
 from collections.abc import Callable
 from itertools import product
 
@@ -336,34 +335,6 @@ def test_any_reply_is_read_and_nothing_is_invented(reply: str) -> None:
         assert task == " ".join(task.split()) != ""
         rest = iter(reply)
         assert all(char == " " or char in rest for char in task)
-
-
-HOSTILE = [
-    "*",
-    "** ",
-    "**a ",
-    " ",
-    "\n",
-    "\n ",
-    ":",
-    "\n9. ",
-    "9",
-    "<think>",
-    "</think>",
-    "```\n",
-    "- ",
-    "Input:\n",
-    "“",
-    "_",
-]
-
-
-@pytest.mark.parametrize("piece", HOSTILE, ids=repr)
-def test_a_hostile_reply_is_read_in_no_time(piece: str) -> None:
-    text = f"9. Do it {piece * (6_000 // len(piece))} now.\n10. {B}"
-    start = time.process_time()
-    parse_instructions(text)
-    assert time.process_time() - start < 0.1
 
 
 # ----- rules of a candidate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from itertools import product
 
@@ -312,35 +311,6 @@ def test_what_is_written_in_our_own_layout_comes_back_unchanged(pairs: list[tupl
     divider = re.compile(r"(\A|\n)\s*\*{3,}\s*\Z")
     pairs = [pair for pair in pairs if not any(divider.search(text) for text in pair)]
     assert parse_instances("\n\n".join(f"Input: {a}\nOutput: {b}" for a, b in pairs), False) == pairs
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "*",
-        " ",
-        ":",
-        "9",
-        "Input: x\n",
-        "Class label: x\n",
-        "```\n",
-        "<think>",
-        "</think>",
-        "-",
-        "输入：\n",
-        pytest.param("\n", id="newlines"),
-        pytest.param("\n ", id="blank lines"),
-    ],
-)
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_hostile_reply_is_read_in_no_time(piece: str, labelled: bool) -> None:
-    text = f"Input: x{piece * (12_000 // len(piece))}x\nOutput: y{piece * (12_000 // len(piece))}y"
-    took = []
-    for _ in range(3):  # the best of three: other threads of this process count as well
-        start = time.process_time()
-        parse_instances(text, labelled)
-        took.append(time.process_time() - start)
-    assert min(took) < 0.25
 
 
 # ----- prompt and accounting

@@ -174,9 +174,9 @@ def test_a_training_that_is_done_is_not_done_again_and_other_settings_are_refuse
     backward_model: str, tiny: str, eight: list[dict]
 ) -> None:
     out, rows = Path(backward_model), [(row, "") for row in eight]
-    before, started = (out / "adapter_model.safetensors").stat().st_mtime_ns, time.monotonic()
+    before = (out / "adapter_model.safetensors").stat().st_mtime_ns
     assert backtranslation.train(settings(tiny, out), rows, True) == backtranslation.trained(out)
-    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == before and time.monotonic() - started < 2
+    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == before
     for changes, wanted in (({"lr": 1e-3}, "lr"), ({"seed": 1}, "seed")):
         with pytest.raises(UsageError, match=f"other settings \\({wanted}\\): give another --out"):
             backtranslation.train(settings(tiny, out, **changes), rows, True)
