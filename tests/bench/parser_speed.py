@@ -1,7 +1,8 @@
 """How long each parser takes over a megabyte of text that makes a careless one slow: at most two seconds.
 
-    python tests/bench/parser_speed.py                     all texts: some minutes on a quiet core
+    python tests/bench/parser_speed.py                     all texts: ten seconds on a quiet core
     python tests/bench/parser_speed.py --only "Input"      those with this in their name
+    python tests/bench/parser_speed.py --full              every call of every text up to a megabyte
 
 For each text one line: the call that was slowest, at which size, in how many seconds of this process's own time. A text
 grows from 8,000 bytes on, for each call only as far as needed: where it is clear that a megabyte takes little, it stops.
@@ -48,7 +49,7 @@ def foreseen(size: int, taken: float, shorter: int, less: float) -> float:
     return (taken / size + square * MEGABYTE) * MEGABYTE
 
 
-def measure(make: Callable[[int], str]) -> tuple[list[str], tuple[float, int, Call]]:
+def measure(make: Callable[[int], str], full: bool) -> tuple[list[str], tuple[float, int, Call]]:
     """Let every call read a text that grows; return what was too slow, and the slowest: seconds, bytes, call."""
     slow = []
     slowest = (0.0, 0, CALLS[0])
@@ -65,7 +66,7 @@ def measure(make: Callable[[int], str]) -> tuple[list[str], tuple[float, int, Ca
             known[call] = (size, taken / size)
             if taken > limit:
                 slow.append(f"{', '.join(call)}: {taken:.2f} s for {size} bytes")
-            if taken > limit or (size > SIZES[0] and expected <= CLEARLY):
+            if taken > limit or (size > SIZES[0] and expected <= CLEARLY and not full):
                 del known[call]
     return slow, slowest
 
@@ -73,6 +74,7 @@ def measure(make: Callable[[int], str]) -> tuple[list[str], tuple[float, int, Ca
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="measure the texts with this in their name")
+    parser.add_argument("--full", action="store_true", help="leave out no size")
     chosen = parser.parse_args()
     print(f"on {os.cpu_count()} CPUs, Python {platform.python_version()}; the bound is {BOUND} s for a megabyte")
     gc.freeze()  # what the imports left is not searched for garbage while a parser is timed
@@ -82,7 +84,7 @@ def main() -> int:
     for name, make in LONG.items():
         if chosen.only in name:
             print(f"{name:<50}", end="", flush=True)
-            slow, (taken, size, call) = measure(make)
+            slow, (taken, size, call) = measure(make, chosen.full)
             print(f"{taken:>7.3f} s {size:>9,} bytes  {', '.join(call)}")
             problems += [f"{name}: {what}" for what in slow]
     print("\n".join(problems) or "within the bound")
