@@ -103,7 +103,7 @@ def test_an_interrupt_during_the_very_first_request_is_obeyed(tmp_path: Path, wh
 def test_an_interrupt_during_the_pause_before_a_retry_is_obeyed(tmp_path: Path, whole: dict) -> None:
     folder = tmp_path / "work"
     with Server(scripted_model(), faults=lambda index, prompt: "500" if index >= 12 else "") as server:
-        running = begin(command(server, folder, *FLAGS, "--first-wait", "60"))
+        running = begin(command(server, folder, *FLAGS, "--first-wait", "30"))
         until(lambda: sum(request["fault"] == "500" for request in server.requests) == 4)
         time.sleep(0.2)  # until all four wait for their retry, which comes in 15 s at the earliest
         asked = len(server.requests)
