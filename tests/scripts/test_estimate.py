@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT
+from helpers.runs import PATIENCE, ROOT
 from helpers.server import Server, scripted_model
 
 import self_instruct
@@ -212,7 +212,7 @@ def at_terminal(arguments: list[str], keys: bytes) -> tuple[int, str]:
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
     os.close(theirs)
-    screen, typed, end = b"", False, time.monotonic() + 30
+    screen, typed, end = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if select.select([ours], [], [], 0.1)[0]:
             try:
