@@ -20,7 +20,10 @@ from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
 
 # A busy machine is no failure, and the same commit gives the same verdict wherever CI runs; elsewhere, explore.
 hypothesis.settings.register_profile(
-    "ours", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "ours",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ours")
 
@@ -31,7 +34,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for row in PROVIDERS.values():
         for name in (row.key, row.url_variable):
             monkeypatch.delenv(name, raising=False) if name else None
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "cwd").mkdir()
     (tmp_path / "cwd" / ".env").touch()  # the search for a .env ends here
@@ -59,7 +69,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def browser() -> Iterator:
     """A headless Chromium, driven by Playwright; without the one or the other, the test is skipped."""
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
     if not chromium:
         pytest.skip("no Chromium: install it, or set CHROMIUM to its path")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -85,14 +85,18 @@ HEADERS = {
 }
 
 
-def all_at_once(settings: Settings, servers: dict, wanted: float, turn: int, **given: float) -> dict[str, tuple]:
+def all_at_once(
+    settings: Settings, servers: dict, wanted: float, turn: int, **given: float
+) -> dict[str, tuple]:
     """Drive a model at each of these servers: name -> seconds, served, refused, undone."""
 
     def measure(name: str, wire: str, folder: str) -> tuple:
         meter, others = servers[name]
         with Metered(lambda *_: time.sleep(0.2) or "Yes", **others) as server:
             config = settings(concurrency=16, **about(wire, server))
-            with LimitedModel(replace(config, work_dir=f"{config.work_dir}{turn}{folder}"), limits(**given)) as model:
+            with LimitedModel(
+                replace(config, work_dir=f"{config.work_dir}{turn}{folder}"), limits(**given)
+            ) as model:
                 ask(model, -1)  # imports the SDK
                 model.pace.since, server.meter = time.monotonic(), meter()
                 already = len(server.served)
@@ -109,12 +113,17 @@ def test_what_a_server_allows_is_used(settings: Settings, keys: None, given: boo
     """600 requests a minute: nine tenths of them at least are used, few are refused, and none is undone. Where a window
     is as short as here, and nothing says so, it takes a part of it to notice that the next has begun. On a busy machine
     seconds are no measure: where less is used, it is measured again, twice at most."""
-    given_limit, slow = {"requests_per_minute": 600} if given else {}, SERVERS if given else SERVERS | HEADERS
+    given_limit, slow = (
+        {"requests_per_minute": 600} if given else {},
+        SERVERS if given else SERVERS | HEADERS,
+    )
     for turn in range(3):
         found, short = all_at_once(settings, slow, 4.2 if given else 6.2, turn, **given_limit), {}
         for name, (took, served, refused, failed) in found.items():
             assert not failed, name
-            assert refused <= (5 if given else 20 if name in HEADERS else 60), f"{name}: {refused} refused"
+            assert refused <= (5 if given else 20 if name in HEADERS else 60), (
+                f"{name}: {refused} refused"
+            )
             if served < (0.85 if name == "window" and not given else 0.9) * 10 * took:
                 short[name] = f"{served} in {took:.1f} s"
         if not short:
@@ -127,7 +136,9 @@ def test_no_more_is_sent_in_a_minute_than_is_given(settings: Settings, wire: str
     concurrency = {"openai": 1, "dashscope": 32}[wire]
     with (
         Metered(lambda *_: "Yes") as server,
-        LimitedModel(settings(concurrency=32, **about(wire, server)), limits(requests_per_minute=1200)) as model,
+        LimitedModel(
+            settings(concurrency=32, **about(wire, server)), limits(requests_per_minute=1200)
+        ) as model,
     ):
         took, failed = drive(model, concurrency, 0.8)
         assert not failed and 0.8 * 20 * took <= len(server.served) <= 20 * took + 4
@@ -137,7 +148,9 @@ def test_tokens_a_minute_are_kept_and_used(settings: Settings, wire: str) -> Non
     """A request reserves far more than it uses; what it does not use is used by others."""
     with (
         Metered(lambda *_: "word " * 79) as server,
-        LimitedModel(settings(concurrency=8, **about(wire, server)), limits(tokens_per_minute=240_000)) as model,
+        LimitedModel(
+            settings(concurrency=8, **about(wire, server)), limits(tokens_per_minute=240_000)
+        ) as model,
     ):
         ask(model)  # 100 tokens, not 512
         for number in range(1, 20):  # until it knows what replies use
@@ -148,7 +161,9 @@ def test_tokens_a_minute_are_kept_and_used(settings: Settings, wire: str) -> Non
     assert not failed and 0.8 * 4000 * took <= spent <= 1.25 * 4000 * took
 
 
-def test_a_request_larger_than_the_tokens_of_a_minute_goes_alone(settings: Settings, wire: str) -> None:
+def test_a_request_larger_than_the_tokens_of_a_minute_goes_alone(
+    settings: Settings, wire: str
+) -> None:
     with (
         Metered(lambda *_: "word " * 400) as server,
         LimitedModel(settings(**about(wire, server)), limits(tokens_per_minute=300)) as model,
@@ -180,7 +195,11 @@ def test_a_server_that_refuses_at_random_is_no_slow_server(
 ) -> None:
     """150 requests, 8 at a time, whose answers take 0.3 s, and their refusals none."""
     took = {}
-    chance = (lambda index, prompt: "429" * (index % 7 == 3)) if share == "every seventh" else storm(share, 1, ["429"])
+    chance = (
+        (lambda index, prompt: "429" * (index % 7 == 3))
+        if share == "every seventh"
+        else storm(share, 1, ["429"])
+    )
     for name, faults in (("calm", ()), ("random", chance)):
         config = settings(concurrency=8, work_dir=str(tmp_path / name))
         with Server(lambda *_: time.sleep(0.3) or "Yes", faults=faults) as server:
@@ -193,11 +212,15 @@ def test_a_server_that_refuses_at_random_is_no_slow_server(
     assert took["random"] <= 2 * took["calm"] + 2
 
 
-def test_retry_after_holds_for_all_and_does_not_use_up_the_deadline(settings: Settings, wire: str) -> None:
+def test_retry_after_holds_for_all_and_does_not_use_up_the_deadline(
+    settings: Settings, wire: str
+) -> None:
     """One request a second, and eight that want to go: each may take 1.3 s, and waits for much longer."""
     with (
         Metered(lambda *_: "Yes", Bucket(1, burst=1), retry_after=True) as server,
-        LimitedModel(settings(deadline=1.3, max_attempts=1, **about(wire, server)), limits()) as model,
+        LimitedModel(
+            settings(deadline=1.3, max_attempts=1, **about(wire, server)), limits()
+        ) as model,
     ):
         _, failed = drive(model, 8, 2.6)
         posts = list(server.asked)
@@ -213,7 +236,13 @@ def test_ctrl_c_leaves_at_once_while_requests_wait_for_their_turn(tmp_path: Path
     with Metered(scripted_model()) as server:
         where = ["--provider=local", f"--base-url={server.url}/v1", f"--work-dir={tmp_path / 'w'}"]
         running = subprocess.Popen(
-            [sys.executable, str(ROOT / "self_instruct.py"), *where, "--num-instructions=50", "--requests-per-minute=1"],
+            [
+                sys.executable,
+                str(ROOT / "self_instruct.py"),
+                *where,
+                "--num-instructions=50",
+                "--requests-per-minute=1",
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

@@ -28,7 +28,9 @@ from self_instruct_workshop import Config, Model, WorkshopError, parameters
 
 Settings = Callable[..., Config]
 LEAVES = 2.0  # seconds within which a run leaves
-posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to other processes")
+posix = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows sends no signals to other processes"
+)
 
 
 @contextmanager
@@ -55,7 +57,9 @@ def about(wire: str, server: Server) -> dict[str, str]:
 
 
 def ask(model: Model) -> str:
-    return model.ask("generate", "question", parameters(model.config, "generate"), {"number": 0}).text
+    return model.ask(
+        "generate", "question", parameters(model.config, "generate"), {"number": 0}
+    ).text
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -96,7 +100,9 @@ def test_the_deadline_of_a_request_is_kept(
 def test_a_check_of_a_provider_that_never_answers_ends_at_its_deadline(tmp_path: Path) -> None:
     with Server(yes, faults=["hang"]) as server, in_less_than(4):
         where = ["--check", "--provider=local", f"--base-url={server.url}/v1", "--deadline=1"]
-        done = subprocess.run([sys.executable, str(ROOT / "self_instruct.py"), *where], cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "self_instruct.py"), *where], cwd=tmp_path
+        )
     assert done.returncode == 1
 
 
@@ -104,7 +110,9 @@ def test_a_report_on_many_pairs_is_quick(capsys: pytest.CaptureFixture) -> None:
     row = {"instruction": "a", "output": "b", "evaluation": "c"}
     rows = [row | {"id": n, "rating": n % 5 + 1} for n in range(40_000)]
     with in_less_than(5):
-        self_curation.report(Namespace(threshold=4), rows, [row for row in rows if row["rating"] >= 4])
+        self_curation.report(
+            Namespace(threshold=4), rows, [row for row in rows if row["rating"] >= 4]
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -112,13 +120,17 @@ def test_a_report_on_many_pairs_is_quick(capsys: pytest.CaptureFixture) -> None:
 
 
 def begin(server: Server, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(server, folder, *FLAGS), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command(server, folder, *FLAGS), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 @posix
 @pytest.mark.parametrize(("stage", "after"), [("generate", 0), ("classify", 10), ("instances", 10)])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_at_once(tmp_path: Path, sent: signal.Signals, stage: str, after: int) -> None:
+def test_an_interrupted_run_leaves_at_once(
+    tmp_path: Path, sent: signal.Signals, stage: str, after: int
+) -> None:
     gate = Gate(stage, after)
     with Server(gate) as server:
         running = begin(server, tmp_path / "work")
@@ -152,9 +164,20 @@ def test_a_run_that_is_refused_does_not_wait_for_requests_that_hang(tmp_path: Pa
             return ""
         return "401" if index == 8 else "hang"
 
-    flags = ["--num-instructions", "8", "--concurrency", "8", "--classify-together", "1", "--request-timeout", "3"]
+    flags = [
+        "--num-instructions",
+        "8",
+        "--concurrency",
+        "8",
+        "--classify-together",
+        "1",
+        "--request-timeout",
+        "3",
+    ]
     with Server(scripted_model(), faults=fault, hang_s=4) as server:
-        done = subprocess.run(command(server, tmp_path / "work", *flags), capture_output=True, env=os.environ)
+        done = subprocess.run(
+            command(server, tmp_path / "work", *flags), capture_output=True, env=os.environ
+        )
         ended = time.monotonic()
         refused = next(request["at"] for request in server.requests if request["fault"] == "401")
     assert done.returncode == 1 and ended - refused < LEAVES

@@ -18,7 +18,11 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 if __name__ == "__main__":
     import atheris
-with atheris.instrument_imports(["self_instruct_workshop"]) if __name__ == "__main__" else nullcontext():
+with (
+    atheris.instrument_imports(["self_instruct_workshop"])
+    if __name__ == "__main__"
+    else nullcontext()
+):
     from helpers.any_text import CALLS, CHECKS, PIECES
     from parser_speed import seconds
 
@@ -26,11 +30,18 @@ with atheris.instrument_imports(["self_instruct_workshop"]) if __name__ == "__ma
 def fuzz(data: bytes) -> None:
     """Make one check of a text. A byte of it is a piece that parsers look at, or a character; one may come often."""
     given = atheris.FuzzedDataProvider(data)
-    call, first, often = given.PickValueInList(CALLS), given.ConsumeIntInRange(0, 20), given.ConsumeIntInRange(0, 31)
+    call, first, often = (
+        given.PickValueInList(CALLS),
+        given.ConsumeIntInRange(0, 20),
+        given.ConsumeIntInRange(0, 31),
+    )
     if often == 31:
         parts = [*given.ConsumeUnicode(len(data))]
     else:
-        parts = [PIECES[byte % len(PIECES)] if byte < 240 else chr(byte) for byte in given.ConsumeBytes(len(data))]
+        parts = [
+            PIECES[byte % len(PIECES)] if byte < 240 else chr(byte)
+            for byte in given.ConsumeBytes(len(data))
+        ]
     if often < min(4, len(parts)):
         parts[often] *= 10_000 // max(1, len(parts[often]))
     text = "".join(parts)

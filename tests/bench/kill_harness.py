@@ -29,9 +29,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", type=float, default=0.0, help="share of replies that are no good, 0 to 0.9")
+    parser.add_argument(
+        "--faults", type=float, default=0.0, help="share of replies that are no good, 0 to 0.9"
+    )
     chosen, found, asked, runs = parser.parse_args(), [], Counter[str](), 0
-    print(f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {platform.system()}; {chosen}")
+    print(
+        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {platform.system()}; {chosen}"
+    )
     flags = ("--num-instructions", "100", "--concurrency", str(chosen.concurrency))
     dice, begun, broken = random.Random(chosen.seed), time.perf_counter(), Counter[str]()
     with tempfile.TemporaryDirectory() as top:
@@ -39,7 +43,9 @@ def main() -> int:
             whole, needed = complete(server, Path(top) / "whole", *flags), len(server.requests)
         while len(found) < chosen.kills:
             here, runs, faults = Path(top) / f"run {runs}", runs + 1, storm(chosen.faults, 0)
-            aims = sorted(dice.choices(STAGES, k=min(10, chosen.kills - len(found))), key=STAGES.index)
+            aims = sorted(
+                dice.choices(STAGES, k=min(10, chosen.kills - len(found))), key=STAGES.index
+            )
             with Server(scripted_model(), faults=faults, delay=dice.choice([0, 0.02])) as server:
                 try:
                     found.extend(kills(server, here, aims, dice, *flags))
@@ -49,16 +55,28 @@ def main() -> int:
             delivered = [request["prompt"] for request in server.requests if request["delivered"]]
             asked.update(all=len(server.requests), again=len(delivered) - len({*delivered}))
     lost, hit = [kill.lost for kill in found], Counter(kill.stage for kill in found)
-    broken["kills that cost more than was in flight"] = sum(k.lost + k.unanswered > chosen.concurrency for k in found)
+    broken["kills that cost more than was in flight"] = sum(
+        k.lost + k.unanswered > chosen.concurrency for k in found
+    )
     broken["replies asked for again though not lost"] = max(0, asked["again"] - sum(lost))
     broken["stages never hit"] = sum(not hit[stage] for stage in STAGES[1:])
     print(f"{len(found)} kills of {runs} runs in {time.perf_counter() - begun:.0f} s;", end=" ")
     print("by stage: " + ", ".join(f"{stage} {hit[stage]}" for stage in STAGES))
-    print(f"replies delivered, lost and asked for again: {sum(lost) / len(lost):.2f} per kill, at most {max(lost)}")
-    print(f"requests cut short: {sum(k.unanswered for k in found)}; torn last lines: {sum(k.torn for k in found)}")
-    print(f"requests: {asked['all']}; uninterrupted, {needed} for each run: {asked['all'] - needed * runs} more")
+    print(
+        f"replies delivered, lost and asked for again: {sum(lost) / len(lost):.2f} per kill, at most {max(lost)}"
+    )
+    print(
+        f"requests cut short: {sum(k.unanswered for k in found)}; torn last lines: {sum(k.torn for k in found)}"
+    )
+    print(
+        f"requests: {asked['all']}; uninterrupted, {needed} for each run: {asked['all'] - needed * runs} more"
+    )
     problems = [f"{n} {name}" for name, n in broken.items() if n]
-    print(f"BROKEN: {'; '.join(problems)}" if problems else "every promise was kept; all files as if uninterrupted")
+    print(
+        f"BROKEN: {'; '.join(problems)}"
+        if problems
+        else "every promise was kept; all files as if uninterrupted"
+    )
     return 1 if problems else 0
 
 

@@ -68,10 +68,14 @@ def byte_tokenizer() -> Any:
     import transformers
 
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE({letter: n for n, letter in enumerate(alphabet)}, []))
+    bpe = tokenizers.Tokenizer(
+        tokenizers.models.BPE({letter: n for n, letter in enumerate(alphabet)}, [])
+    )
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -79,14 +83,28 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
 
-    settings = {"stage": "sft", "do_train": True, "use_cpu": True, "cutoff_len": 1 << 14, "template": "default"}
-    data = {"dataset_dir": str(folder), "dataset": NAMES["train"], "eval_dataset": NAMES["validation"]}
+    settings = {
+        "stage": "sft",
+        "do_train": True,
+        "use_cpu": True,
+        "cutoff_len": 1 << 14,
+        "template": "default",
+    }
+    data = {
+        "dataset_dir": str(folder),
+        "dataset": NAMES["train"],
+        "eval_dataset": NAMES["validation"],
+    }
     paths = {"model_name_or_path": "none", "output_dir": str(folder / "out"), "report_to": "none"}
-    model, data, training, *_ = get_train_args({**settings, **data, **paths, "overwrite_cache": True})
+    model, data, training, *_ = get_train_args(
+        {**settings, **data, **paths, "overwrite_cache": True}
+    )
     tokenizer = byte_tokenizer()
     template = get_template_and_fix_tokenizer(tokenizer, data)
     with redirect_stdout(io.StringIO()):  # it prints a whole row
-        return tokenizer, get_dataset(template, model, data, training, stage="sft", tokenizer=tokenizer)
+        return tokenizer, get_dataset(
+            template, model, data, training, stage="sft", tokenizer=tokenizer
+        )
 
 
 def wrong(tokenizer: Any, loaded: Any, rows: list[dict]) -> int:
@@ -95,7 +113,10 @@ def wrong(tokenizer: Any, loaded: Any, rows: list[dict]) -> int:
     for encoded, row in zip(loaded, rows, strict=False):
         labels = encoded["labels"]
         start = next(n for n, label in enumerate(labels) if label != -100)
-        asked, learnt = tokenizer.decode(encoded["input_ids"][:start]), tokenizer.decode(labels[start:])
+        asked, learnt = (
+            tokenizer.decode(encoded["input_ids"][:start]),
+            tokenizer.decode(labels[start:]),
+        )
         whole = row["instruction"] in asked and row["input"] in asked
         bad += not (whole and learnt.strip() == row["output"] + "</s>")
     return bad
@@ -125,13 +146,19 @@ def inside(folder: Path) -> int:
           f"torch {torch.__version__}, {os.cpu_count()} cores")  # fmt: skip
     print(f"{'':<24}{'train':<20}  validation")
     cases = [(form, language) for form in FORMATS for language in SEEDS]
-    return 1 if sum(check(folder / form / language, f"{form}, {language}") for form, language in cases) else 0
+    return (
+        1
+        if sum(check(folder / form / language, f"{form}, {language}") for form, language in cases)
+        else 0
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the installation and the files go")
-    parser.add_argument("--python", type=Path, help="Python of an environment that has LLaMA-Factory")
+    parser.add_argument(
+        "--python", type=Path, help="Python of an environment that has LLaMA-Factory"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder.resolve()

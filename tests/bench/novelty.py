@@ -70,22 +70,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="instructions, as .jsonl or .txt")
     path = parser.parse_args().file
-    packages = ", ".join(f"{name} {version(name)}" for name in ("rapidfuzz", "rouge-score", "numpy", "regex"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("rapidfuzz", "rouge-score", "numpy", "regex")
+    )
     print(f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {packages}")
     instructions, threshold = read(path), Config().rouge_threshold
     novel(instructions[:100], threshold)  # imports are not what is measured
     begun, cpu = time.perf_counter(), time.process_time()
     pool, pairs = novel(instructions, threshold)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-    print(f"{path.name}: {len(instructions)} instructions, {len(pool)} kept, at most {threshold} alike")
-    print(f"{seconds:.1f} s ({cpu:.1f} s of CPU time), {pairs} pairs, {pairs / seconds / 1e6:.1f} million a second")
+    print(
+        f"{path.name}: {len(instructions)} instructions, {len(pool)} kept, at most {threshold} alike"
+    )
+    print(
+        f"{seconds:.1f} s ({cpu:.1f} s of CPU time), {pairs} pairs, {pairs / seconds / 1e6:.1f} million a second"
+    )
     theirs, plain, difference = compare(pool, instructions)
     ours = seconds / pairs
     ratio = theirs / ours
-    print(f"a pair: {ours * 1e9:.1f} ns here, {theirs * 1e6:.1f} us with rouge_score: {ratio:.0f} times less")
-    print(f"largest difference to rouge_score on {SAMPLE} pairs, {plain} of them ASCII: {difference:.1e}")
+    print(
+        f"a pair: {ours * 1e9:.1f} ns here, {theirs * 1e6:.1f} us with rouge_score: {ratio:.0f} times less"
+    )
+    print(
+        f"largest difference to rouge_score on {SAMPLE} pairs, {plain} of them ASCII: {difference:.1e}"
+    )
     good = seconds <= SECONDS and ratio >= TIMES and difference < 1e-12
-    print(f"{'within' if good else 'NOT WITHIN'} the bounds of {SECONDS:.0f} s and {TIMES:.0f} times")
+    print(
+        f"{'within' if good else 'NOT WITHIN'} the bounds of {SECONDS:.0f} s and {TIMES:.0f} times"
+    )
     return 0 if good else 1
 
 

@@ -28,7 +28,9 @@ MEGABYTE = 1_000_000
 SIZES = (8_000, 40_000, 200_000, MEGABYTE)  # bytes
 BOUND = 2.0  # seconds for a megabyte
 ENOUGH = 0.6  # seconds; below, a call is never slow, whatever the size
-CLEARLY = 1.0  # seconds that a megabyte is foreseen to take, below which a call is not measured further
+CLEARLY = (
+    1.0  # seconds that a megabyte is foreseen to take, below which a call is not measured further
+)
 
 Call = tuple[str, str]  # a name in PARSERS, and a recipe
 
@@ -76,7 +78,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="measure the texts with this in their name")
     parser.add_argument("--full", action="store_true", help="leave out no size")
     chosen = parser.parse_args()
-    print(f"on {os.cpu_count()} CPUs, Python {platform.python_version()}; the bound is {BOUND} s for a megabyte")
+    print(
+        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}; the bound is {BOUND} s for a megabyte"
+    )
     gc.freeze()  # what the imports left is not searched for garbage while a parser is timed
 
     # Measure text by text, so that a hanging one is known by the last line.

@@ -25,7 +25,9 @@ from helpers.server import scripted_model
 PROGRAM, METERS = Path(__file__).resolve().parents[2] / "self_instruct.py", ("bucket", "window")
 
 
-def measure(case: tuple[str, bool, bool], seconds: float, concurrency: int) -> tuple[float, int, int, int]:
+def measure(
+    case: tuple[str, bool, bool], seconds: float, concurrency: int
+) -> tuple[float, int, int, int]:
     """Run until the time is over; return the share of the limit that was used, what was refused, and what is undone."""
     (meter, retry_after, given), answer = case, scripted_model()
     allowing = Bucket(1, burst=10) if meter == "bucket" else Window(60, 60.0)
@@ -34,8 +36,16 @@ def measure(case: tuple[str, bool, bool], seconds: float, concurrency: int) -> t
         time.sleep(1.0)
         return answer(prompt, body)
 
-    with Metered(slow, allowing, retry_after=retry_after) as server, tempfile.TemporaryDirectory() as folder:
-        flags = ["--provider=local", f"--base-url={server.url}/v1", "--num-instructions=1000", f"--work-dir={folder}/w"]
+    with (
+        Metered(slow, allowing, retry_after=retry_after) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        flags = [
+            "--provider=local",
+            f"--base-url={server.url}/v1",
+            "--num-instructions=1000",
+            f"--work-dir={folder}/w",
+        ]
         flags += ["--requests-per-minute=60"] * given + [f"--concurrency={concurrency}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         running = subprocess.Popen([sys.executable, str(PROGRAM), *flags], **quiet)
@@ -58,10 +68,18 @@ def main() -> int:
     options = parser.parse_args()
     cases = list(product(METERS, (True, False), (True, False)))
     with ThreadPoolExecutor(len(cases)) as pool:
-        found = list(pool.map(lambda case: measure(case, options.seconds, options.concurrency), cases))
-    print(f"{'server':<10}{'Retry-After':<14}{'limit given':<14}{'used':>7}{'served':>9}{'refused':>9}{'undone':>8}")
-    for (meter, retry_after, given), (used, served, refused, undone) in zip(cases, found, strict=True):
-        said = f"{meter:<10}{'sent' if retry_after else 'not sent':<14}{'yes' if given else 'no':<14}"
+        found = list(
+            pool.map(lambda case: measure(case, options.seconds, options.concurrency), cases)
+        )
+    print(
+        f"{'server':<10}{'Retry-After':<14}{'limit given':<14}{'used':>7}{'served':>9}{'refused':>9}{'undone':>8}"
+    )
+    for (meter, retry_after, given), (used, served, refused, undone) in zip(
+        cases, found, strict=True
+    ):
+        said = (
+            f"{meter:<10}{'sent' if retry_after else 'not sent':<14}{'yes' if given else 'no':<14}"
+        )
         print(f"{said}{used:>7.0%}{served:>9}{refused:>9}{undone:>8}")
     return int(any(used < 0.9 or undone for used, _, _, undone in found))
 

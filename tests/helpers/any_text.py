@@ -29,13 +29,22 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {  # of a text and a recipe
     "parse_instructions": lambda text, recipe: ours.parse_instructions(text, recipe=recipe),
     "parse_classification": lambda text, recipe: ours.parse_classification(text, recipe=recipe),
     "parse_instances": lambda text, recipe: ours.parse_instances(text, False, recipe=recipe),
-    "parse_instances of labels": lambda text, recipe: ours.parse_instances(text, True, recipe=recipe),
+    "parse_instances of labels": lambda text, recipe: ours.parse_instances(
+        text, True, recipe=recipe
+    ),
     "instruction_problem": lambda text, recipe: ours.instruction_problem(text, recipe=recipe),
-    "filter_instances": lambda text, recipe: ours.filter_instances(text, [(text, "a"), ("a", text)], recipe=recipe),
+    "filter_instances": lambda text, recipe: ours.filter_instances(
+        text, [(text, "a"), ("a", text)], recipe=recipe
+    ),
     "tokenize": lambda text, recipe: ours.tokenize(text, recipe=recipe),
     "helpers": lambda text, recipe: ours.tidy_instruction(text),
 }
-CALLS = [(name, recipe) for name in PARSERS for recipe in ours.RECIPES if name != "helpers" or recipe == "modern"]
+CALLS = [
+    (name, recipe)
+    for name in PARSERS
+    for recipe in ours.RECIPES
+    if name != "helpers" or recipe == "modern"
+]
 
 
 def in_order(parts: Iterable[str], text: str) -> bool:
@@ -57,7 +66,9 @@ def in_one_piece(tasks: Iterable[str], reply: str) -> bool:
     lines = reply.split("\n")
     bare = [visible(line, "*`") for line in lines]
     whole = "".join(bare)
-    return all((want := visible(task, "*`")) in whole or in_pieces(want, lines, bare) for task in {*tasks})
+    return all(
+        (want := visible(task, "*`")) in whole or in_pieces(want, lines, bare) for task in {*tasks}
+    )
 
 
 def in_pieces(want: str, lines: list[str], bare: list[str]) -> bool:
@@ -66,7 +77,9 @@ def in_pieces(want: str, lines: list[str], bare: list[str]) -> bool:
     for line, brings in zip(lines, bare, strict=True):
         if any(brings.startswith(want[at:]) for at in reached):
             return True
-        talk = any(ours.breaks("small_talk", one.strip()) for one in (line, line.replace("```", "")))
+        talk = any(
+            ours.breaks("small_talk", one.strip()) for one in (line, line.replace("```", ""))
+        )
         begun = {n for n in range(len(brings) + 1) if brings.endswith(want[:n])}
         whole = {at + len(brings) for at in reached if want.startswith(brings, at)}
         reached = whole | begun | (reached if talk else set())
@@ -76,10 +89,14 @@ def in_pieces(want: str, lines: list[str], bare: list[str]) -> bool:
 def check_instructions(reply: str, recipe: str, first: int) -> None:
     tasks = ours.parse_instructions(reply, recipe=recipe, first=first)
     cut = ours.parse_instructions(reply, truncated=True, recipe=recipe, first=first)
-    without_first = ours.parse_instructions(reply, recipe=recipe, first=-2)  # no list goes on with the number -1
+    without_first = ours.parse_instructions(
+        reply, recipe=recipe, first=-2
+    )  # no list goes on with the number -1
     assert tasks == ours.parse_instructions(reply, recipe=recipe, first=first)
     assert all(task == " ".join(task.split()) != "" for task in tasks)
-    if recipe == "paper":  # passages of the reply, in order, with whitespace squeezed and str.capitalize()
+    if (
+        recipe == "paper"
+    ):  # passages of the reply, in order, with whitespace squeezed and str.capitalize()
         assert (cut, without_first) == ([], tasks)
         assert in_order(map(visible, tasks), visible(reply))
     else:
@@ -97,7 +114,9 @@ def check_classification(reply: str, recipe: str) -> None:
     if recipe == "paper":
         assert verdict is (reply.strip() in ("Yes", "yes", "YES"))
     else:
-        assert verdict is None or re.search(SAID[verdict], re.sub(r"```json|[\W_]", "", reply.lower()))
+        assert verdict is None or re.search(
+            SAID[verdict], re.sub(r"```json|[\W_]", "", reply.lower())
+        )
 
 
 def check_instances(reply: str, recipe: str, labelled: bool) -> None:
@@ -119,8 +138,13 @@ def check_filter(instruction: str, pairs: list[tuple[str, str]], recipe: str) ->
     kept, rejected = ours.filter_instances(instruction, pairs, recipe=recipe)
     if recipe == "modern":  # an input that repeats the instruction is none
         asked = " ".join(instruction.split()).casefold()
-        pairs = [("" if " ".join(source.split()).casefold() == asked else source, target) for source, target in pairs]
-    assert Counter(kept) + Counter((source, target) for source, target, _ in rejected) == Counter(pairs)
+        pairs = [
+            ("" if " ".join(source.split()).casefold() == asked else source, target)
+            for source, target in pairs
+        ]
+    assert Counter(kept) + Counter((source, target) for source, target, _ in rejected) == Counter(
+        pairs
+    )
     assert len({pair if recipe == "paper" else pair[0] for pair in kept}) == len(kept)
     assert all(re.fullmatch(r"[a-z_]+", rule) for *_, rule in rejected)
     assert ours.filter_instances(instruction, kept, recipe=recipe) == (kept, [])
@@ -131,7 +155,9 @@ def check_similarity(text: str, recipe: str) -> None:
     if text.isascii() or recipe == "paper":
         assert tokens == rouge_tokenize(text, None)
     else:
-        assert all(re.match("[LMN]|Cn", unicodedata.category(char)) for char in "".join(tokens))  # Cn: too new
+        assert all(
+            re.match("[LMN]|Cn", unicodedata.category(char)) for char in "".join(tokens)
+        )  # Cn: too new
         assert "" not in tokens
         assert in_order(tokens, unicodedata.normalize("NFKC", text).lower())
     pool.add(text)
@@ -142,7 +168,9 @@ def check_similarity(text: str, recipe: str) -> None:
 def check_problem(text: str, recipe: str) -> None:
     rule = ours.instruction_problem(text, recipe=recipe)
     assert rule == ours.instruction_problem(text, recipe=recipe)
-    assert re.fullmatch(r"[a-z_]*" if len(text.split()) > 3 or recipe == "modern" else "too_short", rule)
+    assert re.fullmatch(
+        r"[a-z_]*" if len(text.split()) > 3 or recipe == "modern" else "too_short", rule
+    )
 
 
 def check_helpers(text: str) -> None:
@@ -157,13 +185,17 @@ def check_helpers(text: str) -> None:
         assert in_order(texts, text)
 
 
-CHECKS: dict[str, Callable[[str, str, int], None]] = {  # of a text, a recipe, and the prompt's last number
+CHECKS: dict[
+    str, Callable[[str, str, int], None]
+] = {  # of a text, a recipe, and the prompt's last number
     "parse_instructions": check_instructions,
     "parse_classification": lambda text, recipe, first: check_classification(text, recipe),
     "parse_instances": lambda text, recipe, first: check_instances(text, recipe, False),
     "parse_instances of labels": lambda text, recipe, first: check_instances(text, recipe, True),
     "instruction_problem": lambda text, recipe, first: check_problem(text, recipe),
-    "filter_instances": lambda text, recipe, first: check_filter(text, [*product((text, "a", ""), repeat=2)], recipe),
+    "filter_instances": lambda text, recipe, first: check_filter(
+        text, [*product((text, "a", ""), repeat=2)], recipe
+    ),
     "tokenize": lambda text, recipe, first: check_similarity(text, recipe),
     "helpers": lambda text, recipe, first: check_helpers(text),
 }

@@ -17,7 +17,13 @@ from helpers.server import Server
 
 PROGRAM = Path(__file__).resolve().parents[2] / "self_instruct.py"
 STAGES = ("start", "generate", "classify", "instances", "filter")
-FILES = ("step1_instructions", "step2_is_classification", "step3_raw_instances", "step4_final", "rejected")
+FILES = (
+    "step1_instructions",
+    "step2_is_classification",
+    "step3_raw_instances",
+    "step4_final",
+    "rejected",
+)
 
 
 class Kill(NamedTuple):
@@ -30,8 +36,26 @@ class Kill(NamedTuple):
 
 
 def command(server: Server, folder: Path, *flags: str) -> list[str]:
-    asked = ["--provider", "local", "--base-url", f"{server.url}/v1", "--model", "m", "--work-dir", str(folder)]
-    return [sys.executable, str(PROGRAM), *asked, "--first-wait", "0.01", "--max-attempts", "50", *flags]
+    asked = [
+        "--provider",
+        "local",
+        "--base-url",
+        f"{server.url}/v1",
+        "--model",
+        "m",
+        "--work-dir",
+        str(folder),
+    ]
+    return [
+        sys.executable,
+        str(PROGRAM),
+        *asked,
+        "--first-wait",
+        "0.01",
+        "--max-attempts",
+        "50",
+        *flags,
+    ]
 
 
 def start(server: Server, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
@@ -42,7 +66,13 @@ def start(server: Server, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
 
 
 def stage_of(prompt: str) -> str:
-    return "generate" if re.search(r"\n\d+\.\Z", prompt) else "instances" if "Input:" in prompt else "classify"
+    return (
+        "generate"
+        if re.search(r"\n\d+\.\Z", prompt)
+        else "instances"
+        if "Input:" in prompt
+        else "classify"
+    )
 
 
 def stage_printed(folder: Path) -> int:
@@ -71,12 +101,22 @@ def complete(server: Server, folder: Path, *flags: str) -> dict[str, bytes]:
     code = start(server, folder, *flags).wait()
     settle(server)
     if code:
-        raise ValueError(f"the run failed: {Path(f'{folder}.log').read_text(encoding='utf-8').splitlines()[-1]}")
-    return {n: re.sub(rb'"created_at": "[^"]*"', b"", (folder / f"{n}.jsonl").read_bytes()) for n in FILES}
+        raise ValueError(
+            f"the run failed: {Path(f'{folder}.log').read_text(encoding='utf-8').splitlines()[-1]}"
+        )
+    return {
+        n: re.sub(rb'"created_at": "[^"]*"', b"", (folder / f"{n}.jsonl").read_bytes())
+        for n in FILES
+    }
 
 
 def kills(
-    server: Server, folder: Path, aims: Iterable[str], dice: random.Random, *flags: str, apart: int = 40
+    server: Server,
+    folder: Path,
+    aims: Iterable[str],
+    dice: random.Random,
+    *flags: str,
+    apart: int = 40,
 ) -> Iterator[Kill]:
     """Kill the run in one stage after the other, at most `apart` new requests later; stage 4, which asks nothing, and
     the start some moments later. Ends where a run is done before it is hit, or after the last aim."""
@@ -103,4 +143,6 @@ def kills(
             return
         before, known = lines, held
         lost = {request["prompt"] for request in new if request["delivered"]} - held
-        yield Kill(STAGES[stage_printed(folder)], len(lost), len(asked_for - held - lost), bool(torn))
+        yield Kill(
+            STAGES[stage_printed(folder)], len(lost), len(asked_for - held - lost), bool(torn)
+        )

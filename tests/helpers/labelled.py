@@ -113,14 +113,18 @@ def score_instructions(recipe: str) -> dict[str, Score]:
             if not instruction_problem(text, recipe=recipe) and plain(text) not in shown | seen:
                 seen.add(plain(text))
                 kept.append(form(text))
-        gold, duplicates, either = ([squeezed(row["response"][a:b]) for a, b in label[name]] for name in TASKS)
+        gold, duplicates, either = (
+            [squeezed(row["response"][a:b]) for a, b in label[name]] for name in TASKS
+        )
         open_to_all = [plain(text) for text in duplicates + either]
 
         def known_as(text: str, left: Counter, open_to_all: list[str] = open_to_all) -> str | None:
             may = left[text] <= 0 and any(other.startswith(plain(text)) for other in open_to_all)
             return None if may else text
 
-        scores.setdefault(label["set"], Score()).compare(kept, [form(text) for text in gold], known_as)
+        scores.setdefault(label["set"], Score()).compare(
+            kept, [form(text) for text in gold], known_as
+        )
     return scores
 
 
@@ -137,14 +141,20 @@ def score_instances(recipe: str) -> dict[str, Score]:
     """Set -> how the instances that pass the rules of stage 4 agree with the labels."""
     scores: dict[str, Score] = {}
     for label, row in labelled(3):
-        found = parse_instances(row["response"], row["is_classification"], truncated=cut(row), recipe=recipe)
+        found = parse_instances(
+            row["response"], row["is_classification"], truncated=cut(row), recipe=recipe
+        )
         kept, _ = filter_instances(row["instruction"], found, recipe=recipe)
         gold, either = ([spans(row["response"], one) for one in label[name]] for name in PAIRS)
 
-        def known_as(pair: Pair, left: Counter, gold: list[Pair] = gold, either: list[Pair] = either) -> Pair | None:
+        def known_as(
+            pair: Pair, left: Counter, gold: list[Pair] = gold, either: list[Pair] = either
+        ) -> Pair | None:
             if left[pair] > 0 or pair not in either:
                 return pair
-            twins = [one for one in gold if one[1] in pair[1] or pair[1] in one[1]]  # the same, read another way
+            twins = [
+                one for one in gold if one[1] in pair[1] or pair[1] in one[1]
+            ]  # the same, read another way
             return next((one for one in twins if left[one] > 0), None)
 
         pairs = [(squeezed(source), squeezed(target)) for source, target in kept]
@@ -154,11 +164,17 @@ def score_instances(recipe: str) -> dict[str, Score]:
 
 def spans(reply: str, label: dict) -> Pair:
     """(input, output) of a labelled instance."""
-    source, target = (squeezed(reply[slice(*label[name])]) if label[name] else "" for name in ("input", "output"))
+    source, target = (
+        squeezed(reply[slice(*label[name])]) if label[name] else "" for name in ("input", "output")
+    )
     return source, target
 
 
-SCORES = {"instructions": score_instructions, "verdicts": score_verdicts, "instances": score_instances}
+SCORES = {
+    "instructions": score_instructions,
+    "verdicts": score_verdicts,
+    "instances": score_instances,
+}
 
 
 def table() -> str:
@@ -168,11 +184,21 @@ def table() -> str:
     for what, score in SCORES.items():
         by_recipe = [score(recipe) for recipe in RECIPES]
         for name in [*by_recipe[0], ""]:
-            found = [scores[name] if name else sum(scores.values(), Score()) for scores in by_recipe]
-            parts = [f"{one.precision:>9.3f}  {one.recall:>6.3f}".replace("nan", "  -") for one in found]
-            lines.append(f"{what + ', ' + (name or 'all sets'):<50} {found[0].replies:>7} " + " ".join(parts))
+            found = [
+                scores[name] if name else sum(scores.values(), Score()) for scores in by_recipe
+            ]
+            parts = [
+                f"{one.precision:>9.3f}  {one.recall:>6.3f}".replace("nan", "  -") for one in found
+            ]
+            lines.append(
+                f"{what + ', ' + (name or 'all sets'):<50} {found[0].replies:>7} " + " ".join(parts)
+            )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(print(table()) if FOLDER.is_dir() else f"error: no folder {FOLDER}: set SELF_INSTRUCT_REAL_RUNS to one")
+    sys.exit(
+        print(table())
+        if FOLDER.is_dir()
+        else f"error: no folder {FOLDER}: set SELF_INSTRUCT_REAL_RUNS to one"
+    )

@@ -36,7 +36,11 @@ def on_a_clock(config: Config, **given: float) -> tuple[LimitedModel, Clock]:
 
 
 def about(wire: str, server: Server) -> dict[str, str]:
-    return {"provider": wire, "model": "m", "base_url": server.url + {"openai": "/v1", "dashscope": "/api/v1"}[wire]}
+    return {
+        "provider": wire,
+        "model": "m",
+        "base_url": server.url + {"openai": "/v1", "dashscope": "/api/v1"}[wire],
+    }
 
 
 def limits(**given: float) -> object:
@@ -47,13 +51,19 @@ def limits(**given: float) -> object:
 
 def ask(model: LimitedModel, number: int = 0, words: int = 1) -> str:
     prompt = f"question {number}" + " word" * (words - 1)
-    return model.ask("generate", prompt, parameters(model.config, "generate"), {"number": number}).text
+    return model.ask(
+        "generate", prompt, parameters(model.config, "generate"), {"number": number}
+    ).text
 
 
 def limited_run(config: Config, **given: float) -> dict:
     options = limits(**given)
     project = partial(estimate.projected, estimate.estimate(config, options)["stages"])
-    return run(config, say=lambda text: None, model_class=partial(LimitedModel, options=options, project=project))
+    return run(
+        config,
+        say=lambda text: None,
+        model_class=partial(LimitedModel, options=options, project=project),
+    )
 
 
 def same_files(one: Path, other: Path) -> bool:

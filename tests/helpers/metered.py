@@ -16,7 +16,12 @@ class Bucket:
     """So many requests a second, of which up to `burst` may be saved up."""
 
     def __init__(self, per_second: float, burst: float) -> None:
-        self.per_second, self.burst, self.level, self.at = per_second, burst, burst, time.monotonic()
+        self.per_second, self.burst, self.level, self.at = (
+            per_second,
+            burst,
+            burst,
+            time.monotonic(),
+        )
 
     def allows(self) -> bool:
         now = time.monotonic()
@@ -96,10 +101,17 @@ class Metered(Server):
 
     def reply(self, record: Record) -> tuple[int, bytes, str | None]:
         status, body, text = super().reply(record)
-        if not record["fault"] and record["wire"] in ("chat", "completion", "dashscope") and self.usage:
+        if (
+            not record["fault"]
+            and record["wire"] in ("chat", "completion", "dashscope")
+            and self.usage
+        ):
             document, names = json.loads(body), ("prompt_tokens", "completion_tokens")
             names = ("input_tokens", "output_tokens") if record["wire"] == "dashscope" else names
-            cap = record["parameters"].get("max_tokens") or record["parameters"]["max_completion_tokens"]
+            cap = (
+                record["parameters"].get("max_tokens")
+                or record["parameters"]["max_completion_tokens"]
+            )
             worst = (len(record["prompt"].encode()) + 16, cap)
             counts = dict(zip(names, worst if self.usage == "worst" else (0, 0), strict=True))
             document["usage"] = None if self.usage == "none" else counts
@@ -114,7 +126,11 @@ class Speaking(Handler):
         if record["fault"] not in ("", "429") or not record["says"]:
             super().send(record, status, body, text)
             return
-        said = {"Content-Type": "application/json", "Content-Length": str(len(body)), **record["says"]}
+        said = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **record["says"],
+        }
         head = "".join(f"{name}: {value}\r\n" for name, value in said.items())
         record.update(text=text or "", delivered=text is not None)
         self.server.busy.discard(self.connection)

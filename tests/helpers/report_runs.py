@@ -43,21 +43,52 @@ def hostile_answer(prompt: str, body: dict) -> str:
         return "Yes" if label else "No"
     if label:
         return f"Class label: {label}\nInput: <script>window.hacked = 10</script>"
-    return (
-        "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: </script><script>hacked = 12</script> <!--"
-    )
+    return "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: </script><script>hacked = 12</script> <!--"
 
 
 def hostile_run(folder: Path) -> dict:
     """The summary of a run against a server whose model tries what it can."""
-    config = {"provider": "local", "first_wait": 0.01, "model": "</title><script>window.hacked = 12</script>"}
+    config = {
+        "provider": "local",
+        "first_wait": 0.01,
+        "model": "</title><script>window.hacked = 12</script>",
+    }
     with Server(hostile_answer) as server:
-        settings = Config(**config, base_url=server.url + "/v1", num_instructions=len(HOSTILE), work_dir=str(folder))
+        settings = Config(
+            **config,
+            base_url=server.url + "/v1",
+            num_instructions=len(HOSTILE),
+            work_dir=str(folder),
+        )
         return workshop.run(settings, say=lambda text: None)
 
 
-WORDS = ["the", "a", "river", "stone", "letter", "number", "table", "garden", "winter", "answer", "city", "music"]
-VERBS = ["Write", "List", "Explain", "Describe", "Compare", "Name", "Give", "Find", "Sort", "Translate"]
+WORDS = [
+    "the",
+    "a",
+    "river",
+    "stone",
+    "letter",
+    "number",
+    "table",
+    "garden",
+    "winter",
+    "answer",
+    "city",
+    "music",
+]
+VERBS = [
+    "Write",
+    "List",
+    "Explain",
+    "Describe",
+    "Compare",
+    "Name",
+    "Give",
+    "Find",
+    "Sort",
+    "Translate",
+]
 
 
 def big_run(folder: Path, tasks: int) -> dict:
@@ -71,17 +102,31 @@ def big_run(folder: Path, tasks: int) -> dict:
         "reply_tokens": 30,
         "created_at": "2026-01-01T00:00:00+00:00",
     }
-    rest = {"max_tokens": 512, "parameters": {"max_tokens": 512, "temperature": 0.7}, "base_url": "", **said}
+    rest = {
+        "max_tokens": 512,
+        "parameters": {"max_tokens": 512, "temperature": 0.7},
+        "base_url": "",
+        **said,
+    }
     question = {name: getattr(config, name) for name in workshop.SHAPE}
     frame = " ".join(rng.choice(WORDS) for _ in range(150))
 
     def note(key: str, stage: str, **more: object) -> None:
-        journal.append(workshop.to_json({**asked, **rest, "key": key, "stage": stage, "temperature": 0.7, **more}))
+        journal.append(
+            workshop.to_json(
+                {**asked, **rest, "key": key, "stage": stage, "temperature": 0.7, **more}
+            )
+        )
 
     for n in range(tasks):
         text = f"{rng.choice(VERBS)} {' '.join(rng.choice(WORDS) for _ in range(15))} number {n}."
-        task, output = Task(f"machine_task_{n}", text, n % 5 == 0), " ".join(rng.choice(WORDS) for _ in range(25))
-        task.instances = [{"input": "" if n % 3 else f"input {n}", "output": "yes" if n % 5 == 0 else output}]
+        task, output = (
+            Task(f"machine_task_{n}", text, n % 5 == 0),
+            " ".join(rng.choice(WORDS) for _ in range(25)),
+        )
+        task.instances = [
+            {"input": "" if n % 3 else f"input {n}", "output": "yes" if n % 5 == 0 else output}
+        ]
         task.notes = {
             "generate": {"request_idx": n // 8},
             "classify": {"response": "No"},
@@ -94,7 +139,13 @@ def big_run(folder: Path, tasks: int) -> dict:
             results.dataset.append({"instruction": text, **task.instances[0]})
         results.reject("generate", "too_similar", text + " Again.", why=(text, 0.9))
         note(f"c{n}", "classify", instruction=text, prompt=f"{frame}\n{text}", text="No")
-        note(f"i{n}", "instances", instruction=text, prompt=f"{frame} {frame}\n{text}", text=f"Output: {output}")
+        note(
+            f"i{n}",
+            "instances",
+            instruction=text,
+            prompt=f"{frame} {frame}\n{text}",
+            text=f"Output: {output}",
+        )
     for request in range(0, tasks, 8):
         listed = [
             f"{i}. {t.instruction}\n{i + 8}. {t.instruction} Again."
@@ -112,7 +163,9 @@ def big_run(folder: Path, tasks: int) -> dict:
         stage: Counter(replies=tasks, asked_now=tasks, prompt=300 * tasks, reply=30 * tasks)
         for stage in workshop.STAGES[:3]
     }
-    model = SimpleNamespace(results=results, undone=[], name="practice", model="m", base_url="", faults={})
+    model = SimpleNamespace(
+        results=results, undone=[], name="practice", model="m", base_url="", faults={}
+    )
     model.refused, model.tokens, model.spending = {}, tokens, dict
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
@@ -126,13 +179,21 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text(encoding="utf-8")
-        found = re.search(r'<script type="application/json" id="numbers">(.*?)</script>', self.text, re.S)
+        found = re.search(
+            r'<script type="application/json" id="numbers">(.*?)</script>', self.text, re.S
+        )
         self.numbers = json.loads(found[1])
         self.rows, self.replies = (self.unpacked(name) for name in ("rows", "replies"))
 
     def unpacked(self, name: str) -> list[list]:
-        pieces = re.findall(rf'<script type="text/plain" id="{name}-\d+">([^<]*)</script>', self.text)
-        return [item for piece in pieces for item in json.loads(gzip.decompress(base64.b64decode(piece)))]
+        pieces = re.findall(
+            rf'<script type="text/plain" id="{name}-\d+">([^<]*)</script>', self.text
+        )
+        return [
+            item
+            for piece in pieces
+            for item in json.loads(gzip.decompress(base64.b64decode(piece)))
+        ]
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""
@@ -154,4 +215,10 @@ class Page:
 
     def reply(self, number: int) -> dict:
         names = ["stage", "attempt", "finish_reason", "created_at", "prompt_tokens", "reply_tokens"]
-        return dict(zip([*names, "max_tokens", "parameters", "prompt", "text"], self.replies[number], strict=True))
+        return dict(
+            zip(
+                [*names, "max_tokens", "parameters", "prompt", "text"],
+                self.replies[number],
+                strict=True,
+            )
+        )

@@ -22,7 +22,9 @@ from helpers.server import Server, scripted_model
 from self_instruct_workshop import STAGES, STEP_FILES, Config, run
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120  # seconds until a test gives up on something that never happens; nothing is measured by it
+PATIENCE = (
+    120  # seconds until a test gives up on something that never happens; nothing is measured by it
+)
 FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
 FIELDS = {
     "step1_instructions.jsonl": "id instruction most_similar avg_similarity_score metadata request_idx",
@@ -47,7 +49,11 @@ def local(server: Server, **changes: object) -> dict:
 
 def command(config: Config) -> list[str]:
     """The command line of a run with these settings, and a request for each task in every stage."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(config).items() if value != ""]
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in asdict(config).items()
+        if value != ""
+    ]
     return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 
 
@@ -81,28 +87,38 @@ def check_counts(folder: Path, summary: dict) -> None:
     counts = summary["counts"]
     lines = [len(rows(folder, name)) for name in STEP_FILES]
     rejected = Counter((row["stage"], row["rule"]) for row in rows(folder, "rejected.jsonl"))
-    assert rejected == {(stage, rule): n for stage in STAGES for rule, n in counts[stage]["rejected"].items()}
+    assert rejected == {
+        (stage, rule): n for stage in STAGES for rule, n in counts[stage]["rejected"].items()
+    }
     for stage in STAGES[1:]:
         parts = counts[stage]
-        assert parts["in"] == parts["out"] + sum(parts["rejected"].values()) + parts["undone"], stage
+        assert parts["in"] == parts["out"] + sum(parts["rejected"].values()) + parts["undone"], (
+            stage
+        )
     assert counts["generate"]["in"] == lines[0] + sum(counts["generate"]["rejected"].values())
     assert counts["generate"]["out"] == counts["classify"]["in"] == lines[0]
     assert counts["classify"]["out"] == counts["instances"]["in"] == lines[1]
-    assert counts["instances"]["out"] == sum(bool(row["instances"]) for row in rows(folder, STEP_FILES[2]))
+    assert counts["instances"]["out"] == sum(
+        bool(row["instances"]) for row in rows(folder, STEP_FILES[2])
+    )
     assert lines[2] == lines[1] - counts["instances"]["undone"]
     pairs = sum(len(row["instances"]) for row in rows(folder, STEP_FILES[2]))
     assert counts["filter"]["in"] == pairs + counts["filter"]["rejected"].get("cut_off", 0)
     assert counts["filter"]["out"] == lines[3]
     flags = Counter(row["is_classification"] for row in rows(folder, STEP_FILES[1]))
     named = {True: "classification", False: "not_classification", None: "unknown"}
-    assert {name: flags[flag] for flag, name in named.items()} == {n: counts["classify"][n] for n in named.values()}
+    assert {name: flags[flag] for flag, name in named.items()} == {
+        n: counts["classify"][n] for n in named.values()
+    }
 
 
 def check_pairs(config: Config) -> None:
     """Every final row is what the model said to its own instruction, and no (instruction, input) comes twice."""
     folder, said, model = Path(config.work_dir), {}, scripted_model()
     for task in rows(folder, "step3_raw_instances.jsonl"):
-        prompt = workshop.instances_prompt(config, task["instruction"], bool(task["is_classification"]))
+        prompt = workshop.instances_prompt(
+            config, task["instruction"], bool(task["is_classification"])
+        )
         reply = model(prompt, {})
         assert task["response"] == reply
         said[task["instruction"]] = workshop.parse_instances(reply, bool(task["is_classification"]))

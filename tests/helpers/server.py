@@ -26,26 +26,52 @@ from typing import Any
 from uuid import uuid4
 
 Record = dict[str, Any]
-Answer = Callable[[str, Record], "str | tuple[str, str]"]  # (prompt, body) -> text, or (text, finish_reason)
-Chooser = Callable[[int, str], str]  # (number of the POST request, from 0; prompt) -> a name out of FAULTS, or ""
-Reply = tuple[int, bytes, "str | None"]  # HTTP status, body, the model's text in it (None: not to be read)
+Answer = Callable[
+    [str, Record], "str | tuple[str, str]"
+]  # (prompt, body) -> text, or (text, finish_reason)
+Chooser = Callable[
+    [int, str], str
+]  # (number of the POST request, from 0; prompt) -> a name out of FAULTS, or ""
+Reply = tuple[
+    int, bytes, "str | None"
+]  # HTTP status, body, the model's text in it (None: not to be read)
 
 TRANSIENT = ("429", "429-retry-after", "500", "503-html", "reset", "cut", "html-200", "json-cut-200", "empty-200",
              "error-200", "no-choices", "null-content")  # fmt: skip
-SHAPED = ("length", "filter", "no-choices", "null-content", "drip")  # a refused request gets its refusal instead
+SHAPED = (
+    "length",
+    "filter",
+    "no-choices",
+    "null-content",
+    "drip",
+)  # a refused request gets its refusal instead
 FAULTS = (*TRANSIENT, "429-quota", "401", "404", "length", "filter", "filter-400", "hang", "drip")
 WIRES = {"/chat/completions": "chat", "/completions": "completion", "/models": "models",
          "/services/aigc/text-generation/generation": "dashscope"}  # fmt: skip
 PAGE = b"<html><head><title>nginx</title></head><body><center><h1>%s</h1></center></body></html>"
-PAGES = {"503-html": (503, PAGE % b"503 Service Unavailable"), "html-200": (200, PAGE % b"Hi"), "empty-200": (200, b"")}
+PAGES = {
+    "503-html": (503, PAGE % b"503 Service Unavailable"),
+    "html-200": (200, PAGE % b"Hi"),
+    "empty-200": (200, b""),
+}
 INVALID = "invalid_request_error"
 FILTERED = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."
 BUSY = "The server had an error while processing your request. Sorry about that!"
 NO_KEY = "Incorrect API key provided: {key}. You can find your API key at https://platform.openai.com/account/api-keys."
 NO_MODEL = "The model `{body[model]}` does not exist or you do not have access to it."
 OPENAI_ERRORS = {  # fault: (status, code, message, type, param)
-    "429": (429, "rate_limit_exceeded", "Rate limit reached for {body[model]} on requests per min.", "requests"),
-    "429-quota": (429, "insufficient_quota", "You exceeded your current quota.", "insufficient_quota"),
+    "429": (
+        429,
+        "rate_limit_exceeded",
+        "Rate limit reached for {body[model]} on requests per min.",
+        "requests",
+    ),
+    "429-quota": (
+        429,
+        "insufficient_quota",
+        "You exceeded your current quota.",
+        "insufficient_quota",
+    ),
     "500": (500, None, BUSY, "server_error"),
     "error-200": (200, None, BUSY, "server_error"),
     "401": (401, "invalid_api_key", NO_KEY, INVALID),
@@ -55,7 +81,11 @@ OPENAI_ERRORS = {  # fault: (status, code, message, type, param)
 }
 DASHSCOPE_ERRORS = {  # fault: (status, code, message)
     "429": (429, "Throttling.RateQuota", "Requests rate limit exceeded, please try again later."),
-    "429-quota": (400, "Arrearage", "Access denied, please make sure your account is in good standing."),
+    "429-quota": (
+        400,
+        "Arrearage",
+        "Access denied, please make sure your account is in good standing.",
+    ),
     "500": (500, "InternalError", "An internal error has occured, please try again later."),
     "error-200": (200, "InternalError", "An internal error has occured, please try again later."),
     "401": (401, "InvalidApiKey", "Invalid API-key provided."),
@@ -87,7 +117,12 @@ class Server(ThreadingTCPServer):
     and is raised again at the end of the block.
     """
 
-    allow_reuse_address, daemon_threads, block_on_close, request_queue_size = True, True, False, 1024
+    allow_reuse_address, daemon_threads, block_on_close, request_queue_size = (
+        True,
+        True,
+        False,
+        1024,
+    )
 
     def __init__(
         self, answer: Answer, *, faults: Iterable[str] | Chooser = (), delay: float = 0.0,
@@ -96,7 +131,13 @@ class Server(ThreadingTCPServer):
     ) -> None:  # fmt: skip
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.answer, self.delay, self.hang_s, self.drip_s, self.key = answer, delay, hang_s, drip_s, key
+        self.answer, self.delay, self.hang_s, self.drip_s, self.key = (
+            answer,
+            delay,
+            hang_s,
+            drip_s,
+            key,
+        )
         self.models, self.refuse, self.null_param = tuple(models), tuple(refuse), null_param
         rest = iter(()) if callable(faults) else iter(faults)
         self.choose: Chooser = faults if callable(faults) else lambda index, prompt: next(rest, "")
@@ -104,7 +145,9 @@ class Server(ThreadingTCPServer):
         self.errors: list[BaseException] = []
         self.max_in_flight, self.posts, self.lock = 0, count(), threading.Lock()
         self.connections: set[socket.socket] = set()
-        self.busy: set[socket.socket] = set()  # those with a POST request whose answer is not out yet
+        self.busy: set[socket.socket] = (
+            set()
+        )  # those with a POST request whose answer is not out yet
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -129,7 +172,9 @@ class Server(ThreadingTCPServer):
         self.connections.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if (error := sys.exception()) and not isinstance(error, ConnectionError):  # clients come and go as they like
+        if (error := sys.exception()) and not isinstance(
+            error, ConnectionError
+        ):  # clients come and go as they like
             self.errors.append(error)
 
     def begin(self, record: Record, connection: socket.socket) -> None:
@@ -148,7 +193,9 @@ class Server(ThreadingTCPServer):
     def reply(self, record: Record) -> Reply:
         """Say what a request gets back."""
         fault, wire = record["fault"].removesuffix("-retry-after"), record["wire"]
-        errors: dict[str, tuple[Any, ...]] = DASHSCOPE_ERRORS if wire == "dashscope" else OPENAI_ERRORS
+        errors: dict[str, tuple[Any, ...]] = (
+            DASHSCOPE_ERRORS if wire == "dashscope" else OPENAI_ERRORS
+        )
         if fault in PAGES:
             return *PAGES[fault], None
         if not fault or fault in SHAPED:
@@ -160,7 +207,10 @@ class Server(ThreadingTCPServer):
         if not wire or (fault and fault in errors):
             return failure(record, *errors[fault if wire else ""])
         if wire == "models":
-            listed = [{"id": model, "object": "model", "created": 0, "owned_by": "test"} for model in self.models]
+            listed = [
+                {"id": model, "object": "model", "created": 0, "owned_by": "test"}
+                for model in self.models
+            ]
             return 200, json.dumps({"object": "list", "data": listed}).encode(), ""
         return answered(record, self.answer(record["prompt"], record["body"]))
 
@@ -177,7 +227,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         record = self.receive()
         self.server.begin(record, self.connection)
-        hang, delay = record["fault"] == "hang", self.server.delay if self.command == "POST" else 0.0
+        hang, delay = (
+            record["fault"] == "hang",
+            self.server.delay if self.command == "POST" else 0.0,
+        )
         record["left"] = bool(leaving([self.connection], self.server.hang_s if hang else delay))
         if record["left"] or hang:
             self.close_connection = True
@@ -215,7 +268,9 @@ class Handler(BaseHTTPRequestHandler):
         """Send a reply. How that ends is noted before the last byte leaves: who has read the reply finds it noted."""
         fault, kind = record["fault"], "text/html" if body.startswith(b"<") else "application/json"
         head = f"HTTP/1.1 {status} {responses[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        whole = (head + "Retry-After: 0.2\r\n" * (fault == "429-retry-after") + "\r\n").encode() + body
+        whole = (
+            head + "Retry-After: 0.2\r\n" * (fault == "429-retry-after") + "\r\n"
+        ).encode() + body
         if fault == "cut":
             whole, self.close_connection = whole[: -len(body) // 2], True
         step = len(whole) // 50 if fault == "drip" else len(whole)
@@ -241,7 +296,9 @@ def leaving(connections: Iterable[socket.socket], seconds: float = 0.0) -> set[A
         return {ready.fileobj for ready, _ in watch.select(seconds)}
 
 
-def failure(record: Record, status: int, code: str | None, message: str, *openai: str | None) -> Reply:
+def failure(
+    record: Record, status: int, code: str | None, message: str, *openai: str | None
+) -> Reply:
     """An error as the provider writes it; `openai` is (type, param)."""
     kind, param = (*openai, None, None)[:2]
     message = message.format_map(record)
@@ -258,11 +315,17 @@ def refused(record: Record, name: str, null_param: bool) -> Reply | None:
     if record["wire"] == "dashscope":
         message = f"<400> InternalError.Algo.InvalidParameter: The {name} parameter is not supported by this model."
         return failure(record, 400, "InvalidParameter", message)
-    code, message = "unsupported_parameter", f"Unsupported parameter: '{name}' is not supported with this model."
+    code, message = (
+        "unsupported_parameter",
+        f"Unsupported parameter: '{name}' is not supported with this model.",
+    )
     if name == "max_tokens":
         message += " Use 'max_completion_tokens' instead."
     if name == "temperature":
-        code, message = "unsupported_value", f"Unsupported value: '{name}' does not support {value} with this model."
+        code, message = (
+            "unsupported_value",
+            f"Unsupported value: '{name}' does not support {value} with this model.",
+        )
         message += " Only the default (1) value is supported."
     return failure(record, 400, code, message, INVALID, None if null_param else name)
 
@@ -272,7 +335,9 @@ def shortened(text: str, finish: str, wanted: Record) -> tuple[str, str]:
     stops = [wanted["stop"]] if isinstance(wanted.get("stop"), str) else wanted.get("stop") or []
     if ends := [text.index(stop) for stop in stops if stop in text]:
         text, finish = text[: min(ends)], "stop"
-    limit = 4 * min(wanted.get(cap) or sys.maxsize for cap in ("max_tokens", "max_completion_tokens"))
+    limit = 4 * min(
+        wanted.get(cap) or sys.maxsize for cap in ("max_tokens", "max_completion_tokens")
+    )
     return (text[:limit], "length") if len(text) > limit else (text, finish)
 
 
@@ -287,7 +352,11 @@ def answered(record: Record, said: str | tuple[str, str]) -> Reply:
     content = None if fault in ("filter", "null-content") else text
     body = json.dumps(document(record, content, finish)).encode()
     readable = fault not in ("cut", "json-cut-200", "no-choices")
-    return 200, body[: len(body) // 2] if fault == "json-cut-200" else body, content if readable else None
+    return (
+        200,
+        body[: len(body) // 2] if fault == "json-cut-200" else body,
+        content if readable else None,
+    )
 
 
 def document(record: Record, text: str | None, finish: str) -> Record:
@@ -307,7 +376,14 @@ def document(record: Record, text: str | None, finish: str) -> Record:
             "model": record["body"]["model"], "choices": choices}  # fmt: skip
 
 
-VERBS = {"Describe": "描述", "Explain": "解释", "Compare": "比较", "Rewrite": "改写", "List": "列举", "Order": "排列"}
+VERBS = {
+    "Describe": "描述",
+    "Explain": "解释",
+    "Compare": "比较",
+    "Rewrite": "改写",
+    "List": "列举",
+    "Order": "排列",
+}
 WORDS = [a + b for a in re.findall("..", "bacedifoguhajekilomunaperisotuvewizobrcldrflyaxo")
          for b in re.findall("...", "bekcordalfimgoslurmavnexpolridsuntamvokwemzatbindelfetganket")]  # fmt: skip
 SIGNS = "春夏秋冬山水风云花草树木河湖江石金银铜铁日月星辰米面茶酒衣食住行红黄蓝绿黑白父母兄弟姐妹"
@@ -333,17 +409,24 @@ def scripted_model(seed: int = 0) -> Answer:
     def answer(prompt: str, body: Record) -> str:
         lines, dice = prompt.rstrip().split("\n"), random.Random(f"{seed}/{prompt}")
         chinese = "输入：" in prompt or bool(re.search("[一-鿿]", lines[0]))
-        source, target, label = ("输入：", "输出：", "类别标签：") if chinese else ("Input:", "Output:", "Class label:")
+        source, target, label = (
+            ("输入：", "输出：", "类别标签：") if chinese else ("Input:", "Output:", "Class label:")
+        )
         number = re.search(r"\d+", lines[0])
         if dangling := re.fullmatch(r"\s*(\d+)[.．、]\s*", lines[-1]):
-            return "\n".join(f"{int(dangling[1]) + n}. {words(dice, chinese, True)}" for n in range(8))
+            return "\n".join(
+                f"{int(dangling[1]) + n}. {words(dice, chinese, True)}" for n in range(8)
+            )
         if lines[-1].endswith(("?", "？")) and not (number and source in prompt):
             return verdict(lines[-2], chinese)
         if lines[-1] in ("Answers:", "答案："):
             asked = prompt.rstrip().split("\n\n")[-1].split("\n")[1:-1:2]
             return "\n".join(f"{n}. {verdict(task, chinese)}" for n, task in enumerate(asked, 1))
         first, second = (label, source) if label in prompt else (source, target)
-        pairs = ((words(dice, chinese), words(dice, chinese)) for _ in range(int(number[0]) if number else 1))
+        pairs = (
+            (words(dice, chinese), words(dice, chinese))
+            for _ in range(int(number[0]) if number else 1)
+        )
         return "\n\n".join(f"{first} {one}\n{second} {two}" for one, two in pairs)
 
     return answer

@@ -50,11 +50,17 @@ def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def about(wire: str, url: str) -> dict[str, str]:
-    return {"provider": wire, "base_url": url + {"openai": "/v1", "dashscope": "/api/v1"}[wire], "model": "m"}
+    return {
+        "provider": wire,
+        "base_url": url + {"openai": "/v1", "dashscope": "/api/v1"}[wire],
+        "model": "m",
+    }
 
 
 def ask(model: Model, number: int = 0) -> Reply:
-    return model.ask("generate", f"question {number}", parameters(model.config, "generate"), {"number": number})
+    return model.ask(
+        "generate", f"question {number}", parameters(model.config, "generate"), {"number": number}
+    )
 
 
 def yes(prompt: str, body: dict) -> str:
@@ -94,11 +100,21 @@ class Oddly(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        status, headers, body = self.server.answers[min(self.server.posts, len(self.server.answers) - 1)]
+        status, headers, body = self.server.answers[
+            min(self.server.posts, len(self.server.answers) - 1)
+        ]
         self.server.posts += 1
-        raw = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+        raw = (
+            body
+            if isinstance(body, bytes)
+            else (body if isinstance(body, str) else json.dumps(body)).encode()
+        )
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(raw)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(raw)
@@ -107,26 +123,49 @@ class Oddly(BaseHTTPRequestHandler):
         """Write nothing to stderr."""
 
 
-def said(wire: str, message: object, code: object = None, status: int = 400, **headers: str) -> tuple:
+def said(
+    wire: str, message: object, code: object = None, status: int = 400, **headers: str
+) -> tuple:
     """An error in the provider's own format."""
     error = {"message": message, "code": code, "type": None, "param": None}
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return status, headers, {"error": error} if wire == "openai" else {"code": code, "message": message}
+    return (
+        status,
+        headers,
+        {"error": error} if wire == "openai" else {"code": code, "message": message},
+    )
 
 
 def good(wire: str, text: object = "Yes", usage: object = None, **choice: object) -> tuple:
     """A reply with status 200, parts of it as the test wants them."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}} | choice
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text},
+    } | choice
     choices = [{name: value for name, value in choice.items() if value != "missing"}]
-    document = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
-    return 200, {}, document if wire == "openai" else {"output": {"choices": choices}, "usage": usage}
+    document = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": choices,
+        "usage": usage,
+    }
+    return (
+        200,
+        {},
+        document if wire == "openai" else {"output": {"choices": choices}, "usage": usage},
+    )
 
 
 # What is worth another try.
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_passing_fault_is_tried_again_and_counted(settings: Settings, wire: str, fault: str) -> None:
+def test_a_passing_fault_is_tried_again_and_counted(
+    settings: Settings, wire: str, fault: str
+) -> None:
     with Server(yes, faults=[fault]) as server:
         with Model(settings(**about(wire, server.url))) as model:
             assert ask(model).text == "Yes"
@@ -188,17 +227,43 @@ def test_a_busy_server_is_tried_again_whatever_its_body(settings: Settings, wire
     assert model.faults.total() == len(BUSY) * len(BUSY_BODIES)
 
 
-BODIES = ["", "<html>hi</html>", "{", "null", "[]", "{}", "7", '"words"', "[1, 2]", '{"choices": null}', b"\xff\xfe"]
-BODIES += ['{"choices": [], "output": {"choices": []}}', '{"choices": {}, "output": {}}', '{"output": null}']
-BODIES += ['{"choices": [null], "output": {"choices": [null]}}', '{"choices": "abc", "output": {"choices": "abc"}}']
-BODIES += ['{"choices": [{}], "output": {"choices": [{}]}}', '{"output": "words"}', '{"output": []}']
+BODIES = [
+    "",
+    "<html>hi</html>",
+    "{",
+    "null",
+    "[]",
+    "{}",
+    "7",
+    '"words"',
+    "[1, 2]",
+    '{"choices": null}',
+    b"\xff\xfe",
+]
+BODIES += [
+    '{"choices": [], "output": {"choices": []}}',
+    '{"choices": {}, "output": {}}',
+    '{"output": null}',
+]
+BODIES += [
+    '{"choices": [null], "output": {"choices": [null]}}',
+    '{"choices": "abc", "output": {"choices": "abc"}}',
+]
+BODIES += [
+    '{"choices": [{}], "output": {"choices": [{}]}}',
+    '{"output": "words"}',
+    '{"output": []}',
+]
 BODIES += ['{"choices": [{"message": null}], "output": {"choices": [{"message": null}]}}']
 BODIES += ['{"choices": [{"message": {}}], "output": {"choices": [{"message": {}}]}}']
 BODIES += ['{"choices": [{"message": "hi"}], "output": {"choices": [{"message": "hi"}]}}']
 
 
 BROKEN = ["null", "7", '{"output": null}', '{"output": "words"}', '{"output": []}']
-BROKEN += ['{"choices": [null], "output": {"choices": [null]}}', '{"choices": "abc", "output": {"choices": "abc"}}']
+BROKEN += [
+    '{"choices": [null], "output": {"choices": [null]}}',
+    '{"choices": "abc", "output": {"choices": "abc"}}',
+]
 BROKEN += ['{"choices": [{"message": "hi"}], "output": {"choices": [{"message": "hi"}]}}']
 
 
@@ -211,35 +276,61 @@ def test_a_200_that_holds_no_reply_is_tried_again(settings: Settings, wire: str)
     assert wrong == []
 
 
-@pytest.mark.parametrize("usage", [{}, None, {"prompt_tokens": None}, {"total_tokens": 3}, {"completion_tokens": 2}])
-def test_a_reply_without_a_token_count_is_a_reply(settings: Settings, wire: str, usage: dict | None) -> None:
-    with Odd(good(wire, usage=usage)) as server, Model(settings(**about(wire, server.url))) as model:
+@pytest.mark.parametrize(
+    "usage", [{}, None, {"prompt_tokens": None}, {"total_tokens": 3}, {"completion_tokens": 2}]
+)
+def test_a_reply_without_a_token_count_is_a_reply(
+    settings: Settings, wire: str, usage: dict | None
+) -> None:
+    with (
+        Odd(good(wire, usage=usage)) as server,
+        Model(settings(**about(wire, server.url))) as model,
+    ):
         reply = ask(model)
     assert (reply.text, reply.prompt_tokens, server.posts) == ("Yes", 0, 1)
 
 
 @pytest.mark.parametrize("finish", [None, "missing", "eos", ""])
-def test_a_reply_without_a_known_reason_to_end_is_a_reply(settings: Settings, wire: str, finish: object) -> None:
-    with Odd(good(wire, finish_reason=finish)) as server, Model(settings(**about(wire, server.url))) as model:
+def test_a_reply_without_a_known_reason_to_end_is_a_reply(
+    settings: Settings, wire: str, finish: object
+) -> None:
+    with (
+        Odd(good(wire, finish_reason=finish)) as server,
+        Model(settings(**about(wire, server.url))) as model,
+    ):
         reply = ask(model)
     assert reply.text == "Yes" and not reply.cut
 
 
 @pytest.mark.parametrize("content", [[{"type": "text", "text": "Yes"}], {"text": "Yes"}, 7, True])
-def test_content_that_is_no_text_never_reaches_the_journal(settings: Settings, wire: str, content: object) -> None:
-    with Odd(good(wire, content), good(wire)) as server, Model(settings(**about(wire, server.url))) as model:
+def test_content_that_is_no_text_never_reaches_the_journal(
+    settings: Settings, wire: str, content: object
+) -> None:
+    with (
+        Odd(good(wire, content), good(wire)) as server,
+        Model(settings(**about(wire, server.url))) as model,
+    ):
         assert ask(model).text == "Yes"
-    for line in (Path(settings().work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (Path(settings().work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
         assert isinstance(json.loads(line)["text"], str)
 
 
 def test_an_empty_reply_that_was_cut_is_a_cut_reply(settings: Settings, wire: str) -> None:
-    with Odd(good(wire, None, finish_reason="length")) as server, Model(settings(**about(wire, server.url))) as model:
+    with (
+        Odd(good(wire, None, finish_reason="length")) as server,
+        Model(settings(**about(wire, server.url))) as model,
+    ):
         assert ask(model).cut and server.posts == 1
 
 
 def test_an_error_code_that_is_a_number_is_understood(settings: Settings, wire: str) -> None:
-    answers = said(wire, "try later", 503, 503), good(wire), said(wire, "this prompt is too long", 400, 400)
+    answers = (
+        said(wire, "try later", 503, 503),
+        good(wire),
+        said(wire, "this prompt is too long", 400, 400),
+    )
     with Odd(*answers) as server, Model(settings(**about(wire, server.url))) as model:
         assert ask(model).text == "Yes"
         with pytest.raises(RequestFailed, match="too long"):
@@ -252,7 +343,10 @@ def test_an_error_code_that_is_a_number_is_understood(settings: Settings, wire: 
 def waits(settings: Settings, wire: str, answer: tuple, **changes: object) -> list[float]:
     """The seconds that would be slept between the attempts, if every one is answered like this."""
     slept: list[float] = []
-    with Odd(answer) as server, Model(settings(**about(wire, server.url), **changes), sleep=slept.append) as model:
+    with (
+        Odd(answer) as server,
+        Model(settings(**about(wire, server.url), **changes), sleep=slept.append) as model,
+    ):
         refusal(model)
         assert server.posts == len(slept) + 1
     return slept
@@ -279,11 +373,15 @@ def test_retry_after_is_honoured_in_all_its_forms(
 ) -> None:
     if isinstance(value, float):
         value = format_datetime(datetime.now(UTC) + timedelta(seconds=value), usegmt=True)
-    (wait,) = waits(settings, wire, said(wire, "busy", None, 429, **{header: value}), max_attempts=2)
+    (wait,) = waits(
+        settings, wire, said(wire, "busy", None, 429, **{header: value}), max_attempts=2
+    )
     assert low <= wait <= high
 
 
-def test_a_wait_that_a_server_asks_for_is_waited_before_the_next_request(settings: Settings, wire: str) -> None:
+def test_a_wait_that_a_server_asks_for_is_waited_before_the_next_request(
+    settings: Settings, wire: str
+) -> None:
     slept: list[float] = []
     with Server(yes, faults=["429-retry-after"]) as server:
         with Model(settings(**about(wire, server.url)), sleep=slept.append) as model:
@@ -296,12 +394,24 @@ def test_a_wait_beyond_the_deadline_is_not_waited_at_all(settings: Settings, wir
     assert waits(settings, wire, said(wire, "busy", None, 429, Retry_After="3600")) == []
 
 
-def test_waits_double_with_some_chance_in_them_and_stop_growing_at_30_seconds(settings: Settings, wire: str) -> None:
-    slept = waits(settings, wire, said(wire, "busy", None, 500), max_attempts=10, first_wait=0.5, deadline=86400)
+def test_waits_double_with_some_chance_in_them_and_stop_growing_at_30_seconds(
+    settings: Settings, wire: str
+) -> None:
+    slept = waits(
+        settings,
+        wire,
+        said(wire, "busy", None, 500),
+        max_attempts=10,
+        first_wait=0.5,
+        deadline=86400,
+    )
     for n, seconds in enumerate(slept):
         full = min(30, 0.5 * 2**n)
         assert full / 2 <= seconds <= full
-    assert len(slept) == 9 and len({seconds / min(30, 0.5 * 2**n) for n, seconds in enumerate(slept)}) > 1
+    assert (
+        len(slept) == 9
+        and len({seconds / min(30, 0.5 * 2**n) for n, seconds in enumerate(slept)}) > 1
+    )
 
 
 def test_the_deadline_ends_what_attempts_alone_would_not(settings: Settings, wire: str) -> None:
@@ -316,7 +426,11 @@ def test_the_deadline_ends_what_attempts_alone_would_not(settings: Settings, wir
 @pytest.mark.parametrize(
     ("fault", "slow", "limits"),
     [
-        ("hang", {"hang_s": PATIENCE}, {"max_attempts": 50, "deadline": 0.5, "request_timeout": 0.2}),
+        (
+            "hang",
+            {"hang_s": PATIENCE},
+            {"max_attempts": 50, "deadline": 0.5, "request_timeout": 0.2},
+        ),
         ("drip", {"drip_s": 2}, {"max_attempts": 2, "deadline": 0.3, "request_timeout": 0.3}),
     ],
 )
@@ -341,8 +455,16 @@ def test_a_wrong_key_an_unknown_model_or_no_quota_stops_the_run_with_one_request
         assert main(config) == 1
         assert len(server.requests) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "_API_KEY" in line and "--model" in line and config.base_url in line
-    assert json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))["status"] == "interrupted"
+    assert (
+        line.startswith("error: ")
+        and "_API_KEY" in line
+        and "--model" in line
+        and config.base_url in line
+    )
+    assert (
+        json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))["status"]
+        == "interrupted"
+    )
 
 
 def test_a_server_that_checks_the_key_refuses_the_wrong_one(settings: Settings, wire: str) -> None:
@@ -352,8 +474,12 @@ def test_a_server_that_checks_the_key_refuses_the_wrong_one(settings: Settings, 
         assert ask(model).text == "Yes"
 
 
-def test_a_key_that_dies_in_the_middle_keeps_what_was_paid_for(settings: Settings, wire: str) -> None:
-    with Server(scripted_model(), faults=lambda index, prompt: "401" if index >= 5 else "") as server:
+def test_a_key_that_dies_in_the_middle_keeps_what_was_paid_for(
+    settings: Settings, wire: str
+) -> None:
+    with Server(
+        scripted_model(), faults=lambda index, prompt: "401" if index >= 5 else ""
+    ) as server:
         config = settings(**about(wire, server.url), num_instructions=8, concurrency=1)
         assert main(config) == 1
         assert len(server.requests) in (6, 7), "a worker may have taken up one more by then"
@@ -364,24 +490,45 @@ def test_a_key_that_dies_in_the_middle_keeps_what_was_paid_for(settings: Setting
         server.choose = lambda index, prompt: ""
         assert main(config) == 0
         prompts = Counter(request["prompt"] for request in server.requests if not request["fault"])
-    assert prompts.total() <= len(prompts) + 1, "one may still have been on its way when the first run ended"
+    assert prompts.total() <= len(prompts) + 1, (
+        "one may still have been on its way when the first run ended"
+    )
 
 
-def test_a_run_that_is_refused_does_not_wait_for_requests_that_hang(settings: Settings, wire: str) -> None:
+def test_a_run_that_is_refused_does_not_wait_for_requests_that_hang(
+    settings: Settings, wire: str
+) -> None:
     def fault(index: int, prompt: str) -> str:
         return "" if QUESTION not in prompt else "401" if index == 8 else "hang"
 
     with Server(scripted_model(), faults=fault, hang_s=PATIENCE) as server:
-        arguments = ("--num-instructions", "8", "--concurrency", "8", "--request-timeout", "300", "--max-attempts", "1")
+        arguments = (
+            "--num-instructions",
+            "8",
+            "--concurrency",
+            "8",
+            "--request-timeout",
+            "300",
+            "--max-attempts",
+            "1",
+        )
         arguments += ("--classify-together", "1")
         done = cli(settings(**about(wire, server.url)), *arguments)
         assert done.returncode == 1 and "401" in done.stderr.splitlines()[-1]
-        until(lambda: all(request["left"] for request in server.requests if request["fault"] == "hang"))
+        until(
+            lambda: all(
+                request["left"] for request in server.requests if request["fault"] == "hang"
+            )
+        )
 
 
 def test_ten_failures_in_a_row_end_the_run(settings: Settings, wire: str) -> None:
-    with Server(scripted_model(), faults=lambda index, prompt: "500" if QUESTION in prompt else "") as server:
-        config = settings(**about(wire, server.url), num_instructions=40, max_attempts=1, concurrency=1)
+    with Server(
+        scripted_model(), faults=lambda index, prompt: "500" if QUESTION in prompt else ""
+    ) as server:
+        config = settings(
+            **about(wire, server.url), num_instructions=40, max_attempts=1, concurrency=1
+        )
         with pytest.raises(WorkshopError, match="same command") as stopped:
             run(config)
         failed = sum(QUESTION in request["prompt"] for request in server.requests)
@@ -395,7 +542,9 @@ def test_nine_failures_in_a_row_do_not(settings: Settings, wire: str) -> None:
         return "500" if QUESTION in prompt and next(seen) % 10 else ""
 
     with Server(scripted_model(), faults=fault) as server:
-        config = settings(**about(wire, server.url), num_instructions=20, max_attempts=1, concurrency=1)
+        config = settings(
+            **about(wire, server.url), num_instructions=20, max_attempts=1, concurrency=1
+        )
         summary = run(config)
     assert summary["status"] == "complete" and summary["counts"]["classify"]["undone"] == 18
 
@@ -404,7 +553,9 @@ def test_nine_failures_in_a_row_do_not(settings: Settings, wire: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["filter", "filter-400"])
-def test_a_filtered_reply_is_journalled_and_asked_once_more(settings: Settings, wire: str, fault: str) -> None:
+def test_a_filtered_reply_is_journalled_and_asked_once_more(
+    settings: Settings, wire: str, fault: str
+) -> None:
     with Server(yes, faults=[fault]) as server:
         with Model(settings(**about(wire, server.url))) as model:
             assert ask(model).text == "Yes"
@@ -414,17 +565,26 @@ def test_a_filtered_reply_is_journalled_and_asked_once_more(settings: Settings, 
 
 
 @pytest.mark.parametrize("fault", ["filter", "filter-400"])
-def test_a_reply_filtered_twice_is_undone_and_never_asked_again(settings: Settings, wire: str, fault: str) -> None:
+def test_a_reply_filtered_twice_is_undone_and_never_asked_again(
+    settings: Settings, wire: str, fault: str
+) -> None:
     with Server(yes, faults=lambda index, prompt: fault) as server:
         for _ in range(2):
-            with Model(settings(**about(wire, server.url))) as model, pytest.raises(RequestFailed, match="filter"):
+            with (
+                Model(settings(**about(wire, server.url))) as model,
+                pytest.raises(RequestFailed, match="filter"),
+            ):
                 ask(model)
         assert len(server.requests) == 2
 
 
-def test_a_question_of_stage_2_filtered_twice_is_recorded_as_unknown(settings: Settings, wire: str) -> None:
+def test_a_question_of_stage_2_filtered_twice_is_recorded_as_unknown(
+    settings: Settings, wire: str
+) -> None:
     tasks = [Task("a", "Name a river."), Task("b", "Name a forbidden lake.")]
-    with Server(yes, faults=lambda index, prompt: "filter" if "forbidden" in prompt else "") as server:
+    with Server(
+        yes, faults=lambda index, prompt: "filter" if "forbidden" in prompt else ""
+    ) as server:
         config = settings(**about(wire, server.url))
         with Model(config) as model:
             through = classify_instructions(config, model, tasks)
@@ -465,21 +625,28 @@ def test_a_server_that_quotes_the_key_or_sends_control_characters_cannot_make_us
     assert "red" in shown or status == 200
     for sign in "\x1b\x07\r\u202e\u2028\x9b":
         assert sign not in shown
-    for text in (shown, *(file.read_text(encoding="utf-8") for file in Path(config.work_dir).glob("*.json*"))):
+    for text in (
+        shown,
+        *(file.read_text(encoding="utf-8") for file in Path(config.work_dir).glob("*.json*")),
+    ):
         assert KEY not in text
 
 
 PAGES = [f"<html>{KEY} {EVIL}</html>", f'{{"error": "{KEY}"}}', f'"{KEY}"', f"{KEY}{{"]
 
 
-def test_no_page_of_any_kind_brings_the_key_into_a_message(settings: Settings, wire: str, tmp_path: Path) -> None:
+def test_no_page_of_any_kind_brings_the_key_into_a_message(
+    settings: Settings, wire: str, tmp_path: Path
+) -> None:
     wrong = []
     for number, (page, status) in enumerate(product(PAGES, [200, 400, 403, 503])):
         kind = {"Content-Type": "text/html" if page.startswith("<") else "application/json"}
         folder = tmp_path / str(number)
         with (
             Odd((status, kind, page)) as server,
-            Model(settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))) as model,
+            Model(
+                settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))
+            ) as model,
             pytest.raises((WorkshopError, RequestFailed)) as stopped,
         ):
             ask(model)
@@ -490,17 +657,26 @@ def test_no_page_of_any_kind_brings_the_key_into_a_message(settings: Settings, w
 
 
 def test_a_message_of_a_megabyte_is_cut_to_one_line(settings: Settings, wire: str) -> None:
-    with Odd(said(wire, "word\n" * 200_000, "odd", 401)) as server, Model(settings(**about(wire, server.url))) as model:
+    with (
+        Odd(said(wire, "word\n" * 200_000, "odd", 401)) as server,
+        Model(settings(**about(wire, server.url))) as model,
+    ):
         assert len(refusal(model)) < 600
 
 
-def test_a_message_that_is_no_text_is_no_traceback(settings: Settings, wire: str, tmp_path: Path) -> None:
+def test_a_message_that_is_no_text_is_no_traceback(
+    settings: Settings, wire: str, tmp_path: Path
+) -> None:
     wrong = []
-    for number, (message, status) in enumerate(product([None, "", 7, ["a", "b"], {"a": "b"}], [400, 401, 500])):
+    for number, (message, status) in enumerate(
+        product([None, "", 7, ["a", "b"], {"a": "b"}], [400, 401, 500])
+    ):
         folder = tmp_path / str(number)
         with (
             Odd(said(wire, message, None, status)) as server,
-            Model(settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))) as model,
+            Model(
+                settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))
+            ) as model,
         ):
             try:
                 wrong.append((message, status, ask(model).text))
@@ -512,7 +688,10 @@ def test_a_message_that_is_no_text_is_no_traceback(settings: Settings, wire: str
 def test_the_name_of_a_model_is_printed_without_control_characters(settings: Settings) -> None:
     told: list[str] = []
     with Server(scripted_model(), models=["evil\x1b[31m"]) as server:
-        run(settings(base_url=server.url + "/v1", num_instructions=1, until="generate"), say=told.append)
+        run(
+            settings(base_url=server.url + "/v1", num_instructions=1, until="generate"),
+            say=told.append,
+        )
     assert "evil" in told[0] and "\x1b" not in told[0]
 
 
@@ -524,7 +703,9 @@ def cli(config: Config, *arguments: str) -> subprocess.CompletedProcess[str]:
     where += ["--work-dir", config.work_dir, "--first-wait", "0.01"]
     command = [sys.executable, self_instruct.__file__, *where, *arguments]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}  # a terminal that can show little
-    return subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
 
 
 def test_the_exit_code_is_0_when_all_is_done_1_when_nothing_answers_and_3_when_some_is_undone(
@@ -536,7 +717,15 @@ def test_the_exit_code_is_0_when_all_is_done_1_when_nothing_answers_and_3_when_s
         first = cli(config, "--num-instructions", "4")
         server.choose = lambda index, prompt: "500" if QUESTION in prompt and index % 2 else ""
         second = cli(
-            config, "--num-instructions", "4", "--max-attempts", "1", "--concurrency", "1", "--classify-together", "1"
+            config,
+            "--num-instructions",
+            "4",
+            "--max-attempts",
+            "1",
+            "--concurrency",
+            "1",
+            "--classify-together",
+            "1",
         )
         server.choose = lambda index, prompt: ""
         third = cli(config, "--num-instructions", "4")
@@ -550,7 +739,9 @@ def test_the_exit_code_is_0_when_all_is_done_1_when_nothing_answers_and_3_when_s
     assert "Already complete" in fourth.stdout and "Already complete" not in third.stdout
 
 
-def test_one_request_is_called_1_request(settings: Settings, wire: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_request_is_called_1_request(
+    settings: Settings, wire: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Server(scripted_model()) as server:
         config = settings(**about(wire, server.url), num_instructions=1, until="generate")
         summary = run(config)
@@ -567,7 +758,12 @@ def stormy(settings: Settings, wire: str) -> Iterator[tuple[dict, Path, Server]]
     """A run in which a third of all requests fail, and some for good."""
     faults = storm(0.35, 5, (*TRANSIENT, "filter", "filter-400", "length"))
     with Server(scripted_model(), faults=faults) as server:
-        config = settings(**about(wire, server.url), num_instructions=40, max_attempts=2, instances_per_instruction=2)
+        config = settings(
+            **about(wire, server.url),
+            num_instructions=40,
+            max_attempts=2,
+            instances_per_instruction=2,
+        )
         yield run(config, say=lambda line: None), Path(config.work_dir), server
 
 
@@ -575,7 +771,9 @@ def test_after_a_storm_the_counts_add_up(stormy: tuple[dict, Path, Server]) -> N
     summary, folder, server = stormy
     counts, rejected = summary["counts"], rows(folder, "rejected.jsonl")
     for row in rejected:  # an instance that stage 3 cut off is counted where instances are
-        row["counted"] = "filter" if (row["stage"], row["rule"]) == ("instances", "cut_off") else row["stage"]
+        row["counted"] = (
+            "filter" if (row["stage"], row["rule"]) == ("instances", "cut_off") else row["stage"]
+        )
     undone = Counter()
     for stage, name in zip(STAGES, STEP_FILES, strict=True):
         part = counts[stage]
@@ -590,18 +788,27 @@ def test_after_a_storm_the_counts_add_up(stormy: tuple[dict, Path, Server]) -> N
     assert counts["classify"]["in"] == counts["generate"]["out"]
     assert counts["instances"]["in"] == counts["classify"]["out"]
     cut = sum(row["rule"] == "cut_off" for row in rejected if row["stage"] != "generate")
-    assert counts["filter"]["in"] == cut + sum(len(row["instances"]) for row in rows(folder, STEP_FILES[2]))
+    assert counts["filter"]["in"] == cut + sum(
+        len(row["instances"]) for row in rows(folder, STEP_FILES[2])
+    )
     assert (
-        sum(counts["classify"][name] for name in ("classification", "not_classification", "unknown"))
+        sum(
+            counts["classify"][name] for name in ("classification", "not_classification", "unknown")
+        )
         == (counts["classify"]["out"])
     )
     assert sum(summary["undone_because"].values()) == undone.total() > 0
-    assert summary["faults"] and json.loads((folder / "run.json").read_text(encoding="utf-8"))["counts"] == counts
+    assert (
+        summary["faults"]
+        and json.loads((folder / "run.json").read_text(encoding="utf-8"))["counts"] == counts
+    )
     kinds = {request["fault"] for request in server.requests}
     assert len(kinds) > 8, "the storm had every kind of weather"
 
 
-def test_after_a_storm_every_text_in_every_file_is_the_models_own(stormy: tuple[dict, Path, Server]) -> None:
+def test_after_a_storm_every_text_in_every_file_is_the_models_own(
+    stormy: tuple[dict, Path, Server],
+) -> None:
     _, folder, server = stormy
     said = {request["text"] for request in server.requests if request["delivered"]}
     everything = "\n".join(said)
@@ -610,7 +817,9 @@ def test_after_a_storm_every_text_in_every_file_is_the_models_own(stormy: tuple[
     for row in rows(folder, STEP_FILES[0]):
         assert row["instruction"] in everything
     for row in rows(folder, STEP_FILES[1]):
-        assert row["response"] in said and bool(row["is_classification"]) == (row["response"] == "Yes")
+        assert row["response"] in said and bool(row["is_classification"]) == (
+            row["response"] == "Yes"
+        )
     for row in rows(folder, STEP_FILES[2]):
         assert row["response"] in said
     for row in rows(folder, STEP_FILES[3]):
@@ -623,7 +832,9 @@ def test_after_a_storm_the_same_command_asks_only_what_is_undone(
 ) -> None:
     summary, folder, server = stormy
     asked, server.choose = len(server.requests), lambda index, prompt: ""
-    config = settings(**about(wire, server.url), num_instructions=40, max_attempts=2, instances_per_instruction=2)
+    config = settings(
+        **about(wire, server.url), num_instructions=40, max_attempts=2, instances_per_instruction=2
+    )
     keys = {row["key"] for row in rows(folder, "responses.jsonl")}
     again = run(config, say=lambda line: None)
     journal = rows(folder, "responses.jsonl")
@@ -634,17 +845,29 @@ def test_after_a_storm_the_same_command_asks_only_what_is_undone(
         == sum(part["asked_now"] for part in again["tokens"].values())
     )
     left = {why for why in again["undone_because"] if "filter" not in why}
-    assert not left and again["counts"]["generate"]["out"] == summary["counts"]["generate"]["out"] == 40
+    assert (
+        not left
+        and again["counts"]["generate"]["out"] == summary["counts"]["generate"]["out"] == 40
+    )
 
 
-def test_a_storm_that_every_request_outlives_changes_no_byte(settings: Settings, wire: str, tmp_path: Path) -> None:
+def test_a_storm_that_every_request_outlives_changes_no_byte(
+    settings: Settings, wire: str, tmp_path: Path
+) -> None:
     def without_times(folder: Path) -> list[str]:
         names = (*STEP_FILES, "rejected.jsonl")
-        return [re.sub(r'"created_at": "[^"]*"', "", (folder / name).read_text(encoding="utf-8")) for name in names]
+        return [
+            re.sub(r'"created_at": "[^"]*"', "", (folder / name).read_text(encoding="utf-8"))
+            for name in names
+        ]
 
     for name, faults in (("calm", ()), ("storm", storm(0.4, 3, (*TRANSIENT, "reset")))):
         with Server(scripted_model(), faults=faults) as server:
-            config = settings(**about(wire, server.url), num_instructions=24, work_dir=str(tmp_path / name))
-            summary = run(config.__class__(**vars(config) | {"max_attempts": 30}), say=lambda line: None)
+            config = settings(
+                **about(wire, server.url), num_instructions=24, work_dir=str(tmp_path / name)
+            )
+            summary = run(
+                config.__class__(**vars(config) | {"max_attempts": 30}), say=lambda line: None
+            )
         assert summary["status"] == "complete" and bool(summary["faults"]) == (name == "storm")
     assert without_times(tmp_path / "calm") == without_times(tmp_path / "storm")

@@ -49,7 +49,9 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return rest[0]
 
 
-@pytest.mark.parametrize("setting", [f for f in NUMBERS if not math.isinf(f.metadata["low"])], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "setting", [f for f in NUMBERS if not math.isinf(f.metadata["low"])], ids=lambda f: f.name
+)
 def test_the_lowest_value_is_allowed_and_less_is_not(setting) -> None:
     low, step = setting.metadata["low"], 1 if isinstance(setting.default, int) else 0.001
     assert getattr(Config(**{setting.name: low}), setting.name) == low
@@ -57,7 +59,9 @@ def test_the_lowest_value_is_allowed_and_less_is_not(setting) -> None:
         Config(**{setting.name: low - step})
 
 
-@pytest.mark.parametrize("setting", [f for f in NUMBERS if not math.isinf(f.metadata["high"])], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "setting", [f for f in NUMBERS if not math.isinf(f.metadata["high"])], ids=lambda f: f.name
+)
 def test_the_highest_value_is_allowed_and_more_is_not(setting) -> None:
     high, step = setting.metadata["high"], 1 if isinstance(setting.default, int) else 0.001
     assert getattr(Config(**{setting.name: high}), setting.name) == high
@@ -65,13 +69,17 @@ def test_the_highest_value_is_allowed_and_more_is_not(setting) -> None:
         Config(**{setting.name: high + step})
 
 
-@pytest.mark.parametrize("setting", [f for f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "setting", [f for f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name
+)
 def test_nan_is_no_number_for_any_setting(setting) -> None:
     with pytest.raises(UsageError, match=flag(setting.name)):
         Config(**{setting.name: math.nan})
 
 
-@pytest.mark.parametrize("setting", [f for f in SETTINGS if f.metadata["choices"]], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "setting", [f for f in SETTINGS if f.metadata["choices"]], ids=lambda f: f.name
+)
 def test_a_choice_outside_the_list_is_answered_with_the_list(setting) -> None:
     for choice in setting.metadata["choices"]:
         Config(**{setting.name: choice})
@@ -84,7 +92,9 @@ def test_an_unknown_provider_is_answered_with_all_known_ones() -> None:
         Config(provider="acme")
 
 
-@pytest.mark.parametrize("address", ["localhost:8000/v1", "ftp://host/v1", "http://", "https:///v1", "/v1"])
+@pytest.mark.parametrize(
+    "address", ["localhost:8000/v1", "ftp://host/v1", "http://", "https:///v1", "/v1"]
+)
 def test_an_address_without_scheme_or_host_is_a_usage_error(address: str) -> None:
     with pytest.raises(UsageError, match=r"--base-url must .*http://"):
         Config(base_url=address)
@@ -102,7 +112,16 @@ def test_an_address_that_cannot_be_parsed_ends_in_one_line(
     address: str, provider: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "k")
-    where = ("--provider", provider, "--base-url", address, "--model", "m", "--work-dir", str(tmp_path / "w"))
+    where = (
+        "--provider",
+        provider,
+        "--base-url",
+        address,
+        "--model",
+        "m",
+        "--work-dir",
+        str(tmp_path / "w"),
+    )
     done = cli(*where, "--first-wait", "0", "--max-attempts", "1")
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr and done.stderr.splitlines()[-1].count("error: ") == 1
@@ -116,8 +135,24 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     actions = {action.dest: action for action in self_instruct.command_line()._actions}
-    others = {"help", "version", "show_prompts", "check", "estimate", "yes", "requests_per_minute", "tokens_per_minute"}
-    others |= {"max_cost", "max_tokens_total", "price_in", "price_out", "classify_together", "report"}
+    others = {
+        "help",
+        "version",
+        "show_prompts",
+        "check",
+        "estimate",
+        "yes",
+        "requests_per_minute",
+        "tokens_per_minute",
+    }
+    others |= {
+        "max_cost",
+        "max_tokens_total",
+        "price_in",
+        "price_out",
+        "classify_together",
+        "report",
+    }
     assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:
         action = actions[setting.name]
@@ -155,7 +190,10 @@ def test_every_number_given_on_the_command_line_arrives() -> None:
         (["--until", "lunch"], ", ".join(f"'?{stage}'?" for stage in STAGES)),
         (["--base-url", "localhost:8000"], "http://"),
         (["--colour", "red"], "--colour"),
-        (["--num", "5"], "--num"),  # no abbreviations: a flag added later would change what they mean
+        (
+            ["--num", "5"],
+            "--num",
+        ),  # no abbreviations: a flag added later would change what they mean
         (["--temperature"], "--temperature"),
         (["--show-prompts", "--temperature", "9"], "from 0 to 2"),
     ],
@@ -178,7 +216,11 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
     for setting in SETTINGS:
         assert flag(setting.name) in shown
         assert " ".join(setting.metadata["help"].split()) in shown
-        assert setting.default == "" or isinstance(setting.default, str) or f"[{setting.default}]" in shown
+        assert (
+            setting.default == ""
+            or isinstance(setting.default, str)
+            or f"[{setting.default}]" in shown
+        )
     assert "--show-prompts" in shown and "--version" in shown
     for code in ("0", "1", "2", "3", "130"):
         assert re.search(rf"\b{code} \w+", shown.partition("exit codes")[2])
@@ -186,10 +228,14 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
 
 def test_help_loads_no_slow_package() -> None:
     """tests/bench/startup.py measures how long it takes."""
-    program = "import sys, self_instruct\ntry: self_instruct.main(['--help'])\nexcept SystemExit: pass\n"
+    program = (
+        "import sys, self_instruct\ntry: self_instruct.main(['--help'])\nexcept SystemExit: pass\n"
+    )
     program += "print([name for name in ('openai', 'dashscope', 'rapidfuzz', 'numpy', 'httpx') if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(CLI.parent)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", env=environment
+    )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
@@ -202,7 +248,9 @@ def shown_prompts(*arguments: str) -> dict[str, str]:
     done = cli("--show-prompts", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     parts = re.split(r"^===== (.*) =====\n", done.stdout.rstrip("\n"), flags=re.M)
-    return {title: prompt.rstrip("\n") for title, prompt in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        title: prompt.rstrip("\n") for title, prompt in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -211,14 +259,20 @@ def test_show_prompts_shows_what_every_stage_sends(language: str, stage: int) ->
     prompts = shown_prompts("--language", language)
     shown = [prompt for title, prompt in prompts.items() if title.startswith(f"stage {stage}")]
     assert len(shown) == 2
-    seeds = [" ".join(task.instruction.split()) for task in load_seed_tasks(DEFAULT_SEEDS[language])]
+    seeds = [
+        " ".join(task.instruction.split()) for task in load_seed_tasks(DEFAULT_SEEDS[language])
+    ]
     for prompt in shown:
         lines = prompt.split("\n")
         if stage == 1:
             assert lines[-1] == "9." and lines[-2].startswith("8. ") and lines[-9].startswith("1. ")
         else:  # the instruction stands whole on a line of its own, near the end
             assert set(lines[-3:]) & set(seeds)
-    names = ("Input:", "Output:", "Class label:") if language == "en" else ("输入：", "输出：", "类别标签：")
+    names = (
+        ("Input:", "Output:", "Class label:")
+        if language == "en"
+        else ("输入：", "输出：", "类别标签：")
+    )
     if stage == 3:
         input_first, output_first = shown
         assert names[0] in input_first and names[1] in input_first
@@ -233,7 +287,14 @@ def test_show_prompts_numbers_as_many_tasks_as_are_shown() -> None:
 
 def test_show_prompts_asks_nothing_and_writes_nothing(tmp_path: Path) -> None:
     with Server(lambda prompt, body: "Yes") as server:
-        shown_prompts("--provider", "local", "--base-url", server.url + "/v1", "--work-dir", str(tmp_path / "work"))
+        shown_prompts(
+            "--provider",
+            "local",
+            "--base-url",
+            server.url + "/v1",
+            "--work-dir",
+            str(tmp_path / "work"),
+        )
     assert server.requests == []
     assert not (tmp_path / "work").exists()
 
@@ -251,15 +312,26 @@ def test_show_prompts_reads_the_seed_file_that_a_run_would_read(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", [".", ".."])
-def test_an_output_path_that_is_a_folder_ends_in_one_line_and_keeps_the_summary(place: str, tmp_path: Path) -> None:
-    where = ("--work-dir", str(tmp_path / "work"), "--output-path", place, "--num-instructions", "2")
+def test_an_output_path_that_is_a_folder_ends_in_one_line_and_keeps_the_summary(
+    place: str, tmp_path: Path
+) -> None:
+    where = (
+        "--work-dir",
+        str(tmp_path / "work"),
+        "--output-path",
+        place,
+        "--num-instructions",
+        "2",
+    )
     done = cli("--provider", "practice", *where)
     assert done.returncode in (1, 2) and len(done.stderr.splitlines()) <= 2
     assert done.stderr.splitlines()[-1].count("error: ") == 1
     assert done.returncode == 2 or (tmp_path / "work" / "run.json").exists()
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are always text there")
+@pytest.mark.skipif(
+    sys.platform in ("win32", "darwin"), reason="names of files are always text there"
+)
 def test_a_folder_whose_name_is_not_utf_8_can_be_worked_in(tmp_path: Path) -> None:
     work = str(tmp_path / "work\udcff")
     done = cli("--provider", "practice", "--work-dir", work, "--num-instructions", "2")
@@ -268,15 +340,24 @@ def test_a_folder_whose_name_is_not_utf_8_can_be_worked_in(tmp_path: Path) -> No
 
 
 def test_paths_and_none_are_taken_as_a_notebook_gives_them(tmp_path: Path) -> None:
-    config = Config(work_dir=tmp_path, seed_file=tmp_path / "seeds.txt", output_path=None, model=None, temperature=1)
+    config = Config(
+        work_dir=tmp_path,
+        seed_file=tmp_path / "seeds.txt",
+        output_path=None,
+        model=None,
+        temperature=1,
+    )
     assert (config.work_dir, config.seed_file) == (str(tmp_path), str(tmp_path / "seeds.txt"))
     assert (config.output_path, config.model) == ("", "")
     assert config == Config(work_dir=tmp_path, seed_file=tmp_path / "seeds.txt", temperature=1.0)
-    assert type(config.temperature) is float, "or the journal would take 1 and 1.0 for two questions"
+    assert type(config.temperature) is float, (
+        "or the journal would take 1 and 1.0 for two questions"
+    )
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_instructions": "20"}, {"num_instructions": 2.5}, {"model": 7}, {"patience": True}]
+    "wrong",
+    [{"num_instructions": "20"}, {"num_instructions": 2.5}, {"model": 7}, {"patience": True}],
 )
 def test_a_value_of_another_type_is_a_usage_error(wrong: dict) -> None:
     with pytest.raises(UsageError, match="must be of type"):

@@ -15,7 +15,17 @@ import pytest
 from helpers.server import Server, scripted_model
 
 import self_instruct_workshop
-from self_instruct_workshop import Config, Journal, Model, Reply, WorkshopError, parameters, run, to_json, write_whole
+from self_instruct_workshop import (
+    Config,
+    Journal,
+    Model,
+    Reply,
+    WorkshopError,
+    parameters,
+    run,
+    to_json,
+    write_whole,
+)
 
 Settings = Callable[..., Config]
 ROOT = Path(self_instruct_workshop.__file__).parent
@@ -62,10 +72,14 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     with ThreadPoolExecutor(32) as executor:
         list(executor.map(lambda key: journal.append(record(key, key * 50)), keys))
         assert list(executor.map(journal.get, keys)) == [record(key, key * 50) for key in keys]
-    assert {row["key"] for row in map(json.loads, journal.path.read_bytes().splitlines())} == {*keys}
+    assert {row["key"] for row in map(json.loads, journal.path.read_bytes().splitlines())} == {
+        *keys
+    }
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"key": "d", "te', '{"key": "d", "text": "第'.encode()[:-1], b"\0\0\0"])
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"key": "d", "te', '{"key": "d", "text": "第'.encode()[:-1], b"\0\0\0"]
+)
 def test_a_torn_last_line_is_cut_off_and_reported(path: Path, torn: bytes) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
@@ -73,7 +87,9 @@ def test_a_torn_last_line_is_cut_off_and_reported(path: Path, torn: bytes) -> No
     assert journal.torn and path.read_bytes() == whole
     journal.append(record("d"))
     reopened = Journal(path)
-    assert not reopened.torn and [reopened.get(key) for key in "abcd"] == [record(key) for key in "abcd"]
+    assert not reopened.torn and [reopened.get(key) for key in "abcd"] == [
+        record(key) for key in "abcd"
+    ]
 
 
 def test_wherever_the_last_line_is_torn_the_others_stay(path: Path) -> None:
@@ -109,9 +125,13 @@ def test_a_damaged_line_is_named_by_its_number_and_left_alone(path: Path, damage
     assert path.read_bytes() == before
 
 
-def test_deleting_the_damaged_line_as_told_asks_only_that_question_again(settings: Settings) -> None:
+def test_deleting_the_damaged_line_as_told_asks_only_that_question_again(
+    settings: Settings,
+) -> None:
     with Server(scripted_model()) as server:
-        config = settings(provider="local", base_url=server.url + "/v1", model="m", num_instructions=4)
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=4
+        )
         run(config)
         journal = Path(config.work_dir) / "responses.jsonl"
         lines = journal.read_bytes().splitlines(keepends=True)
@@ -129,7 +149,9 @@ def test_after_a_damaged_journal_the_folder_is_free_again(settings: Settings) ->
     folder = Path(config.work_dir)
     folder.mkdir()
     (folder / "responses.jsonl").write_bytes(b"damaged\n")
-    with pytest.raises(WorkshopError, match="damaged") as kept:  # as a notebook keeps the last error
+    with pytest.raises(
+        WorkshopError, match="damaged"
+    ) as kept:  # as a notebook keeps the last error
         Model(config)
     (folder / "responses.jsonl").write_bytes(b"")
     with Model(config):
@@ -141,29 +163,41 @@ def test_lone_surrogates_are_scrubbed_from_every_file(tmp_path: Path) -> None:
     Journal(tmp_path / "responses.jsonl").append(row)
     write_whole(tmp_path / "rows.jsonl", [to_json(row)])
     for name in ("responses.jsonl", "rows.jsonl"):
-        assert (tmp_path / name).read_text(encoding="utf-8") == '{"key": "a", "text": "a? b? 😀 中文"}\n'
+        assert (tmp_path / name).read_text(
+            encoding="utf-8"
+        ) == '{"key": "a", "text": "a? b? 😀 中文"}\n'
 
 
-def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(settings: Settings) -> None:
+def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(
+    settings: Settings,
+) -> None:
     with Server(lambda prompt, body: "half of an emoji: \ud83d") as server:
         config = settings(provider="local", base_url=server.url + "/v1", model="m")
         replies = []
         for _ in range(2):
             with Model(config) as model:
-                replies.append(model.ask("generate", "go", parameters(config, "generate"), {"request_idx": 0}).text)
+                replies.append(
+                    model.ask(
+                        "generate", "go", parameters(config, "generate"), {"request_idx": 0}
+                    ).text
+                )
     assert replies[0] == replies[1] == "half of an emoji: ?"
 
 
 def test_a_model_that_writes_lone_surrogates_does_not_break_the_run(settings: Settings) -> None:
     write = scripted_model()
     with Server(lambda prompt, body: write(prompt, body).replace("\n", " \ud83d\n")) as server:
-        config = settings(provider="local", base_url=server.url + "/v1", model="m", num_instructions=4)
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=4
+        )
         assert run(config)["status"] == "complete"
         asked = len(server.requests)
         run(config)
         assert len(server.requests) == asked
     for file in Path(config.work_dir).glob("*.jsonl"):
-        assert "\\ud83d" not in file.read_text(encoding="utf-8")  # nor the character, which cannot be decoded
+        assert "\\ud83d" not in file.read_text(
+            encoding="utf-8"
+        )  # nor the character, which cannot be decoded
 
 
 def test_write_whole_writes_all_lines_and_makes_the_folder(tmp_path: Path) -> None:
@@ -206,10 +240,16 @@ print(journal.get("b"), len(journal.get("a")["text"]))
 journal.append({{"key": "c", "text": "z"}})
 print(journal.get("c")["text"])
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.split() == ["OSError", "None", "1000", "z"], done.stderr
     journal = Journal(tmp_path / "responses.jsonl")
-    assert not journal.torn and {"a", "c"} <= {*journal.starts} and journal.get("c") == record("c", "z")
+    assert (
+        not journal.torn
+        and {"a", "c"} <= {*journal.starts}
+        and journal.get("c") == record("c", "z")
+    )
 
 
 HOLDER = f"""
@@ -222,7 +262,9 @@ time.sleep(60)
 """
 
 
-def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_owner(settings: Settings) -> None:
+def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_owner(
+    settings: Settings,
+) -> None:
     config = settings(provider="practice", num_instructions=3, until="generate")
     command = [sys.executable, "-c", HOLDER, config.work_dir]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -230,7 +272,9 @@ def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_owne
             assert holder.stdout.readline() == "locked\n"
             with pytest.raises(WorkshopError, match="another run") as refused:
                 run(config)
-            assert config.work_dir in str(refused.value) and len(str(refused.value).splitlines()) == 1
+            assert (
+                config.work_dir in str(refused.value) and len(str(refused.value).splitlines()) == 1
+            )
             assert "--work-dir" in str(refused.value)
             assert [p.name for p in Path(config.work_dir).glob("*.json*")] == ["responses.jsonl"]
         finally:
@@ -239,8 +283,13 @@ def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_owne
     assert run(config)["status"] == "stopped after generate"
 
 
-def test_two_runs_in_two_folders_do_not_disturb_each_other(settings: Settings, tmp_path: Path) -> None:
-    with Model(settings(provider="practice")), Model(settings(provider="practice", work_dir=str(tmp_path / "b"))):
+def test_two_runs_in_two_folders_do_not_disturb_each_other(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with (
+        Model(settings(provider="practice")),
+        Model(settings(provider="practice", work_dir=str(tmp_path / "b"))),
+    ):
         pass
 
 
@@ -259,11 +308,20 @@ class Asked:
     def __init__(self, settings: Settings, server: Server) -> None:
         self.settings, self.server = settings, server
 
-    def __call__(self, prompt: str, temperature: float = 0.7, number: int = 0, **changes: object) -> tuple[Reply, int]:
+    def __call__(
+        self, prompt: str, temperature: float = 0.7, number: int = 0, **changes: object
+    ) -> tuple[Reply, int]:
         before = len(self.server.requests)
-        about = {"provider": "local", "base_url": self.server.url + "/v1", "model": "m", "max_tokens": 50}
+        about = {
+            "provider": "local",
+            "base_url": self.server.url + "/v1",
+            "model": "m",
+            "max_tokens": 50,
+        }
         with Model(self.settings(**about | {"temperature": temperature} | changes)) as model:
-            reply = model.ask("generate", prompt, parameters(model.config, "generate"), {"request_idx": number})
+            reply = model.ask(
+                "generate", prompt, parameters(model.config, "generate"), {"request_idx": number}
+            )
         return reply, len(self.server.requests) - before
 
 
@@ -327,18 +385,31 @@ def test_a_reply_that_stays_cut_is_asked_again_only_for_a_still_larger_limit(ask
 
 def test_the_journal_says_how_each_reply_was_asked_for(ask: Asked, settings: Settings) -> None:
     reply, _ = ask(LONG)
-    (line,) = (Path(settings().work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    (line,) = (
+        (Path(settings().work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     row = json.loads(line)
-    wanted = {"stage": "generate", "provider": "local", "model": "m", "temperature": 0.7, "finish_reason": "length"}
+    wanted = {
+        "stage": "generate",
+        "provider": "local",
+        "model": "m",
+        "temperature": 0.7,
+        "finish_reason": "length",
+    }
     assert wanted.items() <= row.items()
     assert row["prompt"] == LONG and row["text"] == reply.text and row["max_tokens"] == 50
-    assert row["parameters"] == {"max_tokens": 50, "temperature": 0.7} and row["base_url"] == ask.server.url + "/v1"
+    assert (
+        row["parameters"] == {"max_tokens": 50, "temperature": 0.7}
+        and row["base_url"] == ask.server.url + "/v1"
+    )
     assert row["prompt_tokens"] == 3 and row["reply_tokens"] == 50
 
 
 def test_a_whole_run_is_repeated_from_the_journal_alone(settings: Settings) -> None:
     with Server(scripted_model()) as server:
-        config = settings(provider="local", base_url=server.url + "/v1", model="m", num_instructions=6)
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=6
+        )
         run(config)
         folder, asked = Path(config.work_dir), len(server.requests)
         first = {file.name: file.read_bytes() for file in folder.glob("*.jsonl")}
@@ -351,10 +422,17 @@ def test_a_whole_run_is_repeated_from_the_journal_alone(settings: Settings) -> N
     assert summary["status"] == "complete"
 
 
-@pytest.mark.parametrize("change", [{"rouge_threshold": 0.69}, {"max_tokens": 600}, {"concurrency": 2}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"rouge_threshold": 0.69}, {"max_tokens": 600}, {"concurrency": 2}], ids=str
+)
 def test_a_whole_run_with_another_threshold_asks_nothing(settings: Settings, change: dict) -> None:
     with Server(scripted_model()) as server:
-        about = {"provider": "local", "base_url": server.url + "/v1", "model": "m", "num_instructions": 6}
+        about = {
+            "provider": "local",
+            "base_url": server.url + "/v1",
+            "model": "m",
+            "num_instructions": 6,
+        }
         run(settings(**about))
         asked = len(server.requests)
         run(settings(**about | change))
@@ -364,7 +442,12 @@ def test_a_whole_run_with_another_threshold_asks_nothing(settings: Settings, cha
 def test_another_temperature_asks_stages_1_and_3_anew_and_not_stage_2(settings: Settings) -> None:
     write = scripted_model()
     with Server(write) as server:
-        about = {"provider": "local", "base_url": server.url + "/v1", "model": "m", "num_instructions": 6}
+        about = {
+            "provider": "local",
+            "base_url": server.url + "/v1",
+            "model": "m",
+            "num_instructions": 6,
+        }
         run(settings(**about))
         asked = len(server.requests)
         run(settings(**about, temperature=0.9))

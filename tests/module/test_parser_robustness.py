@@ -22,8 +22,12 @@ from hypothesis import strategies as st
 import self_instruct_workshop as ours
 
 ANY = st.text(st.characters())  # lone surrogates as well
-MARKED = st.lists(st.one_of(st.sampled_from(PIECES), st.text(st.characters(), max_size=3)), max_size=30).map("".join)
-FEW = st.lists(st.sampled_from(PIECES), min_size=2, max_size=6).flatmap(  # the same again, and side by side
+MARKED = st.lists(
+    st.one_of(st.sampled_from(PIECES), st.text(st.characters(), max_size=3)), max_size=30
+).map("".join)
+FEW = st.lists(
+    st.sampled_from(PIECES), min_size=2, max_size=6
+).flatmap(  # the same again, and side by side
     lambda pieces: st.lists(st.sampled_from(pieces), max_size=20).map("".join)
 )
 TEXT = st.one_of(ANY, MARKED, FEW)
@@ -79,7 +83,9 @@ def test_a_problem_is_named_by_one_rule(recipe: str, text: str) -> None:
 @both_recipes
 @given(text=TEXT)
 @example(text="។")
-def test_tokens_are_those_of_rouge_score_or_letters_digits_and_marks_of_the_text(recipe: str, text: str) -> None:
+def test_tokens_are_those_of_rouge_score_or_letters_digits_and_marks_of_the_text(
+    recipe: str, text: str
+) -> None:
     check_similarity(text, recipe)
 
 

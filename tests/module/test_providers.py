@@ -48,7 +48,10 @@ def server() -> Iterator[Server]:
 
 def about(provider: str, server: Server) -> dict[str, str]:
     """Settings that lead a provider to the test server."""
-    return {"provider": provider, "base_url": server.url + ("/api/v1" if provider == "dashscope" else "/v1")}
+    return {
+        "provider": provider,
+        "base_url": server.url + ("/api/v1" if provider == "dashscope" else "/v1"),
+    }
 
 
 def chosen(config: Config) -> str:
@@ -84,7 +87,9 @@ def test_a_sole_dashscope_key_chooses_dashscope(settings: Settings, env: Callabl
 
 
 @pytest.mark.parametrize("first", range(len(KEYS)))
-def test_the_first_provider_whose_key_is_set_is_chosen(settings: Settings, env: Callable, first: int) -> None:
+def test_the_first_provider_whose_key_is_set_is_chosen(
+    settings: Settings, env: Callable, first: int
+) -> None:
     env(**dict.fromkeys(list(KEYS.values())[first:], "k"))
     assert chosen(settings()) == list(KEYS)[first]
 
@@ -104,7 +109,9 @@ def test_an_empty_key_counts_as_unset(settings: Settings, env: Callable, empty: 
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_missing_key_is_one_line_that_names_the_variable_and_the_env_file(settings: Settings, name: str) -> None:
+def test_a_missing_key_is_one_line_that_names_the_variable_and_the_env_file(
+    settings: Settings, name: str
+) -> None:
     said = refusal(settings(provider=name))
     assert KEYS[name] in said and ".env" in said
     assert not Path(settings().work_dir).exists()
@@ -113,7 +120,10 @@ def test_a_missing_key_is_one_line_that_names_the_variable_and_the_env_file(sett
 @pytest.mark.parametrize(
     "key",
     ["sk-sécret", "\u201csk-secret\u201d"]
-    + [pytest.param(f"sk-{key}") for key in ("secret\nA=1", "secret\\\x07x", "my secret", "secret\x7f")],
+    + [
+        pytest.param(f"sk-{key}")
+        for key in ("secret\nA=1", "secret\\\x07x", "my secret", "secret\x7f")
+    ],
 )
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
     settings: Settings, env: Callable, key: str, server: Server
@@ -154,20 +164,30 @@ def test_the_env_file_does_not_leak_into_the_process() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_an_env_file_with_quotes_comments_and_windows_line_ends_is_understood(encoding: str) -> None:
+def test_an_env_file_with_quotes_comments_and_windows_line_ends_is_understood(
+    encoding: str,
+) -> None:
     text = "OPENAI_API_KEY='sk-a'\r\nexport GROQ_API_KEY=\"sk-b\"  # note\r\nHF_TOKEN= sk-c \r\nnonsense\r\n"
     Path(".env").write_bytes(text.encode(encoding))
     found = environment()
-    assert [found.get(name) for name in ("OPENAI_API_KEY", "GROQ_API_KEY", "HF_TOKEN")] == ["sk-a", "sk-b", "sk-c"]
+    assert [found.get(name) for name in ("OPENAI_API_KEY", "GROQ_API_KEY", "HF_TOKEN")] == [
+        "sk-a",
+        "sk-b",
+        "sk-c",
+    ]
 
 
 def test_an_env_file_that_is_not_utf_8_ends_in_one_line(settings: Settings) -> None:
-    Path(".env").write_bytes("GROQ_API_KEY=k\r\n".encode("utf-16"))  # as Windows' own shell writes it
+    Path(".env").write_bytes(
+        "GROQ_API_KEY=k\r\n".encode("utf-16")
+    )  # as Windows' own shell writes it
     assert ".env" in refusal(settings())
 
 
 @pytest.mark.parametrize("name", ["openai", "dashscope"])
-def test_the_providers_own_variable_names_another_address(settings: Settings, env: Callable, name: str) -> None:
+def test_the_providers_own_variable_names_another_address(
+    settings: Settings, env: Callable, name: str
+) -> None:
     row = PROVIDERS[name]
     env(**{row.key: "k", row.url_variable: "http://127.0.0.1:9/other"})
     with Model(settings(provider=name)) as model:
@@ -177,7 +197,9 @@ def test_the_providers_own_variable_names_another_address(settings: Settings, en
 
 
 @pytest.mark.parametrize("name", ["groq", "huggingface", "local"])
-def test_no_other_provider_follows_the_address_of_openai(settings: Settings, env: Callable, name: str) -> None:
+def test_no_other_provider_follows_the_address_of_openai(
+    settings: Settings, env: Callable, name: str
+) -> None:
     env(OPENAI_BASE_URL="http://127.0.0.1:9/other", **dict.fromkeys(KEYS.values(), "k"))
     with Model(settings(provider=name, model="m")) as model:
         assert model.base_url == PROVIDERS[name].base_url
@@ -198,9 +220,15 @@ def test_what_belongs_to_openai_reaches_no_other_host(
         assert ask(model) == "Yes"
     own = f"own-{KEYS[provider]}" if provider in KEYS else "none"
     assert {request["key"] for request in server.requests} == {own}
-    everything = json.dumps([[request[part] for part in ("headers", "body", "path")] for request in server.requests])
+    everything = json.dumps(
+        [[request[part] for part in ("headers", "body", "path")] for request in server.requests]
+    )
     assert "leak" not in everything.lower()
-    assert not [variable for variable in KEYS.values() if variable != KEYS.get(provider) and variable in everything]
+    assert not [
+        variable
+        for variable in KEYS.values()
+        if variable != KEYS.get(provider) and variable in everything
+    ]
 
 
 def test_a_login_in_netrc_does_not_take_the_place_of_the_key(
@@ -214,7 +242,9 @@ def test_a_login_in_netrc_does_not_take_the_place_of_the_key(
     assert server.requests[0]["key"] == "k"
 
 
-def test_openai_itself_gets_its_key_and_its_organization(settings: Settings, env: Callable, server: Server) -> None:
+def test_openai_itself_gets_its_key_and_its_organization(
+    settings: Settings, env: Callable, server: Server
+) -> None:
     env(OPENAI_API_KEY="sk-own", OPENAI_ORG_ID="org-own")
     with Model(settings(**about("openai", server))) as model:
         ask(model)
@@ -228,7 +258,11 @@ def test_openai_itself_gets_its_key_and_its_organization(settings: Settings, env
 @pytest.mark.parametrize(
     ("provider", "path", "parameters"),
     [
-        ("openai", "/v1/chat/completions", {"max_completion_tokens": 99, "reasoning_effort": "none"}),
+        (
+            "openai",
+            "/v1/chat/completions",
+            {"max_completion_tokens": 99, "reasoning_effort": "none"},
+        ),
         ("groq", "/v1/chat/completions", {"max_tokens": 99, "reasoning_effort": "low"}),
         ("huggingface", "/v1/chat/completions", {"max_tokens": 99, "reasoning_effort": "low"}),
         ("local", "/v1/chat/completions", {"max_tokens": 99}),
@@ -250,7 +284,11 @@ def test_each_provider_is_sent_what_its_row_says_and_nothing_else(
     messages = [{"role": "user", "content": "你好 \u2028 hello"}]
     wanted = parameters | {"temperature": 0.7}
     if provider == "dashscope":
-        assert request["body"] == {"model": "qwen-plus", "input": {"messages": messages}, "parameters": wanted}
+        assert request["body"] == {
+            "model": "qwen-plus",
+            "input": {"messages": messages},
+            "parameters": wanted,
+        }
     else:
         name = PROVIDERS[provider].model or "test-model"
         assert request["body"] == {"model": name, "messages": messages, **wanted}
@@ -258,7 +296,11 @@ def test_each_provider_is_sent_what_its_row_says_and_nothing_else(
 
 def test_stage_2_is_asked_at_temperature_0_and_the_others_as_set(settings: Settings) -> None:
     with Server(scripted_model()) as server:
-        run(settings(**about("local", server), num_instructions=4, temperature=1.1, until="instances"))
+        run(
+            settings(
+                **about("local", server), num_instructions=4, temperature=1.1, until="instances"
+            )
+        )
     asked = {(r["prompt"].split("\n")[-1] == "Is it a classification task?", r["body"]["temperature"])
              for r in server.requests if r["method"] == "POST"}  # fmt: skip
     assert asked == {(True, 0.0), (False, 1.1)}
@@ -273,7 +315,9 @@ def test_a_local_server_answers_with_the_first_model_it_lists(settings: Settings
         with Model(settings(base_url=server.url + "/v1", model="second")) as model:
             ask(model)
         assert server.requests[-1]["body"]["model"] == "second"
-        assert sum(request["method"] == "GET" for request in server.requests) == 1, "a named model is not looked up"
+        assert sum(request["method"] == "GET" for request in server.requests) == 1, (
+            "a named model is not looked up"
+        )
 
 
 def test_a_local_server_without_models_asks_for_the_models_name(settings: Settings) -> None:
@@ -293,7 +337,11 @@ class Listing(Server):
     listing = ""
 
     def reply(self, record: dict) -> tuple:
-        return (200, self.listing.encode(), None) if record["wire"] == "models" else super().reply(record)
+        return (
+            (200, self.listing.encode(), None)
+            if record["wire"] == "models"
+            else super().reply(record)
+        )
 
 
 @pytest.mark.parametrize(
@@ -303,7 +351,9 @@ class Listing(Server):
         pytest.param('{"data": [{}]}'),
     ],
 )
-def test_a_list_of_models_that_is_none_asks_for_the_models_name(settings: Settings, listing: str) -> None:
+def test_a_list_of_models_that_is_none_asks_for_the_models_name(
+    settings: Settings, listing: str
+) -> None:
     with Listing(lambda prompt, body: "Yes") as server:
         server.listing = listing
         assert "--model" in refusal(settings(base_url=server.url + "/v1"))
@@ -325,14 +375,24 @@ REFUSALS = [
     ("local", ["max_tokens"], {"max_tokens": "sent as max_completion_tokens"}),
     ("openai", ["max_completion_tokens"], {"max_completion_tokens": "sent as max_tokens"}),
     ("openai", ["reasoning_effort"], {"reasoning_effort": "left out"}),
-    ("openai", ["reasoning_effort", "temperature"], {"reasoning_effort": "left out", "temperature": "left out"}),
+    (
+        "openai",
+        ["reasoning_effort", "temperature"],
+        {"reasoning_effort": "left out", "temperature": "left out"},
+    ),
     ("dashscope", ["enable_thinking"], {"enable_thinking": "left out"}),
-    ("dashscope", ["enable_thinking", "temperature"], {"enable_thinking": "left out", "temperature": "left out"}),
+    (
+        "dashscope",
+        ["enable_thinking", "temperature"],
+        {"enable_thinking": "left out", "temperature": "left out"},
+    ),
 ]
 
 
 @pytest.mark.parametrize("null_param", [False, True], ids=["named", "in words only"])
-@pytest.mark.parametrize(("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value))
+@pytest.mark.parametrize(
+    ("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value)
+)
 def test_a_refused_parameter_is_adapted_once_and_remembered(
     settings: Settings, env: Callable, capsys: pytest.CaptureFixture, provider: str, refuse: list, noted: dict,
     null_param: bool,
@@ -345,20 +405,26 @@ def test_a_refused_parameter_is_adapted_once_and_remembered(
         assert len(server.requests) == 4 + len(refuse)
         sent = server.requests[-1]["parameters"]
     assert not {*refuse} & {*sent}
-    assert any(name in sent for name in ("max_tokens", "max_completion_tokens")), "the limit is never lost"
+    assert any(name in sent for name in ("max_tokens", "max_completion_tokens")), (
+        "the limit is never lost"
+    )
     notices = capsys.readouterr().err.splitlines()
     assert len(notices) == len(refuse) and all("notice" in line for line in notices)
 
 
 @pytest.mark.parametrize("null_param", [False, True], ids=["named", "in words only"])
-@pytest.mark.parametrize(("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value))
+@pytest.mark.parametrize(
+    ("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value)
+)
 def test_32_threads_that_are_refused_at_once_adapt_together(
     settings: Settings, env: Callable, capsys: pytest.CaptureFixture, provider: str, refuse: list, noted: dict,
     null_param: bool,
 ) -> None:  # fmt: skip
     env(**dict.fromkeys(KEYS.values(), "k"))
     start = Barrier(32)
-    with Server(lambda prompt, body: "Yes", refuse=refuse, null_param=null_param, delay=0.05) as server:
+    with Server(
+        lambda prompt, body: "Yes", refuse=refuse, null_param=null_param, delay=0.05
+    ) as server:
         with Model(settings(**about(provider, server), model="m", concurrency=32)) as model:
 
             def one(number: int) -> str:
@@ -381,7 +447,9 @@ def test_run_json_and_the_journal_record_what_was_refused(settings: Settings) ->
     assert summary["refused_parameters"] == written["refused_parameters"] == noted
     assert summary["status"] == "complete" and not summary["undone_because"]
     lines = (Path(config.work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
-    assert {json.dumps(json.loads(line)["parameters"]) for line in lines} == {'{"max_completion_tokens": 512}'}
+    assert {json.dumps(json.loads(line)["parameters"]) for line in lines} == {
+        '{"max_completion_tokens": 512}'
+    }
 
 
 def test_a_refused_parameter_asks_no_reply_again(settings: Settings) -> None:
@@ -400,8 +468,17 @@ class Refusing(Server):
     def reply(self, record: dict) -> tuple:
         if record["wire"] == "models" or not self.when(record):
             return super().reply(record)
-        error = {"code": self.code, "message": self.message, "param": self.param, "type": "invalid_request_error"}
-        return 400, json.dumps(error if record["wire"] == "dashscope" else {"error": error}).encode(), None
+        error = {
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+            "type": "invalid_request_error",
+        }
+        return (
+            400,
+            json.dumps(error if record["wire"] == "dashscope" else {"error": error}).encode(),
+            None,
+        )
 
 
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4488 in the"
@@ -413,7 +490,10 @@ NO_PARAMETER = [
     ("Input should be shorter.", "messages"),
     ("", None),
 ]
-QUOTED = ("Invalid 'messages[0].content': 'Convert the temperature of 20 degrees.' is not supported.", "messages")
+QUOTED = (
+    "Invalid 'messages[0].content': 'Convert the temperature of 20 degrees.' is not supported.",
+    "messages",
+)
 
 
 @pytest.mark.parametrize("provider", ["local", "openai"])
@@ -431,7 +511,10 @@ def test_a_refusal_that_is_about_no_parameter_changes_none(
     env(**dict.fromkeys(KEYS.values(), "k"))
     with Refusing(lambda prompt, body: "Yes") as server:
         server.message, server.param, server.code = message, param, "invalid_value"
-        with Model(settings(**about(provider, server), model="m")) as model, pytest.raises(RequestFailed):
+        with (
+            Model(settings(**about(provider, server), model="m")) as model,
+            pytest.raises(RequestFailed),
+        ):
             ask(model)
         assert len(server.requests) == 1 and not model.refused
 
@@ -439,14 +522,18 @@ def test_a_refusal_that_is_about_no_parameter_changes_none(
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param("max_tokens is too large: 5000. This model supports at most 4096 completion tokens."),
+        pytest.param(
+            "max_tokens is too large: 5000. This model supports at most 4096 completion tokens."
+        ),
         "max_tokens is too large. The largest value allowed is 4096.",
         "`max_tokens` must be less than or equal to `4096`, the maximum value for `max_tokens`.",
         "Range of max_tokens should be [1, 4096]",
     ],
 )
 @pytest.mark.parametrize("param", ["max_tokens", None])
-def test_a_limit_that_is_too_large_is_not_taken_off(settings: Settings, message: str, param: str | None) -> None:
+def test_a_limit_that_is_too_large_is_not_taken_off(
+    settings: Settings, message: str, param: str | None
+) -> None:
     with Refusing(lambda prompt, body: "Yes") as server:
         server.message, server.param = message, param
         server.when = lambda record: record["body"].get("max_tokens", 0) > 4096
@@ -472,20 +559,36 @@ def test_one_refused_prompt_leaves_one_task_undone_and_the_next_run_asks_only_th
         server.message, server.when = "This prompt is not for me.", refuses
         config = settings(**about("local", server), num_instructions=6, concurrency=1)
         assert main(config) == 3
-        counts = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))["counts"]
-        assert counts["classify"]["in"] == 6 and counts["classify"]["undone"] == 1 and counts["filter"]["out"] == 5
+        counts = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))[
+            "counts"
+        ]
+        assert (
+            counts["classify"]["in"] == 6
+            and counts["classify"]["undone"] == 1
+            and counts["filter"]["out"] == 5
+        )
         assert "This prompt is not for me." in capsys.readouterr().out
         asked, server.when = len(server.requests), lambda record: False
         assert main(config) == 0
-        new = [request["prompt"] for request in server.requests[asked:] if request["method"] == "POST"]
-    assert len(new) == 2 and new[0] == marked[0], "the question of stage 2, then stage 3 of that one task"
+        new = [
+            request["prompt"] for request in server.requests[asked:] if request["method"] == "POST"
+        ]
+    assert len(new) == 2 and new[0] == marked[0], (
+        "the question of stage 2, then stage 3 of that one task"
+    )
 
 
 # The practice model.
 
 
 def without_times(folder: Path) -> dict[str, str]:
-    names = ("step1_instructions", "step2_is_classification", "step3_raw_instances", "step4_final", "rejected")
+    names = (
+        "step1_instructions",
+        "step2_is_classification",
+        "step3_raw_instances",
+        "step4_final",
+        "rejected",
+    )
     times = {"created_at"}
 
     def strip(value: object) -> object:
@@ -494,7 +597,10 @@ def without_times(folder: Path) -> dict[str, str]:
         return [strip(part) for part in value] if isinstance(value, list) else value
 
     texts = {name: (folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in names}
-    return {name: json.dumps([strip(json.loads(line)) for line in text.splitlines()]) for name, text in texts.items()}
+    return {
+        name: json.dumps([strip(json.loads(line)) for line in text.splitlines()])
+        for name, text in texts.items()
+    }
 
 
 def practice(settings: Settings, folder: Path, **changes: object) -> dict[str, str]:
@@ -517,7 +623,11 @@ def test_practice_never_needs_a_key_and_never_uses_one(
     settings: Settings, env: Callable, tmp_path: Path, server: Server
 ) -> None:
     without = practice(settings, tmp_path / "a", provider="practice")
-    env(**dict.fromkeys(KEYS.values(), "k"), OPENAI_BASE_URL=server.url, DASHSCOPE_HTTP_BASE_URL=server.url)
+    env(
+        **dict.fromkeys(KEYS.values(), "k"),
+        OPENAI_BASE_URL=server.url,
+        DASHSCOPE_HTTP_BASE_URL=server.url,
+    )
     assert without == practice(settings, tmp_path / "b", provider="practice")
     assert server.requests == []
 

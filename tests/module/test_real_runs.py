@@ -45,7 +45,11 @@ OFFICIAL = {  # set -> (replies, instructions accepted) of runs that began with 
     "falcon7b_hanshanshan_50c4": (5, 15),
 }
 DIALOGUE = "davinci003_leadawon_dialogue_ee51"
-FINAL = {"davinci_maulik_b": 78, "gpt35_1106_mxk": 41, DIALOGUE: 30}  # different instances in the final file
+FINAL = {
+    "davinci_maulik_b": 78,
+    "gpt35_1106_mxk": 41,
+    DIALOGUE: 30,
+}  # different instances in the final file
 needs_real_runs = pytest.mark.skipif(
     not (FOLDER / "official_seed_instructions.jsonl").exists(),
     reason=f"no real runs in {FOLDER}: set SELF_INSTRUCT_REAL_RUNS to a folder that has them",
@@ -62,7 +66,11 @@ def official_seeds() -> list[str]:
 
 def replayed(name: str, seeds: list[str]) -> Iterator[tuple[list[str], list[Task]]]:
     """For each reply, the pool before it and the tasks that `paper` accepts of it."""
-    config, pool, results = Config(recipe="paper", num_instructions=10**6), InstructionPool("paper"), Results()
+    config, pool, results = (
+        Config(recipe="paper", num_instructions=10**6),
+        InstructionPool("paper"),
+        Results(),
+    )
     for seed in seeds:
         pool.add(seed)
     for row in real(f"{name}.stage1"):
@@ -104,9 +112,15 @@ def test_the_nearest_ten_have_the_scores_of_rouge_score(name: str) -> None:
     for known, task in pairs[:: 1 + len(pairs) // 5]:
         notes = task.notes["generate"]
         scores = [SCORER.score(task.instruction, other)["rougeL"].fmeasure for other in known]
-        own = {other: score for other, score in zip(known, scores, strict=True) if other in notes["most_similar"]}
+        own = {
+            other: score
+            for other, score in zip(known, scores, strict=True)
+            if other in notes["most_similar"]
+        }
         assert notes["most_similar"] == pytest.approx(own, abs=1e-9)
-        assert list(notes["most_similar"].values()) == pytest.approx(sorted(scores)[-1:-11:-1], abs=1e-9)
+        assert list(notes["most_similar"].values()) == pytest.approx(
+            sorted(scores)[-1:-11:-1], abs=1e-9
+        )
         assert notes["avg_similarity_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-9)
         assert max(scores) <= 0.7
 
@@ -119,10 +133,17 @@ def test_a_whole_run_against_a_server_that_gives_the_real_replies_accepts_the_sa
     said = [(row["response"], row["finish_reason"] or "stop") for row in real(f"{name}.stage1")]
     left, expected = iter(said), list(chain(*accepted(name)))
     seeds = tmp_path / "seeds.jsonl"
-    seeds.write_text("\n".join(json.dumps({"instruction": text}) for text in official_seeds()), encoding="utf-8")
+    seeds.write_text(
+        "\n".join(json.dumps({"instruction": text}) for text in official_seeds()), encoding="utf-8"
+    )
     with Server(lambda prompt, body: next(left)) as server:
         address = {"provider": "local", "model": "m", "base_url": server.url + "/v1"}
-        made = {"num_instructions": len(expected), "concurrency": 1, "until": "generate", "seed_file": str(seeds)}
+        made = {
+            "num_instructions": len(expected),
+            "concurrency": 1,
+            "until": "generate",
+            "seed_file": str(seeds),
+        }
         config = settings(recipe="paper", **address, **made)
         run(config, say=lambda text: None)
     assert {request["path"] for request in server.requests} == {"/v1/completions"}
@@ -150,13 +171,18 @@ def test_no_stop_string_occurs_in_what_a_real_server_sent(name: str) -> None:
 @pytest.mark.parametrize("name", [*FINAL, "falcon7b_hanshanshan_head"])
 def test_paper_gives_each_real_answer_of_stage_2_its_label(name: str) -> None:
     rows = real(f"{name}.stage2")
-    assert rows and all(parse_classification(row["response"], recipe="paper") is row["label"] for row in rows)
+    assert rows and all(
+        parse_classification(row["response"], recipe="paper") is row["label"] for row in rows
+    )
 
 
 def final(row: dict, tidy: Callable[[str], str] = str) -> tuple[set, set]:
     """What `paper` keeps of a reply, and what that run's final file holds."""
     found = parse_instances(
-        row["response"], row["is_classification"], truncated=row["finish_reason"] == "length", recipe="paper"
+        row["response"],
+        row["is_classification"],
+        truncated=row["finish_reason"] == "length",
+        recipe="paper",
     )
     kept, _ = filter_instances(row["instruction"], found, recipe="paper")
     held = [(one["input"], one["output"]) for one in row["final_instances"]]
@@ -169,7 +195,9 @@ def test_paper_keeps_the_instances_that_the_official_code_kept(name: str) -> Non
     total = 0
     for row in real(f"{name}.stage3"):
         kept, held = final(row)
-        assert held == kept if len(kept) <= 5 else (held <= kept and len(held) == 5), row["instruction"]
+        assert held == kept if len(kept) <= 5 else (held <= kept and len(held) == 5), row[
+            "instruction"
+        ]
         total += len(held)
     assert total == FINAL[name]
 
@@ -226,7 +254,10 @@ def test_every_label_lies_inside_its_reply_and_cuts_no_word(stage: int) -> None:
         for start, end in offsets(label):
             text = row["response"]
             assert 0 <= start < end <= len(text) and text[start:end] == text[start:end].strip()
-            assert not start or not (text[start - 1].isalpha() and text[start].isalpha()), (label["set"], label["row"])
+            assert not start or not (text[start - 1].isalpha() and text[start].isalpha()), (
+                label["set"],
+                label["row"],
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -265,7 +296,10 @@ def test_a_list_in_any_script_goes_on_behind_the_dangling_number(language: str) 
 @pytest.mark.parametrize("language", LISTS)
 def test_paper_turns_away_every_task_that_begins_beyond_ascii(language: str) -> None:
     tasks = parse_instructions("\n10. ".join(LISTS[language]), recipe="paper")
-    assert tasks and {instruction_problem(task, recipe="paper") for task in tasks} <= {"not_ascii", "too_short"}
+    assert tasks and {instruction_problem(task, recipe="paper") for task in tasks} <= {
+        "not_ascii",
+        "too_short",
+    }
 
 
 @pytest.mark.parametrize(
@@ -284,7 +318,12 @@ def test_chinese_examples_under_headings_are_kept_apart(reply: str) -> None:
 
 @pytest.mark.parametrize(
     "remark",
-    ["希望这些示例对你有帮助！", "希望以上内容对您有所帮助。", "希望对你有帮助！", "如需更多示例，请告诉我。"],
+    [
+        "希望这些示例对你有帮助！",
+        "希望以上内容对您有所帮助。",
+        "希望对你有帮助！",
+        "如需更多示例，请告诉我。",
+    ],
 )
 def test_a_chinese_closing_remark_is_no_part_of_the_last_answer(remark: str) -> None:
     assert parse_instances(f"输入：五\n输出：六\n\n输入：七\n输出：八\n\n{remark}", False) == [
@@ -295,7 +334,9 @@ def test_a_chinese_closing_remark_is_no_part_of_the_last_answer(remark: str) -> 
 
 @pytest.mark.parametrize("open_tag", ["<think>", "<thinking>", "<think>\n", "\n<think>\n"])
 def test_thoughts_without_end_hold_nothing_at_any_stage(open_tag: str) -> None:
-    thoughts = f"{open_tag}Yes, this is a classification task.\n9. Name three rivers.\nInput: a\nOutput: b"
+    thoughts = (
+        f"{open_tag}Yes, this is a classification task.\n9. Name three rivers.\nInput: a\nOutput: b"
+    )
     assert parse_instructions(thoughts) == []
     assert parse_classification(thoughts) is None
     assert parse_instances(thoughts, False) == parse_instances(thoughts, True) == []
@@ -320,13 +361,19 @@ def test_a_refusal_is_no_task_no_verdict_and_no_instance(reply: str) -> None:
 
 
 @pytest.mark.parametrize("reply", REFUSALS)
-@pytest.mark.parametrize("layout", ["Input: a\nOutput: {}", "Example 1\nInput: a\nOutput: {}", "输入：a\n输出：{}"])
+@pytest.mark.parametrize(
+    "layout", ["Input: a\nOutput: {}", "Example 1\nInput: a\nOutput: {}", "输入：a\n输出：{}"]
+)
 def test_a_refusal_in_the_place_of_an_output_is_turned_away(layout: str, reply: str) -> None:
-    _, [(_, _, rule)] = filter_instances("Name it now.", parse_instances(layout.format(reply), False))
+    _, [(_, _, rule)] = filter_instances(
+        "Name it now.", parse_instances(layout.format(reply), False)
+    )
     assert rule == "refusal"
 
 
-@pytest.mark.parametrize("reply", ["Yes.", "yes.", "YES.", "Yes!", "**Yes.**", " Yes.\n", "Yes. It has labels."])
+@pytest.mark.parametrize(
+    "reply", ["Yes.", "yes.", "YES.", "Yes!", "**Yes.**", " Yes.\n", "Yes. It has labels."]
+)
 def test_a_yes_with_its_full_stop_is_a_yes_but_not_in_paper(reply: str) -> None:
     assert parse_classification(reply) is True
     assert parse_classification(reply, recipe="paper") is False

@@ -49,7 +49,9 @@ from self_instruct_workshop import (
 
 Settings = Callable[..., Config]
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
-SEEDS = [Task(f"seed_task_{n}", f"Seed number {n}: sort these words.", n % 4 == 0) for n in range(40)]
+SEEDS = [
+    Task(f"seed_task_{n}", f"Seed number {n}: sort these words.", n % 4 == 0) for n in range(40)
+]
 MACHINE = [Task(f"machine_task_{n}", f"Machine number {n}: count words.") for n in range(9)]
 KEYWORDS = ("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw",
             "plot", "go to")  # fmt: skip
@@ -89,7 +91,9 @@ def test_six_tasks_are_of_people_and_two_of_the_machine_once_there_are_so_many(
 
 def test_machine_tasks_stand_at_any_place(paper: Settings) -> None:
     prompts = [numbered(instruction_prompt(paper(), SEEDS, MACHINE, index)) for index in range(40)]
-    assert {i for tasks in prompts for i, task in enumerate(tasks) if task.startswith("Machine")} == set(range(8))
+    assert {
+        i for tasks in prompts for i, task in enumerate(tasks) if task.startswith("Machine")
+    } == set(range(8))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,9 @@ def test_machine_tasks_stand_at_any_place(paper: Settings) -> None:
         ("Sort these words：", "Sort these words："),
     ],
 )
-def test_whitespace_is_squeezed_and_colons_at_the_end_are_taken_off(paper: Settings, text: str, line: str) -> None:
+def test_whitespace_is_squeezed_and_colons_at_the_end_are_taken_off(
+    paper: Settings, text: str, line: str
+) -> None:
     assert numbered(instruction_prompt(paper(), [Task("s", text)], [], 0)) == [line]
 
 
@@ -115,8 +121,16 @@ def test_there_are_two_headers_and_the_second_asks_for_labels_and_shows_only_cla
 ) -> None:
     prompts = [instruction_prompt(paper(), SEEDS, MACHINE, index) for index in range(8)]
     headers = [prompt.split("\n")[0] for prompt in prompts]
-    assert headers[:4] == headers[4:] and len(set(headers)) == 2 and headers[0] == headers[1] == headers[2]
-    assert "classification" in headers[3] and "label" in headers[3] and "classification" not in headers[0]
+    assert (
+        headers[:4] == headers[4:]
+        and len(set(headers)) == 2
+        and headers[0] == headers[1] == headers[2]
+    )
+    assert (
+        "classification" in headers[3]
+        and "label" in headers[3]
+        and "classification" not in headers[0]
+    )
     flagged = {task.instruction for task in SEEDS if task.is_classification}
     for index in (3, 7):
         people = {task for task in numbered(prompts[index]) if task.startswith("Seed")}
@@ -124,7 +138,9 @@ def test_there_are_two_headers_and_the_second_asks_for_labels_and_shows_only_cla
 
 
 @pytest.mark.parametrize(("every", "labelled"), [(1, set(range(8))), (0, set())])
-def test_the_classification_only_mode_is_a_setting(paper: Settings, every: int, labelled: set[int]) -> None:
+def test_the_classification_only_mode_is_a_setting(
+    paper: Settings, every: int, labelled: set[int]
+) -> None:
     config = paper(classification_every=every)
     headers = [instruction_prompt(config, SEEDS, [], index).split("\n")[0] for index in range(8)]
     assert {index for index, header in enumerate(headers) if "classification" in header} == labelled
@@ -151,7 +167,9 @@ def test_the_instance_prompts_show_11_tasks_input_first_or_16_output_first(
     prompt = instances_prompt(paper(), TASK, labelled)
     blocks = re.split(r"^Task:\n", prompt, flags=re.M)
     assert len(blocks) == 1 + tasks + 1
-    given = {row["instruction"]: row["instances"] for row in workshop.read_data("paper_demonstrations")}
+    given = {
+        row["instruction"]: row["instances"] for row in workshop.read_data("paper_demonstrations")
+    }
     for block in blocks[1:-1]:
         instruction, rest = block.split("\n", 1)
         pairs = parse_instances(rest, labelled, recipe="paper")
@@ -159,14 +177,20 @@ def test_the_instance_prompts_show_11_tasks_input_first_or_16_output_first(
     assert blocks[-1].strip() == TASK
 
 
-def test_input_first_examples_are_numbered_and_those_without_input_begin_with_output(paper: Settings) -> None:
+def test_input_first_examples_are_numbered_and_those_without_input_begin_with_output(
+    paper: Settings,
+) -> None:
     blocks = re.split(r"^Task:\n", instances_prompt(paper(), TASK, False), flags=re.M)[1:-1]
-    starts = Counter(re.sub(r"\d", "n", block.split("\n")[1]).split(" ")[0].rstrip(":") for block in blocks)
+    starts = Counter(
+        re.sub(r"\d", "n", block.split("\n")[1]).split(" ")[0].rstrip(":") for block in blocks
+    )
     assert set(starts) == {"Example", "Output"} and min(starts.values()) > 1
     for block in blocks:
         numbers = re.findall(r"^Example (\d)$", block, re.M)
         assert numbers == [str(n) for n in range(1, len(numbers) + 1)]
-        assert "Class label:" not in block and "Input:" not in block, "fields have names of their own"
+        assert "Class label:" not in block and "Input:" not in block, (
+            "fields have names of their own"
+        )
 
 
 def test_output_first_examples_begin_with_their_class_label(paper: Settings) -> None:
@@ -182,7 +206,9 @@ def test_a_stage_3_prompt_ends_behind_the_line_of_the_task(paper: Settings, labe
     assert instances_prompt(paper(), TASK, labelled).endswith(f"\n{TASK}\n")
 
 
-@pytest.mark.parametrize(("stage", "stops"), [("classify", ["Task"]), ("instances", ["Example 6", "Task:"])])
+@pytest.mark.parametrize(
+    ("stage", "stops"), [("classify", ["Task"]), ("instances", ["Example 6", "Task:"])]
+)
 def test_no_demonstration_holds_a_stop_string(stage: str, stops: list[str]) -> None:
     shots = [row for row in workshop.read_data("paper_demonstrations") if row["stage"] == stage]
     assert len(shots) > 20
@@ -197,13 +223,18 @@ def base_model(prompt: str, body: dict) -> str:
     """Go on with a prompt as a base model does: on and on, until a stop string ends it."""
     dice, lines = random.Random(prompt), prompt.rstrip("\n").split("\n")
     if re.fullmatch(r"\d+\.", lines[-1]):
-        return " " + "\n".join([words(dice, False, True), *(f"{n}. {words(dice, False, True)}" for n in range(10, 90))])
+        return " " + "\n".join(
+            [words(dice, False, True), *(f"{n}. {words(dice, False, True)}" for n in range(10, 90))]
+        )
     if lines[-1].endswith("?"):
         return dice.choice([" Yes", " No"]) + "\n\nTask:\nSort."
     if "Class label:" in prompt:
         pairs = [f"Class label: {n}\nText: {words(dice, False)}" for n in range(3)]
     else:
-        pairs = [f"Example {n}\nText: {words(dice, False)}\nOutput: {words(dice, False)}" for n in range(1, 9)]
+        pairs = [
+            f"Example {n}\nText: {words(dice, False)}\nOutput: {words(dice, False)}"
+            for n in range(1, 9)
+        ]
     return "\n".join(pairs) + "\n\nTask:\nAnother one.\nOutput: no"
 
 
@@ -215,7 +246,12 @@ EXPECTED = {
     "generate": {"temperature": 0.7, "top_p": 0.5, "presence_penalty": 2, "max_tokens": 1024}
     | {"stop": ["\n\n", "\n16", "16.", "16 ."]},
     "classify": {"temperature": 0, "top_p": 0, "max_tokens": 3, "stop": ["\n", "Task"]},
-    "instances": {"temperature": 0, "top_p": 0, "presence_penalty": 1.5, "stop": ["Example 6", "Task:"]},
+    "instances": {
+        "temperature": 0,
+        "top_p": 0,
+        "presence_penalty": 1.5,
+        "stop": ["Example 6", "Task:"],
+    },
 }
 
 
@@ -225,8 +261,14 @@ def test_each_stage_sends_exactly_the_official_parameters_to_the_completions_end
 ) -> None:
     monkeypatch.setenv(PROVIDERS[name].key or "UNUSED", "k")
     with Server(base_model) as server:
-        summary = quiet(paper(provider=name, model="m", base_url=server.url + "/v1", num_instructions=12))
-    assert summary["status"] == "complete" and not summary["faults"] and not summary["refused_parameters"]
+        summary = quiet(
+            paper(provider=name, model="m", base_url=server.url + "/v1", num_instructions=12)
+        )
+    assert (
+        summary["status"] == "complete"
+        and not summary["faults"]
+        and not summary["refused_parameters"]
+    )
     assert {request["path"] for request in server.requests} == {"/v1/completions"}
     limits = Counter()
     for request in server.requests:
@@ -242,8 +284,18 @@ def test_each_stage_sends_exactly_the_official_parameters_to_the_completions_end
 
 def test_a_chosen_temperature_is_that_of_stage_1_alone(paper: Settings) -> None:
     with Server(base_model) as server:
-        quiet(paper(provider="local", model="m", base_url=server.url + "/v1", num_instructions=4, temperature=1.5))
-    sent = {(stage_of(request["body"]), request["body"]["temperature"]) for request in server.requests}
+        quiet(
+            paper(
+                provider="local",
+                model="m",
+                base_url=server.url + "/v1",
+                num_instructions=4,
+                temperature=1.5,
+            )
+        )
+    sent = {
+        (stage_of(request["body"]), request["body"]["temperature"]) for request in server.requests
+    }
     assert sent == {("generate", 1.5), ("classify", 0), ("instances", 0)}
 
 
@@ -255,7 +307,9 @@ class Deaf(Server):
         return super().reply({**record, "parameters": sent})
 
 
-def test_a_server_that_ignores_stop_strings_brings_the_same_dataset(paper: Settings, tmp_path: Path) -> None:
+def test_a_server_that_ignores_stop_strings_brings_the_same_dataset(
+    paper: Settings, tmp_path: Path
+) -> None:
     for kind in (Server, Deaf):
         with kind(base_model) as server:
             address = {"provider": "local", "model": "m", "base_url": server.url + "/v1"}
@@ -263,7 +317,11 @@ def test_a_server_that_ignores_stop_strings_brings_the_same_dataset(paper: Setti
     kept, deaf = (rows(tmp_path / kind, "step4_final.jsonl") for kind in ("Server", "Deaf"))
     assert kept == deaf and len(kept) > 12
     assert views(tmp_path / "Server") == views(tmp_path / "Deaf")
-    raw = [row["finish_reason"] for row in rows(tmp_path / "Deaf", "responses.jsonl") if row["stage"] == "generate"]
+    raw = [
+        row["finish_reason"]
+        for row in rows(tmp_path / "Deaf", "responses.jsonl")
+        if row["stage"] == "generate"
+    ]
     assert "length" in raw, "the journal keeps what the server said"
 
 
@@ -283,7 +341,9 @@ def test_a_server_that_ignores_stop_strings_brings_the_same_dataset(paper: Setti
         (["Example 6", "Task:"], "a\nTask: Example 6", "a\n"),
     ],
 )
-def test_a_reply_ends_at_the_first_stop_string_and_is_then_not_cut(stops: list[str], text: str, left: str) -> None:
+def test_a_reply_ends_at_the_first_stop_string_and_is_then_not_cut(
+    stops: list[str], text: str, left: str
+) -> None:
     reply = Reply(text, "length")
     reply.stop_at(stops)
     assert (reply.text, reply.finish_reason, reply.cut) == (left, "stop", False)
@@ -300,7 +360,9 @@ def test_the_reply_of_a_server_that_repeats_the_prompt_is_read_without_it(paper:
     with Deaf(lambda prompt, body: prompt + base_model(prompt, body)) as server:
         config = paper(provider="local", model="m", base_url=server.url + "/v1")
         with Model(config) as model:
-            reply = model.ask("generate", "9.", workshop.parameters(config, "generate"), {"number": 0})
+            reply = model.ask(
+                "generate", "9.", workshop.parameters(config, "generate"), {"number": 0}
+            )
     assert reply.text == base_model("9.", {}).split("\n16")[0]
 
 
@@ -313,7 +375,11 @@ def test_a_server_that_takes_no_top_p_of_0_is_asked_without_it(
         def reply(self, record: dict) -> tuple:
             if record["body"].get("top_p", 1) > 0:
                 return super().reply(record)
-            said = {"message": "top_p must be in (0, 1], got 0.0.", "type": "BadRequestError", "param": param}
+            said = {
+                "message": "top_p must be in (0, 1], got 0.0.",
+                "type": "BadRequestError",
+                "param": param,
+            }
             said |= {"code": 400, **({} if nested else {"object": "error"})}
             return 400, json.dumps({"error": said} if nested else said).encode(), None
 
@@ -323,9 +389,13 @@ def test_a_server_that_takes_no_top_p_of_0_is_asked_without_it(
         large = quiet(paper(**address, num_instructions=20))
     assert small["status"] == large["status"] == "complete" and not large["undone_because"]
     assert small["refused_parameters"] == {"top_p": "left out"}
-    sent = {(stage_of(r["body"]), r["body"].get("top_p")) for r in server.requests if r["delivered"]}
+    sent = {
+        (stage_of(r["body"]), r["body"].get("top_p")) for r in server.requests if r["delivered"]
+    }
     assert sent == {("generate", 0.5), ("classify", None), ("instances", None)}
-    assert len([line for line in capsys.readouterr().err.splitlines() if "notice" in line]) == 2, "one for each run"
+    assert len([line for line in capsys.readouterr().err.splitlines() if "notice" in line]) == 2, (
+        "one for each run"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -351,8 +421,33 @@ def official_candidates(reply: str, finish: str = "stop") -> list[str]:
     return fit
 
 
-MARKS = ["\n10. ", "\n11 . ", "\n12.", "\n13) ", "\n9\u00a0. ", "\n١٠. ", "\n", "\n\n", " ", "  ", "10. ", "\t", "16."]
-STARTS = ["write a program that", "Write a programme", "Name three NASA words", "ﬁles of", "ı", "İ", "é", "ß", "ǆ", "Σ"]
+MARKS = [
+    "\n10. ",
+    "\n11 . ",
+    "\n12.",
+    "\n13) ",
+    "\n9\u00a0. ",
+    "\n١٠. ",
+    "\n",
+    "\n\n",
+    " ",
+    "  ",
+    "10. ",
+    "\t",
+    "16.",
+]
+STARTS = [
+    "write a program that",
+    "Write a programme",
+    "Name three NASA words",
+    "ﬁles of",
+    "ı",
+    "İ",
+    "é",
+    "ß",
+    "ǆ",
+    "Σ",
+]
 HITS = [
     "go to",
     "go\nto",
@@ -374,7 +469,9 @@ REPLY = st.lists(st.one_of(PARTS, st.text(max_size=6)), max_size=12).map("".join
 
 @explore(max_examples=400)
 @given(REPLY, st.sampled_from(["stop", "length", "content_filter"]))
-def test_of_any_reply_the_same_candidates_are_fit_as_by_the_official_rules(reply: str, finish: str) -> None:
+def test_of_any_reply_the_same_candidates_are_fit_as_by_the_official_rules(
+    reply: str, finish: str
+) -> None:
     assert accepted_candidates(reply, finish) == official_candidates(reply, finish)
 
 
@@ -430,14 +527,23 @@ def test_all_letters_but_the_first_become_small(text: str, capitalized: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("words_in", "rule"), [(1, "too_short"), (3, "too_short"), (4, ""), (150, ""), (151, "too_long")]
+    ("words_in", "rule"),
+    [(1, "too_short"), (3, "too_short"), (4, ""), (150, ""), (151, "too_long")],
 )
 def test_a_task_has_4_to_150_words(words_in: int, rule: str) -> None:
     assert workshop.instruction_problem(" ".join(["Word"] * words_in), recipe="paper") == rule
-    assert workshop.instruction_problem(" ".join(["写"] * words_in), recipe="paper") == (rule or "not_ascii")
+    assert workshop.instruction_problem(" ".join(["写"] * words_in), recipe="paper") == (
+        rule or "not_ascii"
+    )
 
 
-AROUND = ["Now {} it all.", "Now ({}), it is.", "Now it is {}", "Now {}-like it is.", "Now {}!! 3 4"]
+AROUND = [
+    "Now {} it all.",
+    "Now ({}), it is.",
+    "Now it is {}",
+    "Now {}-like it is.",
+    "Now {}!! 3 4",
+]
 
 
 def test_a_keyword_is_a_whole_word_in_any_case() -> None:
@@ -477,7 +583,10 @@ def test_a_task_must_not_begin_with_write_a_program(reply: str, rule: str) -> No
 
 
 def test_a_task_must_not_begin_with_ascii_punctuation() -> None:
-    found = {mark: workshop.instruction_problem(f"{mark}a b c d", recipe="paper") for mark in string.punctuation}
+    found = {
+        mark: workshop.instruction_problem(f"{mark}a b c d", recipe="paper")
+        for mark in string.punctuation
+    }
     assert found == dict.fromkeys(string.punctuation, "leading_punctuation")
 
 
@@ -498,11 +607,17 @@ def pool_of(*instructions: str, recipe: str = "paper") -> InstructionPool:
     return pool
 
 
-WORDS = st.lists(st.sampled_from(["a", "b", "C", "the", "Sort,", "x-y", "3.5", "_", "é", "词", "it's"]), max_size=40)
+WORDS = st.lists(
+    st.sampled_from(["a", "b", "C", "the", "Sort,", "x-y", "3.5", "_", "é", "词", "it's"]),
+    max_size=40,
+)
 
 
 @explore(max_examples=300)
-@given(st.one_of(WORDS.map(" ".join), st.text(max_size=60)), st.one_of(WORDS.map(" ".join), st.text(max_size=60)))
+@given(
+    st.one_of(WORDS.map(" ".join), st.text(max_size=60)),
+    st.one_of(WORDS.map(" ".join), st.text(max_size=60)),
+)
 def test_a_score_is_the_very_float_of_rouge_score(candidate: str, known: str) -> None:
     expected = SCORER.score(candidate, known)["rougeL"].fmeasure
     assert pool_of(known).similarities([candidate])[0, 0] == expected
@@ -513,7 +628,9 @@ def test_a_score_is_the_very_float_of_rouge_score(candidate: str, known: str) ->
 
 def of_length(shared: int, length: int, kind: str) -> str:
     """A text of so many tokens, so many of which it shares with texts of another kind."""
-    return " ".join([f"s{n}" for n in range(shared)] + [f"{kind}{n}" for n in range(length - shared)])
+    return " ".join(
+        [f"s{n}" for n in range(shared)] + [f"{kind}{n}" for n in range(length - shared)]
+    )
 
 
 def rouge_float(lcs: int, m: int, n: int) -> float:
@@ -555,15 +672,21 @@ def kept(known: str, text: str, recipe: str) -> bool:
 
 
 @pytest.mark.parametrize("shape", [ABOVE[0], ABOVE[-1], *ABOVE[7 :: len(ABOVE) // 5]], ids=str)
-def test_paper_drops_an_exact_seven_tenths_that_rouge_score_calls_more_and_modern_keeps_it(shape: tuple) -> None:
+def test_paper_drops_an_exact_seven_tenths_that_rouge_score_calls_more_and_modern_keeps_it(
+    shape: tuple,
+) -> None:
     lcs, m, n = shape
     known, text = of_length(lcs, n, "k"), of_length(lcs, m, "c").capitalize()
     assert 0.7 < SCORER.score(text, known)["rougeL"].fmeasure < 0.7 + 1e-15
     assert (kept(known, text, "paper"), kept(known, text, "modern")) == (False, True)
 
 
-@pytest.mark.parametrize("shape", [NOT_ABOVE[0], NOT_ABOVE[-1], *NOT_ABOVE[7 :: len(NOT_ABOVE) // 5]], ids=str)
-def test_both_recipes_keep_an_exact_seven_tenths_that_rouge_score_does_not_call_more(shape: tuple) -> None:
+@pytest.mark.parametrize(
+    "shape", [NOT_ABOVE[0], NOT_ABOVE[-1], *NOT_ABOVE[7 :: len(NOT_ABOVE) // 5]], ids=str
+)
+def test_both_recipes_keep_an_exact_seven_tenths_that_rouge_score_does_not_call_more(
+    shape: tuple,
+) -> None:
     lcs, m, n = shape
     known, text = of_length(lcs, n, "k"), of_length(lcs, m, "c").capitalize()
     assert SCORER.score(text, known)["rougeL"].fmeasure <= 0.7
@@ -579,12 +702,24 @@ def test_candidates_of_one_reply_are_compared_with_each_other_too(paper: Setting
 
 def test_scripts_that_rouge_score_does_not_see_are_never_alike(paper: Settings) -> None:
     results, text = Results(), "A 写 一 首 诗"
-    assert take_candidates(paper(), pool_of("Б 写 一 首 诗"), Reply(text, "stop", prompt="h\n9."), 0, results) == 1
+    assert (
+        take_candidates(
+            paper(), pool_of("Б 写 一 首 诗"), Reply(text, "stop", prompt="h\n9."), 0, results
+        )
+        == 1
+    )
 
 
-def test_only_likeness_to_the_pool_counts_and_a_line_of_the_prompt_may_be_a_task(paper: Settings) -> None:
+def test_only_likeness_to_the_pool_counts_and_a_line_of_the_prompt_may_be_a_task(
+    paper: Settings,
+) -> None:
     results, header = Results(), "Think up a long list of tasks:"
-    assert take_candidates(paper(), pool_of(TASK), Reply(header, "stop", prompt=f"{header}\n9."), 0, results) == 1
+    assert (
+        take_candidates(
+            paper(), pool_of(TASK), Reply(header, "stop", prompt=f"{header}\n9."), 0, results
+        )
+        == 1
+    )
 
 
 def test_ten_neighbours_and_the_mean_are_stored_with_prompt_and_reply(paper: Settings) -> None:
@@ -608,10 +743,34 @@ def test_ten_neighbours_and_the_mean_are_stored_with_prompt_and_reply(paper: Set
 
 @pytest.mark.parametrize(
     ("reply", "verdict"),
-    [("Yes", True), ("yes", True), ("YES", True), (" Yes\n", True), ("\u00a0yes ", True), ("yEs", False)]
-    + [(text, False) for text in ("Yes.", "Yes, it is", "**Yes**", "是", "true", "Y", "No", "no", "", "?", "Yes Yes")],
+    [
+        ("Yes", True),
+        ("yes", True),
+        ("YES", True),
+        (" Yes\n", True),
+        ("\u00a0yes ", True),
+        ("yEs", False),
+    ]
+    + [
+        (text, False)
+        for text in (
+            "Yes.",
+            "Yes, it is",
+            "**Yes**",
+            "是",
+            "true",
+            "Y",
+            "No",
+            "no",
+            "",
+            "?",
+            "Yes Yes",
+        )
+    ],
 )
-def test_only_yes_in_three_spellings_is_a_yes_and_everything_else_a_no(reply: str, verdict: bool) -> None:
+def test_only_yes_in_three_spellings_is_a_yes_and_everything_else_a_no(
+    reply: str, verdict: bool
+) -> None:
     assert parse_classification(reply, recipe="paper") is verdict
 
 
@@ -631,14 +790,20 @@ def test_an_empty_answer_is_a_no_and_is_not_asked_again(paper: Settings) -> None
 
 
 INPUT_FIRST = [
-    ("Example 1\nWord: a\nOutput: b\n\nExample 2\nWord: c\nOutput: d", [("Word: a", "b"), ("Word: c", "d")]),
+    (
+        "Example 1\nWord: a\nOutput: b\n\nExample 2\nWord: c\nOutput: d",
+        [("Word: a", "b"), ("Word: c", "d")],
+    ),
     ("Example 1\nInput: a\nOutput: b", [("a", "b")]),
     ("Example 1\nInput 1: a\nOutput 1: b", [("a", "b")]),
     ("Example 1\nInput  2 : a\nOutput 2 : b", [("a", "b")]),
     ("Example1.a\nOutput: b\nExample2.c\nOutput: d", [("a", "b"), ("c", "d")]),
     ("Example: a\nOutput: b", [(": a", "b")]),
     ("Example\n1\nOutput: b", [("", "b")]),
-    ("Output: Here is one. Example sentence: I like cats.", [("", "Here is one."), ("", "sentence: I like cats.")]),
+    (
+        "Output: Here is one. Example sentence: I like cats.",
+        [("", "Here is one."), ("", "sentence: I like cats.")],
+    ),
     ("Examples are:\nOutput: b", [("s are:", "b")]),
     ("The Examples\nOutput: b", [("", "The"), ("s", "b")]),
     ("example 1\nOutput: b", [("example 1", "b")]),
@@ -686,7 +851,10 @@ def test_input_first_replies_are_read_with_all_oddities() -> None:
         ("Class label : a\nx", []),
         ("Label: a\nx", []),
         ("Class label:", [("", "")]),
-        ("Class label: a\nOutput: x\nExample 2\nInput: y", [("Output: x\nExample 2\nInput: y", "a")]),
+        (
+            "Class label: a\nOutput: x\nExample 2\nInput: y",
+            [("Output: x\nExample 2\nInput: y", "a")],
+        ),
         ("", []),
     ],
 )
@@ -717,7 +885,9 @@ def official_instances(reply: str, labelled: bool, cut: bool) -> set[tuple[str, 
             given = piece[:start].strip()
             named = re.match(r"Input\s*\d*\s*:", given)
             found.append((given[named.end() :].strip() if named else given, answer))
-    fit = [(a, b) for a, b in found[: -1 if cut else None] if b not in ("", a) and not a.endswith(":")]
+    fit = [
+        (a, b) for a, b in found[: -1 if cut else None] if b not in ("", a) and not a.endswith(":")
+    ]
     fit = [(a, b) for a, b in fit if not b.endswith(":")]
     answers: dict[str, set[str]] = {}
     for given, answer in fit:
@@ -785,7 +955,9 @@ def test_of_any_reply_the_same_instances_are_kept_as_by_the_official_rules(
         (TASK, "b", ""),
     ],
 )
-def test_an_instance_breaks_the_official_rules_and_no_other(source: str, target: str, rule: str) -> None:
+def test_an_instance_breaks_the_official_rules_and_no_other(
+    source: str, target: str, rule: str
+) -> None:
     pairs, out = filter_instances(TASK, [(source, target)], recipe="paper")
     assert (pairs, out) == (([], [(source, target, rule)]) if rule else ([(source, target)], []))
 
@@ -873,7 +1045,9 @@ def test_a_provider_without_a_model_that_continues_texts_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_the_practice_model_runs_end_to_end_and_a_second_run_asks_nothing(tmp_path: Path, hash_seed: str) -> None:
+def test_the_practice_model_runs_end_to_end_and_a_second_run_asks_nothing(
+    tmp_path: Path, hash_seed: str
+) -> None:
     work = tmp_path / "work"
     arguments = ("--provider", "practice", "--work-dir", str(work), "--num-instructions", "60")
     first = command(*arguments, hash_seed=hash_seed)
@@ -887,7 +1061,9 @@ def test_the_practice_model_runs_end_to_end_and_a_second_run_asks_nothing(tmp_pa
     assert summary["status"] == "complete" and summary["counts"]["generate"]["out"] == 60
     assert {spent["asked_now"] for spent in summary["tokens"].values()} == {0}
     final = rows(work, "step4_final.jsonl")
-    assert len(final) > 40 and all(row["instruction"] == row["instruction"].capitalize() for row in final)
+    assert len(final) > 40 and all(
+        row["instruction"] == row["instruction"].capitalize() for row in final
+    )
 
 
 def test_a_run_is_the_same_under_any_hash_seed(tmp_path: Path) -> None:
@@ -902,7 +1078,9 @@ def test_a_run_is_the_same_under_any_hash_seed(tmp_path: Path) -> None:
     for seed in "01":
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
         line = [sys.executable, "-c", code, str(tmp_path / seed)]
-        printed.add(subprocess.run(line, capture_output=True, text=True, check=True, env=environment).stdout)
+        printed.add(
+            subprocess.run(line, capture_output=True, text=True, check=True, env=environment).stdout
+        )
     assert len(printed) == 1
     assert views(tmp_path / "0") == views(tmp_path / "1")
 
@@ -923,11 +1101,20 @@ def test_a_notice_about_cut_replies_names_no_setting_that_changes_nothing(paper:
 
 
 @pytest.mark.parametrize("workers", [1, 16])
-def test_the_number_of_workers_changes_nothing(paper: Settings, tmp_path: Path, workers: int) -> None:
+def test_the_number_of_workers_changes_nothing(
+    paper: Settings, tmp_path: Path, workers: int
+) -> None:
     for name, concurrency in (("one", 1), ("many", workers)):
         with Server(base_model) as server:
             address = {"provider": "local", "model": "m", "base_url": server.url + "/v1"}
-            quiet(paper(**address, num_instructions=20, concurrency=concurrency, work_dir=str(tmp_path / name)))
+            quiet(
+                paper(
+                    **address,
+                    num_instructions=20,
+                    concurrency=concurrency,
+                    work_dir=str(tmp_path / name),
+                )
+            )
     assert views(tmp_path / "one") == views(tmp_path / "many")
 
 

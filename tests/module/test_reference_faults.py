@@ -44,7 +44,10 @@ Settings = Callable[..., Config]
 
 
 def rows(config: Config, name: str) -> list[dict]:
-    return [json.loads(line) for line in (Path(config.work_dir) / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (Path(config.work_dir) / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.fixture
@@ -52,16 +55,23 @@ def against(settings: Settings) -> Callable[..., SimpleNamespace]:
     """Run against a server; return its requests, the summary or the error, and the config."""
 
     def go(
-        answer: Callable[[str, dict], str], faults: object = (), key: str | None = None, **changes: object
+        answer: Callable[[str, dict], str],
+        faults: object = (),
+        key: str | None = None,
+        **changes: object,
     ) -> SimpleNamespace:
         with Server(answer, faults=faults, key=key) as server:
-            config = settings(**{"provider": "local", "model": "m", "base_url": server.url + "/v1", **changes})
+            config = settings(
+                **{"provider": "local", "model": "m", "base_url": server.url + "/v1", **changes}
+            )
             summary, error = None, None
             try:
                 summary = run(config, lambda text: None)
             except WorkshopError as problem:
                 error = problem
-            return SimpleNamespace(requests=server.requests, summary=summary, error=error, config=config)
+            return SimpleNamespace(
+                requests=server.requests, summary=summary, error=error, config=config
+            )
 
     return go
 
@@ -70,7 +80,8 @@ def against(settings: Settings) -> Callable[..., SimpleNamespace]:
 
 
 @pytest.mark.parametrize(
-    "text", ["Translate NASA's report from English to French", "Select A, B, C or D", "把 JSON 转成 YAML"]
+    "text",
+    ["Translate NASA's report from English to French", "Select A, B, C or D", "把 JSON 转成 YAML"],
 )
 def test_official_1_capitals_after_the_first_letter_are_kept(text: str) -> None:
     assert parse_instructions(f"9. {text}\n10. x y z")[0] == text
@@ -78,7 +89,9 @@ def test_official_1_capitals_after_the_first_letter_are_kept(text: str) -> None:
 
 def test_official_2_the_word_example_in_a_text_splits_nothing() -> None:
     reply = "Input: cats\nOutput: Here is one. Example sentence: I like cats."
-    assert parse_instances(reply, False) == [("cats", "Here is one. Example sentence: I like cats.")]
+    assert parse_instances(reply, False) == [
+        ("cats", "Here is one. Example sentence: I like cats.")
+    ]
 
 
 def test_official_2_a_reply_without_output_becomes_no_row() -> None:
@@ -89,7 +102,8 @@ def test_official_2_a_reply_without_output_becomes_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["The meeting is at 10:30 tomorrow.", "https://example.org/x", "Note: see below.\n\nEnd"]
+    "text",
+    ["The meeting is at 10:30 tomorrow.", "https://example.org/x", "Note: see below.\n\nEnd"],
 )
 @pytest.mark.parametrize("labelled", [True, False])
 def test_official_3_colons_and_blank_lines_in_inputs_are_kept(text: str, labelled: bool) -> None:
@@ -113,7 +127,12 @@ def test_official_4_what_is_sampled_does_not_depend_on_the_hash_seed(tmp_path: P
             text=True,
             check=True,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONHASHSEED": seed,
+                "PYTHONIOENCODING": "utf-8",
+            },
         ).stdout
         for seed in ("1", "2")
     }
@@ -121,7 +140,9 @@ def test_official_4_what_is_sampled_does_not_depend_on_the_hash_seed(tmp_path: P
 
 
 @pytest.mark.parametrize("model", ["davinci", "org/other-model:7b"])
-def test_official_5_no_file_is_named_after_a_model(against: Callable[..., SimpleNamespace], model: str) -> None:
+def test_official_5_no_file_is_named_after_a_model(
+    against: Callable[..., SimpleNamespace], model: str
+) -> None:
     done = against(scripted_model(1), num_instructions=8, model=model)
     assert done.summary["status"] == "complete"
     assert set(STEP_FILES) <= set(os.listdir(done.config.work_dir))
@@ -138,17 +159,33 @@ def test_official_7_preambles_and_other_numberings_are_understood() -> None:
     assert parse_instructions(reply) == ["Name a river.", "Name a lake.", "Name a hill."]
 
 
-@pytest.mark.parametrize("text", ["Who won the cup in 2016. Say how.", "Is $16. a fair price for a book?"])
+@pytest.mark.parametrize(
+    "text", ["Who won the cup in 2016. Say how.", "Is $16. a fair price for a book?"]
+)
 def test_official_7_numbers_that_look_like_the_next_task_cut_nothing(
     against: Callable[..., SimpleNamespace], text: str
 ) -> None:
-    done = against(lambda prompt, body: f" {text}\n10. Name a lake in Peru.", num_instructions=2, until="generate")
-    assert [row["instruction"] for row in rows(done.config, STEP_FILES[0])] == [text, "Name a lake in Peru."]
+    done = against(
+        lambda prompt, body: f" {text}\n10. Name a lake in Peru.",
+        num_instructions=2,
+        until="generate",
+    )
+    assert [row["instruction"] for row in rows(done.config, STEP_FILES[0])] == [
+        text,
+        "Name a lake in Peru.",
+    ]
     assert "stop" not in done.requests[0]["body"]
 
 
-def test_official_8_a_model_that_repeats_itself_ends_the_search(against: Callable[..., SimpleNamespace]) -> None:
-    done = against(lambda prompt, body: "9. Name a river in Spain.", num_instructions=50, patience=4, until="generate")
+def test_official_8_a_model_that_repeats_itself_ends_the_search(
+    against: Callable[..., SimpleNamespace],
+) -> None:
+    done = against(
+        lambda prompt, body: "9. Name a river in Spain.",
+        num_instructions=50,
+        patience=4,
+        until="generate",
+    )
     assert done.summary["counts"]["generate"]["out"] == 1
     assert len(done.requests) == 5
 
@@ -183,10 +220,14 @@ def test_official_9_comparing_with_a_large_pool_takes_no_processes() -> None:
 
 
 @pytest.mark.parametrize("text", ["写一首关于春天的诗", "ตั้งชื่อแม่น้ำสามสาย", "川を三つ挙げてください"])
-def test_official_10_a_task_in_another_script_is_fit_and_its_copy_is_seen(text: str, settings: Settings) -> None:
+def test_official_10_a_task_in_another_script_is_fit_and_its_copy_is_seen(
+    text: str, settings: Settings
+) -> None:
     pool, results = InstructionPool(), Results()
     pool.add("列出三种水果。")
-    take_candidates(settings(), pool, Reply(f"9. {text}\n10. {text}。", "stop", prompt="h\n9."), 0, results)
+    take_candidates(
+        settings(), pool, Reply(f"9. {text}\n10. {text}。", "stop", prompt="h\n9."), 0, results
+    )
     assert [task.instruction for task in results.tasks] == [text]
     assert [(row["rule"], row["evidence"]) for row in results.rejected] == [("too_similar", text)]
 
@@ -214,10 +255,15 @@ def test_official_11_step_files_can_be_lost_without_losing_a_reply(settings: Set
 
 def test_official_12_plain_text_goes_in(tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("Name a river.\nName a lake.\n", encoding="utf-8")
-    assert [task.instruction for task in load_seed_tasks(tmp_path / "seeds.txt")] == ["Name a river.", "Name a lake."]
+    assert [task.instruction for task in load_seed_tasks(tmp_path / "seeds.txt")] == [
+        "Name a river.",
+        "Name a lake.",
+    ]
 
 
-def test_official_13_the_current_sdk_and_its_chat_endpoint_are_used(against: Callable[..., SimpleNamespace]) -> None:
+def test_official_13_the_current_sdk_and_its_chat_endpoint_are_used(
+    against: Callable[..., SimpleNamespace],
+) -> None:
     done = against(scripted_model(2), num_instructions=4)
     assert {request["path"] for request in done.requests} == {"/v1/chat/completions"}
 
@@ -258,7 +304,10 @@ def test_official_a_failed_request_is_neither_no_nor_empty_and_is_asked_again(
     with Server(scripted_model(3)) as server:
         done.config.base_url = server.url + "/v1"
         summary = run(done.config, lambda text: None)
-        assert len([r for r in server.requests if r["prompt"].endswith("classification task?")]) == undone
+        assert (
+            len([r for r in server.requests if r["prompt"].endswith("classification task?")])
+            == undone
+        )
     assert summary["counts"]["classify"]["undone"] == 0
 
 
@@ -274,7 +323,12 @@ def test_alpaca_a_different_heading_merges_no_tasks(mark: str) -> None:
 @pytest.mark.parametrize("numbers", [(1, 2, 3), (9, 1, 2), (9, 9, 9), (4, 7, 30)])
 def test_alpaca_a_list_that_restarts_or_jumps_loses_nothing(numbers: tuple[int, ...]) -> None:
     tasks = ["Name a river.", "Name a lake.", "Name a hill."]
-    assert parse_instructions("\n".join(f"{n}. {task}" for n, task in zip(numbers, tasks, strict=True))) == tasks
+    assert (
+        parse_instructions(
+            "\n".join(f"{n}. {task}" for n, task in zip(numbers, tasks, strict=True))
+        )
+        == tasks
+    )
 
 
 @pytest.mark.parametrize("marker", ["<noinput>", "N/A", "No input", "none", "（无）"])
@@ -305,14 +359,20 @@ def test_alpaca_what_a_text_model_cannot_do_is_dropped_in_either_language() -> N
         assert instruction_problem(text) == "needs_more_than_text", text
 
 
-def test_alpaca_the_tokens_of_a_request_are_counted_once(against: Callable[..., SimpleNamespace]) -> None:
+def test_alpaca_the_tokens_of_a_request_are_counted_once(
+    against: Callable[..., SimpleNamespace],
+) -> None:
     done = against(scripted_model(4), num_instructions=9)
-    sent, came = (sum(-(-len(request[part]) // 4) for request in done.requests) for part in ("prompt", "text"))
+    sent, came = (
+        sum(-(-len(request[part]) // 4) for request in done.requests) for part in ("prompt", "text")
+    )
     spent = done.summary["tokens"].values()
     assert (sum(one["prompt"] for one in spent), sum(one["reply"] for one in spent)) == (sent, came)
 
 
-def test_alpaca_what_was_too_similar_is_kept_with_its_neighbour_and_score(settings: Settings) -> None:
+def test_alpaca_what_was_too_similar_is_kept_with_its_neighbour_and_score(
+    settings: Settings,
+) -> None:
     config = settings(provider="practice", num_instructions=30)
     run(config, lambda text: None)
     similar = [row for row in rows(config, "rejected.jsonl") if row["rule"] == "too_similar"]
@@ -323,7 +383,9 @@ def test_alpaca_what_was_too_similar_is_kept_with_its_neighbour_and_score(settin
 # ----- the teaching script
 
 
-def test_lesson_machine_tasks_are_shown_in_later_prompts(against: Callable[..., SimpleNamespace]) -> None:
+def test_lesson_machine_tasks_are_shown_in_later_prompts(
+    against: Callable[..., SimpleNamespace],
+) -> None:
     done = against(scripted_model(5), num_instructions=40, until="generate")
     made = [row["instruction"] for row in rows(done.config, STEP_FILES[0])]
     prompts = [row["metadata"]["prompt"] for row in rows(done.config, STEP_FILES[0])]
@@ -331,15 +393,23 @@ def test_lesson_machine_tasks_are_shown_in_later_prompts(against: Callable[..., 
     assert len(set(prompts)) == len(done.requests) > 2
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "html-200", "error-200", "filter", "null-content", "no-choices"])
-def test_lesson_an_error_never_becomes_training_data(against: Callable[..., SimpleNamespace], fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "html-200", "error-200", "filter", "null-content", "no-choices"]
+)
+def test_lesson_an_error_never_becomes_training_data(
+    against: Callable[..., SimpleNamespace], fault: str
+) -> None:
     def faults(index: int, prompt: str) -> str:
         return fault if index and index % 2 else ""
 
     done = against(scripted_model(6), faults, num_instructions=8, max_attempts=1, patience=50)
     assert done.error is None
-    text = "".join((Path(done.config.work_dir) / name).read_text(encoding="utf-8") for name in STEP_FILES)
-    assert not any(word in text for word in ("Rate limit", "rate_limit", "nginx", "server had an error"))
+    text = "".join(
+        (Path(done.config.work_dir) / name).read_text(encoding="utf-8") for name in STEP_FILES
+    )
+    assert not any(
+        word in text for word in ("Rate limit", "rate_limit", "nginx", "server had an error")
+    )
     written = {line for request in done.requests for line in request["text"].split("\n")}
     for row in rows(done.config, STEP_FILES[3]):
         assert any(row["output"] in line for line in written)
@@ -352,7 +422,13 @@ def test_lesson_an_answer_of_one_character_is_kept(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [("Input：", "Output："), ("输入:", "输出:"), ("输入：", "输出："), ("**Input:**", "**Output:**")]
+    "labels",
+    [
+        ("Input：", "Output："),
+        ("输入:", "输出:"),
+        ("输入：", "输出："),
+        ("**Input:**", "**Output:**"),
+    ],
 )
 def test_lesson_every_form_of_a_label_is_understood(labels: tuple[str, str]) -> None:
     assert parse_instances(f"{labels[0]} 2\n{labels[1]} 3", False) == [("2", "3")]
@@ -380,7 +456,9 @@ def test_lesson_a_cut_reply_is_noticed(against: Callable[..., SimpleNamespace]) 
 
     done = against(scripted_model(7), faults, num_instructions=6)
     assert rows(done.config, STEP_FILES[3]) == []
-    rules = {row["rule"] for row in rows(done.config, "rejected.jsonl") if row["stage"] != "generate"}
+    rules = {
+        row["rule"] for row in rows(done.config, "rejected.jsonl") if row["stage"] != "generate"
+    }
     assert rules <= {"cut_off", "no_instance"}
     assert rules
 
@@ -388,10 +466,15 @@ def test_lesson_a_cut_reply_is_noticed(against: Callable[..., SimpleNamespace]) 
 def test_lesson_what_was_paid_for_is_on_disk_before_a_stage_ends(settings: Settings) -> None:
     seen: list[int] = []
     with Server(lambda prompt, body: scripted_model(8)(prompt, body)) as server:
-        config = settings(provider="local", model="m", base_url=server.url + "/v1", num_instructions=30)
+        config = settings(
+            provider="local", model="m", base_url=server.url + "/v1", num_instructions=30
+        )
         with Model(config) as model:
             count = model.journal.append
-            model.journal.append = lambda record: (count(record), seen.append(len(rows(config, "responses.jsonl"))))[0]
+            model.journal.append = lambda record: (
+                count(record),
+                seen.append(len(rows(config, "responses.jsonl"))),
+            )[0]
             generate_instructions(config, model, load_seed_tasks(DEFAULT_SEEDS["en"]))
     assert seen and seen[0] == 1
     assert max(seen) == len(seen)
@@ -436,7 +519,11 @@ def test_chinese_machine_tasks_are_compared_with_each_other(settings: Settings) 
     pool, results = InstructionPool(), Results([Task("machine_task_0", "x")])
     pool.add("列出三种水果。")
     take_candidates(
-        settings(), pool, Reply("9. 解释重力是什么。\n10. 解释重力是什么", "stop", prompt="h\n9."), 0, results
+        settings(),
+        pool,
+        Reply("9. 解释重力是什么。\n10. 解释重力是什么", "stop", prompt="h\n9."),
+        0,
+        results,
     )
     assert len(results.tasks) == 2
     assert [row["evidence"] for row in results.rejected] == ["解释重力是什么。"]

@@ -14,7 +14,15 @@ import pytest
 from helpers.runs import FIELDS, ROOT, quiet, rows, summary_of
 from helpers.server import Server, scripted_model
 
-from self_instruct_workshop import PROVIDERS, STEP_FILES, Config, Model, UsageError, WorkshopError, main
+from self_instruct_workshop import (
+    PROVIDERS,
+    STEP_FILES,
+    Config,
+    Model,
+    UsageError,
+    WorkshopError,
+    main,
+)
 
 Settings = Callable[..., Config]
 MADE = {"num_instructions": 25}
@@ -34,7 +42,9 @@ def original(settings: Settings, tmp_path: Path) -> Callable[..., Config]:
     """A run of the practice model that is over."""
 
     def make(**changes: object) -> Config:
-        config = settings(**{"provider": "practice", "work_dir": str(tmp_path / "original"), **MADE, **changes})
+        config = settings(
+            **{"provider": "practice", "work_dir": str(tmp_path / "original"), **MADE, **changes}
+        )
         quiet(config)
         return config
 
@@ -110,7 +120,9 @@ def test_with_the_settings_that_no_reply_names_told_again_the_bytes_are_the_same
 def test_the_command_line_replays_a_run_of_the_default_size(tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     done = command("--provider", "practice", "--work-dir", first)
-    redone = command("--provider", "replay", "--responses", first / "responses.jsonl", "--work-dir", again)
+    redone = command(
+        "--provider", "replay", "--responses", first / "responses.jsonl", "--work-dir", again
+    )
     assert (done.returncode, redone.returncode) == (0, 0), redone.stderr
     assert contents(first) == contents(again)
     assert "0 requests now" in redone.stdout
@@ -123,7 +135,9 @@ def test_the_summary_names_who_answered_once_and_that_nothing_was_asked_now(
     summary = quiet(replay(journal_of(first)))
     theirs = summary_of(Path(first.work_dir))
     names = ("provider", "model", "temperature", "recipe", "language", "seed", "max_tokens")
-    assert [summary["settings"][name] for name in names] == [theirs["settings"][name] for name in names]
+    assert [summary["settings"][name] for name in names] == [
+        theirs["settings"][name] for name in names
+    ]
     assert {spent["asked_now"] for spent in summary["tokens"].values()} == {0}
     for stage, spent in summary["tokens"].items():
         assert {**spent, "asked_now": 0} == {**theirs["tokens"][stage], "asked_now": 0}
@@ -151,7 +165,11 @@ def test_any_smaller_number_works_where_replies_bring_more_or_less_than_was_aske
 ) -> None:
     def uneven(prompt: str, body: dict) -> str:
         lines = scripted_model(seed)(prompt, body).split("\n")
-        return "\n".join(lines[: 1 + sum(map(ord, prompt)) % 8]) if prompt.endswith(".") else "\n".join(lines)
+        return (
+            "\n".join(lines[: 1 + sum(map(ord, prompt)) % 8])
+            if prompt.endswith(".")
+            else "\n".join(lines)
+        )
 
     with Server(uneven) as server:
         address = {"provider": "local", "model": "m", "base_url": server.url + "/v1"}
@@ -165,7 +183,9 @@ def test_any_smaller_number_works_where_replies_bring_more_or_less_than_was_aske
         assert rows(Path(again.work_dir), STEP_FILES[0]) == all_tasks[:wanted]
 
 
-def test_another_threshold_asks_nothing_of_stage_1_that_the_journal_has(original: Callable, replay: Callable) -> None:
+def test_another_threshold_asks_nothing_of_stage_1_that_the_journal_has(
+    original: Callable, replay: Callable
+) -> None:
     first = original(rouge_threshold=0.4)
     again = replay(journal_of(first), rouge_threshold=0.7, until="generate", num_instructions=15)
     assert quiet(again)["counts"]["generate"]["out"] == 15
@@ -179,7 +199,9 @@ def test_a_run_over_the_wire_is_replayed_with_its_own_seeds(
     faults = ["500", "length", "", "filter"]
     with Server(scripted_model(), faults=faults) as server:
         address = {"provider": "local", "base_url": server.url + "/v1"}
-        first = settings(**address, **MADE, seed_file=str(seeds), work_dir=str(tmp_path / "original"))
+        first = settings(
+            **address, **MADE, seed_file=str(seeds), work_dir=str(tmp_path / "original")
+        )
         quiet(first)
     again = replay(journal_of(first), seed_file=str(seeds))
     quiet(again)
@@ -192,7 +214,11 @@ def test_a_run_over_the_wire_is_replayed_with_its_own_seeds(
 
 @pytest.mark.parametrize("keys", [True, False], ids=["with keys", "without"])
 def test_nothing_is_sent_and_no_key_is_needed(
-    settings: Settings, replay: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: bool
+    settings: Settings,
+    replay: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    keys: bool,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with Server(scripted_model()) as server:
@@ -203,10 +229,18 @@ def test_nothing_is_sent_and_no_key_is_needed(
         for row in PROVIDERS.values():
             for name, value in ((row.key, "k"), (row.url_variable, server.url + "/v1")):
                 if name:
-                    monkeypatch.setenv(name, value) if keys else monkeypatch.delenv(name, raising=False)
+                    monkeypatch.setenv(name, value) if keys else monkeypatch.delenv(
+                        name, raising=False
+                    )
         again = replay(journal_of(first))
         quiet(again)
-        quiet(replay(journal_of(first), base_url=server.url + "/v1", work_dir=str(tmp_path / "with address")))
+        quiet(
+            replay(
+                journal_of(first),
+                base_url=server.url + "/v1",
+                work_dir=str(tmp_path / "with address"),
+            )
+        )
         with pytest.raises(WorkshopError):
             quiet(replay(journal_of(first), num_instructions=500, base_url=server.url + "/v1"))
         assert len(server.requests) == asked > 0
@@ -218,7 +252,9 @@ def test_a_replay_opens_no_connection_at_all(
 ) -> None:
     again = replay(journal_of(original()))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was called"))
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("somebody was looked up"))
+    monkeypatch.setattr(
+        "socket.getaddrinfo", lambda *_, **__: pytest.fail("somebody was looked up")
+    )
     assert quiet(again)["status"] == "complete"
 
 
@@ -232,7 +268,11 @@ def test_the_journal_keeps_its_bytes_and_its_time_and_no_other_is_written(
     before = journal.read_bytes(), journal.stat().st_mtime_ns, sorted(journal.parent.iterdir())
     again = replay(journal, num_instructions=wanted)
     assert main(again) == (0 if wanted == 25 else 1)
-    assert (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(journal.parent.iterdir())) == before
+    assert (
+        journal.read_bytes(),
+        journal.stat().st_mtime_ns,
+        sorted(journal.parent.iterdir()),
+    ) == before
     assert not journal_of(again).exists()
 
 
@@ -248,7 +288,9 @@ def test_a_replay_into_the_folder_of_the_run_itself_leaves_its_journal_alone(
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"key": "d", "te', b"\0\0\0", "第".encode()[:-1]])
-def test_a_torn_last_line_is_passed_over_and_left_as_it_is(original: Callable, replay: Callable, torn: bytes) -> None:
+def test_a_torn_last_line_is_passed_over_and_left_as_it_is(
+    original: Callable, replay: Callable, torn: bytes
+) -> None:
     first = original()
     journal = journal_of(first)
     journal.write_bytes(whole := journal.read_bytes() + torn)
@@ -258,7 +300,9 @@ def test_a_torn_last_line_is_passed_over_and_left_as_it_is(original: Callable, r
     assert contents(Path(again.work_dir)) == contents(Path(first.work_dir))
 
 
-def test_a_journal_that_another_run_is_writing_can_be_replayed(original: Callable, replay: Callable) -> None:
+def test_a_journal_that_another_run_is_writing_can_be_replayed(
+    original: Callable, replay: Callable
+) -> None:
     first = original()
     with Model(Config(**asdict(first))):
         assert main(replay(journal_of(first))) == 0
@@ -284,7 +328,12 @@ def one_line(capsys: pytest.CaptureFixture) -> str:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"num_instructions": 500}, {"num_instructions": 26}, {"instances_per_instruction": 2}, {"rouge_threshold": 0.1}],
+    [
+        {"num_instructions": 500},
+        {"num_instructions": 26},
+        {"instances_per_instruction": 2},
+        {"rouge_threshold": 0.1},
+    ],
     ids=str,
 )
 def test_a_question_that_was_never_asked_ends_the_replay_in_one_line(
@@ -320,7 +369,14 @@ def test_a_reply_that_somebody_deleted_ends_the_replay_in_one_line(
 
 
 def test_the_real_process_leaves_with_1_and_one_line(original: Callable, tmp_path: Path) -> None:
-    done = command("--provider", "replay", "--responses", journal_of(original()), "--work-dir", tmp_path / "again")
+    done = command(
+        "--provider",
+        "replay",
+        "--responses",
+        journal_of(original()),
+        "--work-dir",
+        tmp_path / "again",
+    )
     assert done.returncode == 1, "the journal has 25 instructions and 100 are wanted"
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
 
@@ -366,7 +422,11 @@ NO_JOURNAL = {
 def test_a_file_that_is_no_journal_is_a_usage_error_in_one_line(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file.jsonl").write_bytes(NO_JOURNAL[kind])
     with pytest.raises(UsageError) as refused:
-        Config(provider="replay", responses=str(tmp_path / "file.jsonl"), work_dir=str(tmp_path / "work"))
+        Config(
+            provider="replay",
+            responses=str(tmp_path / "file.jsonl"),
+            work_dir=str(tmp_path / "work"),
+        )
     assert len(str(refused.value).splitlines()) == 1
 
 

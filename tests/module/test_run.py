@@ -53,11 +53,17 @@ def practised(request: pytest.FixtureRequest, settings: Settings) -> tuple[Confi
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_practice_command_run_twice_is_complete_and_the_second_asks_nothing(language: str, tmp_path: Path) -> None:
+def test_the_practice_command_run_twice_is_complete_and_the_second_asks_nothing(
+    language: str, tmp_path: Path
+) -> None:
     where = tmp_path / "work"
     arguments = ["--provider", "practice", "--language", language, "--work-dir", str(where)]
     first, second = (
-        subprocess.run([sys.executable, ROOT / "self_instruct.py", *arguments], capture_output=True, encoding="utf-8")
+        subprocess.run(
+            [sys.executable, ROOT / "self_instruct.py", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+        )
         for _ in range(2)
     )
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -68,7 +74,9 @@ def test_the_practice_command_run_twice_is_complete_and_the_second_asks_nothing(
     assert {spent["asked_now"] for spent in summary_of(where)["tokens"].values()} == {0}
 
 
-def test_a_second_practice_run_leaves_every_byte_and_the_journal_as_they_are(practised: tuple) -> None:
+def test_a_second_practice_run_leaves_every_byte_and_the_journal_as_they_are(
+    practised: tuple,
+) -> None:
     config, first, _ = practised
     names = [*FIELDS, "responses.jsonl"]
     before = {name: (Path(config.work_dir) / name).read_bytes() for name in names}
@@ -78,7 +86,9 @@ def test_a_second_practice_run_leaves_every_byte_and_the_journal_as_they_are(pra
     assert sum(spent["asked_now"] for spent in second["tokens"].values()) == 0
 
 
-def test_the_same_practice_run_in_another_folder_gives_the_same_bytes(practised: tuple, tmp_path: Path) -> None:
+def test_the_same_practice_run_in_another_folder_gives_the_same_bytes(
+    practised: tuple, tmp_path: Path
+) -> None:
     config, _, _ = practised
     quiet(Config(**asdict(config) | {"work_dir": str(tmp_path / "other")}))
     assert views(tmp_path / "other") == views(Path(config.work_dir))
@@ -99,7 +109,9 @@ def test_step_files_are_complete_jsonl_with_exactly_the_documented_fields(practi
         assert found == {tuple(sorted(names.split()))}, name
 
 
-def test_files_keep_letters_beyond_ascii_unescaped_and_have_no_carriage_return(practised: tuple) -> None:
+def test_files_keep_letters_beyond_ascii_unescaped_and_have_no_carriage_return(
+    practised: tuple,
+) -> None:
     for path in Path(practised[0].work_dir).glob("*.json*"):
         raw = path.read_bytes()
         assert b"\r" not in raw and not re.search(rb"\\u[0-9a-fA-F]{4}", raw), path
@@ -114,14 +126,22 @@ def test_counts_add_up_per_stage_and_equal_the_files(practised: tuple) -> None:
     check_counts(Path(practised[0].work_dir), practised[1])
 
 
-def test_the_practice_run_gives_several_rules_work_and_leaves_some_answers_unread(settings: Settings) -> None:
+def test_the_practice_run_gives_several_rules_work_and_leaves_some_answers_unread(
+    settings: Settings,
+) -> None:
     counts = quiet(settings(provider="practice", num_instructions=200))["counts"]
-    assert {"too_similar", "too_short", "needs_more_than_text"} <= set(counts["generate"]["rejected"])
+    assert {"too_similar", "too_short", "needs_more_than_text"} <= set(
+        counts["generate"]["rejected"]
+    )
     assert counts["filter"]["rejected"]
-    assert counts["classify"]["classification"] > 20 and counts["classify"]["not_classification"] > 50
+    assert (
+        counts["classify"]["classification"] > 20 and counts["classify"]["not_classification"] > 50
+    )
 
 
-def test_an_accepted_record_tells_its_neighbours_its_mean_score_and_where_it_came_from(practised: tuple) -> None:
+def test_an_accepted_record_tells_its_neighbours_its_mean_score_and_where_it_came_from(
+    practised: tuple,
+) -> None:
     config, _, _ = practised
     pool = workshop.InstructionPool()
     for task in workshop.load_seed_tasks(workshop.DEFAULT_SEEDS[config.language]):
@@ -137,21 +157,34 @@ def test_an_accepted_record_tells_its_neighbours_its_mean_score_and_where_it_cam
         choice = record["metadata"]["response"]["choices"][0]
         assert set(record["metadata"]) == {"prompt", "response", "created_at"}
         assert set(choice) == {"text", "finish_reason"}
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", record["metadata"]["created_at"])
+        assert re.fullmatch(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", record["metadata"]["created_at"]
+        )
         words = " ".join(re.sub(r"[*\n]", " ", choice["text"]).split())
         assert record["instruction"] in words
     order = [record["request_idx"] for record in records]
     assert order == sorted(order) and order[0] == 0
-    assert [record["id"] for record in records] == [f"machine_task_{n}" for n in range(len(records))]
+    assert [record["id"] for record in records] == [
+        f"machine_task_{n}" for n in range(len(records))
+    ]
 
 
 def test_final_rows_are_pairs_of_the_bank_and_none_comes_twice(practised: tuple) -> None:
     config, _, _ = practised
-    pairs = {row["instruction"]: row["instances"] for row in workshop.read_data("practice_tasks", config.language)}
-    bank = {task: [{"input": i["input"], "output": i["output"]} for i in given] for task, given in pairs.items()}
+    pairs = {
+        row["instruction"]: row["instances"]
+        for row in workshop.read_data("practice_tasks", config.language)
+    }
+    bank = {
+        task: [{"input": i["input"], "output": i["output"]} for i in given]
+        for task, given in pairs.items()
+    }
     final = rows(Path(config.work_dir), "step4_final.jsonl")
     assert len(final) > 50
-    assert all({"input": row["input"], "output": row["output"]} in bank[row["instruction"]] for row in final)
+    assert all(
+        {"input": row["input"], "output": row["output"]} in bank[row["instruction"]]
+        for row in final
+    )
     assert len({(row["instruction"], row["input"]) for row in final}) == len(final)
     assert all(row["output"].strip() for row in final)
 
@@ -170,34 +203,50 @@ def test_several_instances_for_a_task_stay_with_their_task(wanted: int, settings
 # Stopping after a stage, going on, and a changed count.
 
 
-def test_until_stops_after_each_stage_and_the_next_call_goes_on_without_asking_again(settings: Settings) -> None:
+def test_until_stops_after_each_stage_and_the_next_call_goes_on_without_asking_again(
+    settings: Settings,
+) -> None:
     with Server(scripted_model()) as server:
         config = settings(**local(server, num_instructions=12))
         folder = Path(config.work_dir)
         for number, stage in enumerate(STAGES):
             before = len(server.requests)
             summary = quiet(settings(**local(server, num_instructions=12, until=stage)))
-            assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[: number + 1]
-            assert summary["status"] == ("complete" if stage == "filter" else f"stopped after {stage}")
-            asked = {stage_of(r["prompt"]) for r in server.requests[before:] if r["method"] == "POST"}
+            assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[
+                : number + 1
+            ]
+            assert summary["status"] == (
+                "complete" if stage == "filter" else f"stopped after {stage}"
+            )
+            asked = {
+                stage_of(r["prompt"]) for r in server.requests[before:] if r["method"] == "POST"
+            }
             assert asked == ({stage} if stage != "filter" else set())
         prompts = Counter(r["prompt"] for r in server.requests if r["method"] == "POST")
         assert max(prompts.values()) == 1
         in_steps = views(folder)
-        quiet(settings(**local(server, num_instructions=12, work_dir=str(folder.parent / "at once"))))
+        quiet(
+            settings(**local(server, num_instructions=12, work_dir=str(folder.parent / "at once")))
+        )
     assert in_steps == views(folder.parent / "at once")
 
 
 @pytest.mark.parametrize("until", STAGES[:3])
-def test_files_of_an_earlier_run_that_are_no_view_of_this_one_are_removed(until: str, settings: Settings) -> None:
+def test_files_of_an_earlier_run_that_are_no_view_of_this_one_are_removed(
+    until: str, settings: Settings
+) -> None:
     quiet(config := settings(provider="practice", num_instructions=10))
     quiet(settings(provider="practice", num_instructions=10, until=until))
     left = [name for name in STEP_FILES if (Path(config.work_dir) / name).exists()]
     assert left == STEP_FILES[: STAGES.index(until) + 1]
-    assert not any(row["stage"] == "filter" for row in rows(Path(config.work_dir), "rejected.jsonl"))
+    assert not any(
+        row["stage"] == "filter" for row in rows(Path(config.work_dir), "rejected.jsonl")
+    )
 
 
-def test_an_output_path_gets_the_final_dataset_and_its_folder_is_made(settings: Settings, tmp_path: Path) -> None:
+def test_an_output_path_gets_the_final_dataset_and_its_folder_is_made(
+    settings: Settings, tmp_path: Path
+) -> None:
     target = tmp_path / "new folder" / "数据.jsonl"
     config = settings(provider="practice", num_instructions=10, output_path=str(target))
     quiet(config)
@@ -206,7 +255,14 @@ def test_an_output_path_gets_the_final_dataset_and_its_folder_is_made(settings: 
 
 
 def test_a_run_that_stops_early_writes_no_output_path(settings: Settings, tmp_path: Path) -> None:
-    quiet(settings(provider="practice", num_instructions=5, until="instances", output_path=str(tmp_path / "out.jsonl")))
+    quiet(
+        settings(
+            provider="practice",
+            num_instructions=5,
+            until="instances",
+            output_path=str(tmp_path / "out.jsonl"),
+        )
+    )
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -253,8 +309,13 @@ def test_a_larger_limit_of_tokens_asks_again_only_for_what_was_cut(settings: Set
 
 def test_a_changed_threshold_asks_nothing_again_in_stage_1(settings: Settings) -> None:
     quiet(settings(provider="practice", num_instructions=30))
-    strict = quiet(config := settings(provider="practice", num_instructions=20, rouge_threshold=0.4))
-    scores = [max(r["most_similar"].values()) for r in rows(Path(config.work_dir), "step1_instructions.jsonl")]
+    strict = quiet(
+        config := settings(provider="practice", num_instructions=20, rouge_threshold=0.4)
+    )
+    scores = [
+        max(r["most_similar"].values())
+        for r in rows(Path(config.work_dir), "step1_instructions.jsonl")
+    ]
     assert max(scores) <= 0.4
     assert strict["tokens"]["generate"]["asked_now"] <= 1
 
@@ -268,7 +329,9 @@ def test_novelty_that_dries_up_ends_with_a_notice_and_exit_0(settings: Settings)
     done = finish(config)
     made = summary_of(Path(config.work_dir))["counts"]["generate"]["out"]
     assert done.returncode == 0 and 100 < made < 2000
-    assert re.search(rf"\nnotice: .*\b{made} of 2000 instructions\W.*\b10 requests in a row", done.stdout)
+    assert re.search(
+        rf"\nnotice: .*\b{made} of 2000 instructions\W.*\b10 requests in a row", done.stdout
+    )
     check_counts(Path(config.work_dir), summary_of(Path(config.work_dir)))
 
 
@@ -285,17 +348,33 @@ def test_a_server_that_always_repeats_itself_is_left_after_its_patience_is_used_
         return said if stage_of(prompt) == "generate" else scripted_model()(prompt, body)
 
     with Server(parrot) as server:
-        config = settings(**local(server, num_instructions=500, concurrency=concurrency, patience=7))
+        config = settings(
+            **local(server, num_instructions=500, concurrency=concurrency, patience=7)
+        )
         text: list[str] = []
         summary = run(config, say=text.append)
-        asked = [r for r in server.requests if r["method"] == "POST" and stage_of(r["prompt"]) == "generate"]
-    assert len(asked) == bool(made) + 7 * (1 if said else 2)  # an empty reply is asked for once more
-    assert summary["counts"]["generate"]["out"] == len(rows(Path(config.work_dir), "step4_final.jsonl")) == made
-    assert re.search(rf"\nnotice: .*\b{made} of 500 instructions\W.*\b7 requests in a row", "\n".join(text))
+        asked = [
+            r
+            for r in server.requests
+            if r["method"] == "POST" and stage_of(r["prompt"]) == "generate"
+        ]
+    assert len(asked) == bool(made) + 7 * (
+        1 if said else 2
+    )  # an empty reply is asked for once more
+    assert (
+        summary["counts"]["generate"]["out"]
+        == len(rows(Path(config.work_dir), "step4_final.jsonl"))
+        == made
+    )
+    assert re.search(
+        rf"\nnotice: .*\b{made} of 500 instructions\W.*\b7 requests in a row", "\n".join(text)
+    )
     check_counts(Path(config.work_dir), summary)
 
 
-def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with_a_hint(settings: Settings) -> None:
+def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with_a_hint(
+    settings: Settings,
+) -> None:
     written = iter(range(10**6))
 
     def drying_up(prompt: str, body: dict) -> str:
@@ -307,7 +386,9 @@ def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with
         words = [f"{number * 8 + n:05d}" for n in range(wanted)]
         if not words:
             return "9. Sort these words by their length."
-        return "\n".join(f"{n}. Spell {word} as {word[::-1]} and {word * 2}." for n, word in enumerate(words, 9))
+        return "\n".join(
+            f"{n}. Spell {word} as {word[::-1]} and {word * 2}." for n, word in enumerate(words, 9)
+        )
 
     with Server(drying_up) as server:
         config, text = settings(**local(server, num_instructions=48, concurrency=1)), []
@@ -316,8 +397,13 @@ def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with
     asked = max(new) + 1
     last_ten = sum(new[i] for i in range(asked - 10, asked)) / 10
     assert summary["counts"]["generate"]["out"] == 48
-    assert summary["counts"]["generate"]["new_per_request"] == pytest.approx(last_ten, abs=0.051) and last_ten < 1
-    assert re.search(r"\nnotice: 48 of 48 instructions, few new.*--machine-tasks-shown", "\n".join(text))
+    assert (
+        summary["counts"]["generate"]["new_per_request"] == pytest.approx(last_ten, abs=0.051)
+        and last_ten < 1
+    )
+    assert re.search(
+        r"\nnotice: 48 of 48 instructions, few new.*--machine-tasks-shown", "\n".join(text)
+    )
 
 
 def test_a_run_that_finds_enough_gives_no_hint(settings: Settings) -> None:
@@ -346,16 +432,26 @@ def test_results_do_not_depend_on_concurrency(settings: Settings, tmp_path: Path
     for concurrency in (1, 8, 32):
         with Server(dawdle) as server:
             folder = tmp_path / str(concurrency)
-            quiet(settings(**local(server, num_instructions=24, concurrency=concurrency, work_dir=str(folder))))
+            quiet(
+                settings(
+                    **local(
+                        server, num_instructions=24, concurrency=concurrency, work_dir=str(folder)
+                    )
+                )
+            )
             found.append(views(folder))
             busiest.append(server.max_in_flight)
     assert found[0] == found[1] == found[2] and set(found[0]) == set(FIELDS)
     assert busiest[0] == 1 and 1 < busiest[1] <= 8 < busiest[2] <= 32
 
 
-def test_a_storm_of_faults_changes_nothing_in_a_run_of_100_instructions(settings: Settings, tmp_path: Path) -> None:
+def test_a_storm_of_faults_changes_nothing_in_a_run_of_100_instructions(
+    settings: Settings, tmp_path: Path
+) -> None:
     with Server(scripted_model()) as server:
-        calm = settings(**local(server, num_instructions=100, concurrency=16, work_dir=str(tmp_path / "calm")))
+        calm = settings(
+            **local(server, num_instructions=100, concurrency=16, work_dir=str(tmp_path / "calm"))
+        )
         quiet(calm)
     with Server(scripted_model(), faults=storm(0.3, 1)) as server:
         config = settings(**local(server, num_instructions=100, concurrency=16, max_attempts=15))
@@ -369,7 +465,9 @@ def test_a_storm_of_faults_changes_nothing_in_a_run_of_100_instructions(settings
     check_pairs(config)
 
 
-def test_requests_that_fail_for_good_are_counted_and_the_next_run_asks_them_alone(settings: Settings) -> None:
+def test_requests_that_fail_for_good_are_counted_and_the_next_run_asks_them_alone(
+    settings: Settings,
+) -> None:
     failing = {"classify": 3, "instances": 2}
 
     def faults(index: int, prompt: str) -> str:
@@ -390,7 +488,9 @@ def test_requests_that_fail_for_good_are_counted_and_the_next_run_asks_them_alon
     check_pairs(config)
 
 
-def test_what_the_content_filter_holds_back_is_not_promised_to_the_next_run(settings: Settings) -> None:
+def test_what_the_content_filter_holds_back_is_not_promised_to_the_next_run(
+    settings: Settings,
+) -> None:
     """A held-back reply is in the journal, so that the same command never asks it again: it must not say it does."""
 
     def faults(index: int, prompt: str) -> str:
@@ -414,7 +514,9 @@ def test_a_question_of_stage_2_that_the_content_filter_holds_back_leaves_null_an
 
     with Server(scripted_model(), faults=faults) as server:
         counts = quiet(config := settings(**local(server, num_instructions=2)))["counts"]
-    assert [row["is_classification"] for row in rows(Path(config.work_dir), STEP_FILES[1])] == [None] * 2
+    assert [row["is_classification"] for row in rows(Path(config.work_dir), STEP_FILES[1])] == [
+        None
+    ] * 2
     assert counts["classify"]["unknown"] == counts["filter"]["out"] == 2
 
 
@@ -434,7 +536,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def start(config: Config) -> subprocess.Popen:
-    return subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(
+        command(config), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES[:3])
@@ -451,7 +555,9 @@ def test_a_run_killed_in_any_stage_and_resumed_gives_the_bytes_of_an_uninterrupt
         gate.opened.set()
         assert running.returncode == -signal.SIGKILL
         folder = Path(config.work_dir)
-        assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[: STAGES.index(stage)]
+        assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[
+            : STAGES.index(stage)
+        ]
         kept = rows(folder, "responses.jsonl")
         assert len(kept) >= 3
         delivered = len(server.requests)
@@ -468,7 +574,9 @@ def test_a_run_killed_while_it_writes_stage_4_and_resumed_gives_the_same_bytes(
         config = settings(**local(server, **KILLED))
         folder = Path(config.work_dir)
         folder.mkdir()
-        os.mkfifo(folder / "step4_final.jsonl.tmp")  # nobody reads it: the writer waits in the midst of stage 4
+        os.mkfifo(
+            folder / "step4_final.jsonl.tmp"
+        )  # nobody reads it: the writer waits in the midst of stage 4
         running = start(config)
         until((folder / "step3_raw_instances.jsonl").exists)
         running.kill()
@@ -481,7 +589,9 @@ def test_a_run_killed_while_it_writes_stage_4_and_resumed_gives_the_same_bytes(
     assert views(folder) == uninterrupted
 
 
-def test_a_run_killed_again_and_again_comes_to_the_same_end(settings: Settings, uninterrupted: dict) -> None:
+def test_a_run_killed_again_and_again_comes_to_the_same_end(
+    settings: Settings, uninterrupted: dict
+) -> None:
     dice = random.Random(7)
     with Server(lambda prompt, body: time.sleep(0.01) or scripted_model()(prompt, body)) as server:
         config = settings(**local(server, **KILLED))
@@ -496,7 +606,9 @@ def test_a_run_killed_again_and_again_comes_to_the_same_end(settings: Settings, 
         quiet(config)
         answered = [r["prompt"] for r in server.requests if r["method"] == "POST"]
     assert views(Path(config.work_dir)) == uninterrupted
-    assert len(answered) <= len({*answered}) + 3 * KILLED["concurrency"]  # at most what was in flight is asked again
+    assert (
+        len(answered) <= len({*answered}) + 3 * KILLED["concurrency"]
+    )  # at most what was in flight is asked again
 
 
 def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> None:
@@ -516,7 +628,8 @@ def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> No
 
 
 @pytest.mark.parametrize(
-    ("sent", "stage"), [(signal.SIGINT, "generate"), (signal.SIGTERM, "classify"), (signal.SIGINT, "instances")]
+    ("sent", "stage"),
+    [(signal.SIGINT, "generate"), (signal.SIGTERM, "classify"), (signal.SIGINT, "instances")],
 )
 def test_an_interrupted_run_leaves_valid_files_without_its_last_replies_and_the_next_completes(
     sent: signal.Signals, stage: str, settings: Settings, uninterrupted: dict
@@ -528,7 +641,9 @@ def test_an_interrupted_run_leaves_valid_files_without_its_last_replies_and_the_
         assert gate.reached.wait(PATIENCE)
         time.sleep(0.1)  # so that replies before the gate have been taken in
         running.send_signal(sent)
-        _, errors = running.communicate(timeout=PATIENCE / 2)  # the gate is closed: the replies do not come
+        _, errors = running.communicate(
+            timeout=PATIENCE / 2
+        )  # the gate is closed: the replies do not come
         assert running.returncode == 128 + sent
         assert "interrupted: every reply so far is kept" in errors and "Traceback" not in errors
         folder, here = Path(config.work_dir), STAGES.index(stage)
@@ -552,7 +667,9 @@ def check_counts_of_a_part(folder: Path) -> None:
             assert summary_of(folder)["counts"][stage]["out"] == len(rows(folder, name))
 
 
-def test_an_interrupt_while_a_server_hangs_on_the_first_request_is_obeyed(settings: Settings) -> None:
+def test_an_interrupt_while_a_server_hangs_on_the_first_request_is_obeyed(
+    settings: Settings,
+) -> None:
     gate = Gate("generate", 0)
     with Server(gate) as server:
         running = start(settings(**local(server, num_instructions=8)))
@@ -563,7 +680,9 @@ def test_an_interrupt_while_a_server_hangs_on_the_first_request_is_obeyed(settin
         gate.opened.set()
 
 
-def test_a_fatal_error_ends_the_process_though_slow_replies_are_in_flight(settings: Settings) -> None:
+def test_a_fatal_error_ends_the_process_though_slow_replies_are_in_flight(
+    settings: Settings,
+) -> None:
     gate = Gate("classify", 1)
 
     def faults(index: int, prompt: str) -> str:
@@ -588,7 +707,9 @@ def test_a_fatal_error_ends_the_process_though_slow_replies_are_in_flight(settin
 # Places: odd paths, a read-only folder, a copied checkout.
 
 
-def test_a_work_dir_with_spaces_and_chinese_characters_works(settings: Settings, tmp_path: Path) -> None:
+def test_a_work_dir_with_spaces_and_chinese_characters_works(
+    settings: Settings, tmp_path: Path
+) -> None:
     folder = tmp_path / "my 数据 folder" / "第 1 次"
     done = finish(settings(provider="practice", num_instructions=8, work_dir=str(folder)))
     assert done.returncode == 0, done.stderr
@@ -598,15 +719,23 @@ def test_a_work_dir_with_spaces_and_chinese_characters_works(settings: Settings,
 
 def test_a_work_dir_whose_name_is_not_utf8_works_too(settings: Settings, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + "/数据".encode("gbk")))
-    done = finish(settings(provider="practice", num_instructions=3, work_dir=str(folder)), errors="replace")
+    done = finish(
+        settings(provider="practice", num_instructions=3, work_dir=str(folder)), errors="replace"
+    )
     assert done.returncode == 0, done.stderr
     assert summary_of(folder)["status"] == "complete"
 
 
 @pytest.mark.parametrize("made_before", [False, True])
-def test_a_read_only_folder_is_one_line_and_exit_1(made_before: bool, settings: Settings, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_one_line_and_exit_1(
+    made_before: bool, settings: Settings, tmp_path: Path
+) -> None:
     folder = tmp_path / "closed"
-    config = settings(provider="practice", num_instructions=3, work_dir=str(folder if made_before else folder / "w"))
+    config = settings(
+        provider="practice",
+        num_instructions=3,
+        work_dir=str(folder if made_before else folder / "w"),
+    )
     folder.mkdir()
     if made_before:
         quiet(config)
@@ -617,20 +746,37 @@ def test_a_read_only_folder_is_one_line_and_exit_1(made_before: bool, settings: 
     done = finish(config, preexec_fn=obey_permissions)
     folder.chmod(0o755)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and str(folder) in done.stderr
+    assert (
+        done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+        and str(folder) in done.stderr
+    )
 
 
-def test_a_work_dir_that_is_a_file_is_one_line_and_exit_1(settings: Settings, tmp_path: Path) -> None:
+def test_a_work_dir_that_is_a_file_is_one_line_and_exit_1(
+    settings: Settings, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     done = finish(settings(provider="practice", work_dir=str(tmp_path / "file")))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--work-dir" in done.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_output_path_that_is_a_folder_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+def test_an_output_path_that_is_a_folder_is_refused_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "folder").mkdir()
-    flags = ["--provider", "practice", "--work-dir", str(tmp_path / "work"), "--output-path", str(tmp_path / "folder")]
-    done = subprocess.run([sys.executable, str(ROOT / "self_instruct.py"), *flags], capture_output=True, text=True)
+    flags = [
+        "--provider",
+        "practice",
+        "--work-dir",
+        str(tmp_path / "work"),
+        "--output-path",
+        str(tmp_path / "folder"),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "self_instruct.py"), *flags], capture_output=True, text=True
+    )
     assert done.returncode == 2 and "error: --output-path must be a file" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "folder"]
 
@@ -640,12 +786,19 @@ def test_a_copied_checkout_runs_without_arguments_from_another_folder(tmp_path: 
     shutil.copytree(ROOT / "data", checkout / "data", ignore=shutil.ignore_patterns("workshop"))
     shutil.copy(ROOT / "self_instruct_workshop.py", checkout)
     done = subprocess.run(
-        [sys.executable, checkout / "self_instruct_workshop.py"], capture_output=True, encoding="utf-8", timeout=60
+        [sys.executable, checkout / "self_instruct_workshop.py"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(rows(checkout / "data" / "workshop", "step1_instructions.jsonl")) == 100
     assert list((tmp_path / "cwd").iterdir()) == [tmp_path / "cwd" / ".env"]
-    assert "not a language model" in done.stdout.lower() and "API key" in done.stdout and ".env" in done.stdout
+    assert (
+        "not a language model" in done.stdout.lower()
+        and "API key" in done.stdout
+        and ".env" in done.stdout
+    )
     assert [f"Stage {n}, {stage}" in done.stdout for n, stage in enumerate(STAGES, 1)] == [True] * 4
     assert re.search(r"rejected: too_similar, at \d\.\d\d: \w+", done.stdout)
     assert re.search(r"\nleft +\d+\n", done.stdout) and "Next: " in done.stdout
@@ -676,8 +829,13 @@ def test_the_four_stages_called_one_by_one_give_what_a_run_gives(
     assert dataset == rows(tmp_path / "run", "step4_final.jsonl")
 
 
-def test_classification_and_instances_can_be_asked_for_instructions_of_ones_own(settings: Settings) -> None:
-    tasks = [Task("mine", "Sort these words by length."), Task("二", "判断这句话的情感：积极或消极。")]
+def test_classification_and_instances_can_be_asked_for_instructions_of_ones_own(
+    settings: Settings,
+) -> None:
+    tasks = [
+        Task("mine", "Sort these words by length."),
+        Task("二", "判断这句话的情感：积极或消极。"),
+    ]
     with Server(scripted_model()) as server, Model(config := settings(**local(server))) as model:
         assert workshop.classify_instructions(config, model, tasks) == tasks
         assert all(task.is_classification in (True, False) for task in tasks)
@@ -686,7 +844,9 @@ def test_classification_and_instances_can_be_asked_for_instructions_of_ones_own(
         assert len(workshop.filter_and_dedupe(config, model, tasks)) == 2
 
 
-def test_the_seed_tasks_themselves_pass_through_the_filter(settings: Settings, seeds: list[Task]) -> None:
+def test_the_seed_tasks_themselves_pass_through_the_filter(
+    settings: Settings, seeds: list[Task]
+) -> None:
     config = settings(provider="practice")
     with Model(config) as model:
         dataset = workshop.filter_and_dedupe(config, model, seeds)
@@ -709,7 +869,9 @@ def test_stage_1_without_any_seed_task_says_so(settings: Settings) -> None:
         workshop.generate_instructions(config, model, [])
 
 
-def test_a_cell_run_twice_gives_the_same_tasks_and_asks_nothing(settings: Settings, seeds: list[Task]) -> None:
+def test_a_cell_run_twice_gives_the_same_tasks_and_asks_nothing(
+    settings: Settings, seeds: list[Task]
+) -> None:
     config = settings(provider="practice", num_instructions=10)
     with Model(config) as model:
         tasks = list(workshop.generate_instructions(config, model, seeds))
@@ -717,10 +879,14 @@ def test_a_cell_run_twice_gives_the_same_tasks_and_asks_nothing(settings: Settin
         for stage in (workshop.classify_instructions, workshop.generate_instances):
             first = stage(config, model, tasks)
             assert stage(config, model, tasks) == first
-    assert len(keys := [row["key"] for row in rows(Path(config.work_dir), "responses.jsonl")]) == len({*keys})
+    assert len(
+        keys := [row["key"] for row in rows(Path(config.work_dir), "responses.jsonl")]
+    ) == len({*keys})
 
 
-def test_the_filter_cell_run_twice_gives_no_row_twice(settings: Settings, seeds: list[Task]) -> None:
+def test_the_filter_cell_run_twice_gives_no_row_twice(
+    settings: Settings, seeds: list[Task]
+) -> None:
     config = settings(provider="practice")
     with Model(config) as model:
         first = list(workshop.filter_and_dedupe(config, model, seeds))
@@ -746,16 +912,24 @@ def test_a_cell_that_failed_does_not_lock_the_folder_for_the_next(settings: Sett
         assert "lists no model" in str(failure.value)
 
 
-def test_two_runs_at_once_in_one_folder_are_refused_and_a_finished_one_gives_it_free(settings: Settings) -> None:
+def test_two_runs_at_once_in_one_folder_are_refused_and_a_finished_one_gives_it_free(
+    settings: Settings,
+) -> None:
     config = settings(provider="practice", num_instructions=3)
     with Model(config):
         done = finish(config)
-        assert done.returncode == 1 and "another run is writing to" in done.stderr and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 1
+            and "another run is writing to" in done.stderr
+            and done.stderr.count("\n") == 1
+        )
     assert finish(config).returncode == 0
 
 
 def test_a_threshold_of_one_lets_everything_in_but_exact_copies(settings: Settings) -> None:
-    config = settings(provider="practice", num_instructions=150, rouge_threshold=1.0, until="generate")
+    config = settings(
+        provider="practice", num_instructions=150, rouge_threshold=1.0, until="generate"
+    )
     quiet(config)
     records = rows(Path(config.work_dir), "step1_instructions.jsonl")
     assert len({record["instruction"] for record in records}) == len(records)
@@ -773,11 +947,17 @@ def test_the_files_named_at_the_end_are_there(settings: Settings) -> None:
     config = settings(provider="practice", num_instructions=8, until="classify")
     run(config, say=said.append)
     files = re.search(r"Files in .*: (.*)", said[-1])[1].split(", ")
-    assert files[:2] == list(STEP_FILES[:2]) and all((Path(config.work_dir) / name).exists() for name in files)
+    assert files[:2] == list(STEP_FILES[:2]) and all(
+        (Path(config.work_dir) / name).exists() for name in files
+    )
 
 
-def test_a_run_without_a_single_instruction_says_so_even_where_requests_failed(settings: Settings) -> None:
+def test_a_run_without_a_single_instruction_says_so_even_where_requests_failed(
+    settings: Settings,
+) -> None:
     said: list[str] = []
     with Server(scripted_model(), faults=lambda index, prompt: "filter") as server:
         run(settings(**local(server, num_instructions=20)), say=said.append)
-    assert "notice: 0 of 20 instructions" in said[-1] and "held back by the content filter" in said[-1]
+    assert (
+        "notice: 0 of 20 instructions" in said[-1] and "held back by the content filter" in said[-1]
+    )

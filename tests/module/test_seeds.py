@@ -61,7 +61,9 @@ def test_jsonl_json_and_txt_hold_the_same_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["jsonl", "json"])
 def test_four_names_of_the_instruction_are_understood(tmp_path: Path, key: str, kind: str) -> None:
     record = json.dumps({key: "Name a river."})
-    assert words(seeds(tmp_path / f"a.{kind}", f"[{record}]" if kind == "json" else record)) == ["Name a river."]
+    assert words(seeds(tmp_path / f"a.{kind}", f"[{record}]" if kind == "json" else record)) == [
+        "Name a river."
+    ]
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
@@ -70,9 +72,16 @@ def test_four_names_of_the_instruction_are_understood(tmp_path: Path, key: str, 
 def test_byte_order_marks_and_windows_line_ends_leave_no_trace(
     tmp_path: Path, kind: str, end: str, mark: bytes
 ) -> None:
-    text = {"jsonl": "\n".join(map(json.dumps, TWO)), "json": json.dumps(TWO, indent=1), "txt": "{0}\n\n{1}\n"}[kind]
+    text = {
+        "jsonl": "\n".join(map(json.dumps, TWO)),
+        "json": json.dumps(TWO, indent=1),
+        "txt": "{0}\n\n{1}\n",
+    }[kind]
     text = text.replace("{0}", "Name a river.").replace("{1}", "Name a lake.").replace("\n", end)
-    assert words(seeds(tmp_path / f"a.{kind}", mark + text.encode())) == ["Name a river.", "Name a lake."]
+    assert words(seeds(tmp_path / f"a.{kind}", mark + text.encode())) == [
+        "Name a river.",
+        "Name a lake.",
+    ]
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"], ids=ascii)
@@ -80,36 +89,62 @@ def test_only_a_newline_ends_a_record(tmp_path: Path, sign: str) -> None:
     instruction = f"Join the two{sign}halves."
     record = json.dumps({"instruction": instruction}, ensure_ascii=False)
     assert words(seeds(tmp_path / "a.jsonl", f"{record}\n")) == [instruction]
-    assert words(seeds(tmp_path / "a.txt", f"{instruction}\nName a lake.\n")) == [instruction, "Name a lake."]
+    assert words(seeds(tmp_path / "a.txt", f"{instruction}\nName a lake.\n")) == [
+        instruction,
+        "Name a lake.",
+    ]
 
 
-def test_exact_duplicates_are_merged_with_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tasks = seeds(tmp_path / "a.txt", "Name a river.\nName a lake.\n  Name a river.  \nname a river.\n")
+def test_exact_duplicates_are_merged_with_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = seeds(
+        tmp_path / "a.txt", "Name a river.\nName a lake.\n  Name a river.  \nname a river.\n"
+    )
     assert words(tasks) == ["Name a river.", "Name a lake.", "name a river."]
     said = capsys.readouterr()
-    assert said.out == "" and "notice" in said.err and "1 duplicate" in said.err and "a.txt" in said.err
+    assert (
+        said.out == ""
+        and "notice" in said.err
+        and "1 duplicate" in said.err
+        and "a.txt" in said.err
+    )
 
 
 def test_of_duplicates_the_first_stays_and_ids_stay_distinct(tmp_path: Path) -> None:
     rows = [{"instruction": "Sort.", "is_classification": True}, {"instruction": "Sort."}, *TWO]
     tasks = seeds(tmp_path / "a.json", json.dumps(rows))
-    assert tasks[0].is_classification is True and len({task.id for task in tasks}) == len(tasks) == 3
+    assert (
+        tasks[0].is_classification is True and len({task.id for task in tasks}) == len(tasks) == 3
+    )
 
 
-def test_without_duplicates_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_duplicates_nothing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     seeds(tmp_path / "a.json", json.dumps(TWO))
     assert capsys.readouterr() == ("", "")
 
 
 def test_inputs_may_be_empty_or_missing_or_a_number(tmp_path: Path) -> None:
-    pairs = [{"input": "", "output": "a"}, {"output": "b"}, {"input": None, "output": "c"}, {"input": 5, "output": "d"}]
-    (task,) = seeds(tmp_path / "a.json", json.dumps([{"instruction": "Say it.", "instances": pairs}]))
+    pairs = [
+        {"input": "", "output": "a"},
+        {"output": "b"},
+        {"input": None, "output": "c"},
+        {"input": 5, "output": "d"},
+    ]
+    (task,) = seeds(
+        tmp_path / "a.json", json.dumps([{"instruction": "Say it.", "instances": pairs}])
+    )
     assert [pair["input"] for pair in task.instances] == ["", "", "", "5"]
     assert [pair["output"] for pair in task.instances] == ["a", "b", "c", "d"]
 
 
 def test_a_record_without_a_flag_is_not_called_classification(tmp_path: Path) -> None:
-    assert [task.is_classification for task in seeds(tmp_path / "a.json", json.dumps(TWO))] == [None, None]
+    assert [task.is_classification for task in seeds(tmp_path / "a.json", json.dumps(TWO))] == [
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -139,12 +174,16 @@ def test_a_record_without_a_flag_is_not_called_classification(tmp_path: Path) ->
         ("jsonl", '{"instruction": "Sort.", "instances": [{"input": "a", "output": 5}]}', "line 1"),
     ],
 )
-def test_a_record_that_cannot_be_used_is_refused_by_its_place(tmp_path: Path, kind: str, text: str, says: str) -> None:
+def test_a_record_that_cannot_be_used_is_refused_by_its_place(
+    tmp_path: Path, kind: str, text: str, says: str
+) -> None:
     assert says in complaint(tmp_path / f"a.{kind}", text)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "txt"])
-@pytest.mark.parametrize("text", ["", " \r\n\n", "\ufeff"], ids=["nothing", "blank lines", "BOM alone"])
+@pytest.mark.parametrize(
+    "text", ["", " \r\n\n", "\ufeff"], ids=["nothing", "blank lines", "BOM alone"]
+)
 def test_an_empty_file_is_refused(tmp_path: Path, kind: str, text: str) -> None:
     complaint(tmp_path / f"a.{kind}", text)
 
@@ -154,7 +193,9 @@ def test_an_empty_array_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "txt"])
-@pytest.mark.parametrize("raw", ["Zähle.".encode("latin-1"), "Name a river.".encode("utf-16")], ids=["latin-1", "16"])
+@pytest.mark.parametrize(
+    "raw", ["Zähle.".encode("latin-1"), "Name a river.".encode("utf-16")], ids=["latin-1", "16"]
+)
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, kind: str, raw: bytes) -> None:
     assert "not UTF-8" in complaint(tmp_path / f"a.{kind}", raw)
 
@@ -169,7 +210,13 @@ def test_a_run_with_a_bad_seed_file_never_falls_back_to_the_default_seeds(tmp_pa
     (tmp_path / "empty.txt").touch()
     for name in ("none.txt", "empty.txt"):
         with pytest.raises(WorkshopError, match=name):
-            run(Config(seed_file=str(tmp_path / name), work_dir=str(tmp_path / "work"), provider="practice"))
+            run(
+                Config(
+                    seed_file=str(tmp_path / name),
+                    work_dir=str(tmp_path / "work"),
+                    provider="practice",
+                )
+            )
     assert not (tmp_path / "work").exists()
 
 
@@ -182,7 +229,9 @@ def test_a_lone_surrogate_in_a_seed_does_not_break_the_run(tmp_path: Path) -> No
 
 def test_the_suffix_may_be_written_in_capitals(tmp_path: Path) -> None:
     assert words(seeds(tmp_path / "SEEDS.TXT", "Name a river.\n")) == ["Name a river."]
-    assert words(seeds(tmp_path / "SEEDS.JSON", json.dumps(TWO))) == words(seeds(tmp_path / "a.json", json.dumps(TWO)))
+    assert words(seeds(tmp_path / "SEEDS.JSON", json.dumps(TWO))) == words(
+        seeds(tmp_path / "a.json", json.dumps(TWO))
+    )
 
 
 @pytest.mark.parametrize("language", DEFAULT_SEEDS)

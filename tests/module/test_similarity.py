@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize as rouge_tokenize
 
-from self_instruct_workshop import Config, InstructionPool, Reply, Results, Task, take_candidates, tokenize
+from self_instruct_workshop import (
+    Config,
+    InstructionPool,
+    Reply,
+    Results,
+    Task,
+    take_candidates,
+    tokenize,
+)
 
 ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 FEW_WORDS = st.lists(
-    st.sampled_from(["a", "b", "c", "Sort", "the", "WORDS,", "x-y", "3.5", "_", "!", "it's"]), max_size=14
+    st.sampled_from(["a", "b", "c", "Sort", "the", "WORDS,", "x-y", "3.5", "_", "!", "it's"]),
+    max_size=14,
 ).map(" ".join)
 ANY_SCRIPT = st.text(st.sampled_from("ab SQL.,用写诗。のカーสวัส한국дАéः😀न\u0301Ａ９"), max_size=24)
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
@@ -80,7 +89,11 @@ def test_every_script_has_tokens(text: str, tokens: list[str]) -> None:
 @given(ANY_SCRIPT)
 def test_composed_decomposed_and_full_width_letters_are_the_same_tokens(text: str) -> None:
     decomposed = unicodedata.normalize("NFD", "é" + text)
-    assert tokenize("é" + text) == tokenize(decomposed) == tokenize(unicodedata.normalize("NFKC", decomposed))
+    assert (
+        tokenize("é" + text)
+        == tokenize(decomposed)
+        == tokenize(unicodedata.normalize("NFKC", decomposed))
+    )
 
 
 @given(ANY_SCRIPT)
@@ -103,7 +116,9 @@ def test_the_score_of_ascii_pairs_is_rouge_l_of_rouge_score(one: str, other: str
 
 
 @given(ANY_SCRIPT, ANY_SCRIPT)
-def test_the_score_of_any_pair_is_twice_the_common_subsequence_by_the_lengths(one: str, other: str) -> None:
+def test_the_score_of_any_pair_is_twice_the_common_subsequence_by_the_lengths(
+    one: str, other: str
+) -> None:
     m, n = tokenize(one), tokenize(other)
     expected = 2 * longest_common(m, n) / (len(m) + len(n)) if m and n else 0
     assert score(one, other) == pytest.approx(expected, abs=1e-9)
@@ -128,7 +143,9 @@ def test_the_score_is_right_beyond_ascii(one: str, other: str, expected: float) 
     assert score(one, other) == score(other, one) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("one", "other"), [("", ""), ("...", "..."), ("。", "。"), ("", "Name it."), ("写诗", "！")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("", ""), ("...", "..."), ("。", "。"), ("", "Name it."), ("写诗", "！")]
+)
 def test_no_tokens_means_nothing_in_common(one: str, other: str) -> None:
     assert score(one, other) == score(other, one) == 0
 
@@ -136,14 +153,18 @@ def test_no_tokens_means_nothing_in_common(one: str, other: str) -> None:
 # ----- pool
 
 
-def test_similarities_are_float64_with_a_row_for_each_candidate_and_a_column_for_each_instruction() -> None:
+def test_similarities_are_float64_with_a_row_for_each_candidate_and_a_column_for_each_instruction() -> (
+    None
+):
     scores = pool_of("a b c", "x y z", "写一首诗").similarities(["a b c", "写一首歌"])
     assert scores.dtype == np.float64
     assert scores.tolist() == [[1, 0, 0], [0, 0, 0.75]]
 
 
 @pytest.mark.parametrize(("candidates", "known"), [([], ["a b"]), (["a b"], []), ([], [])])
-def test_similarities_of_nothing_have_the_right_shape(candidates: list[str], known: list[str]) -> None:
+def test_similarities_of_nothing_have_the_right_shape(
+    candidates: list[str], known: list[str]
+) -> None:
     assert pool_of(*known).similarities(candidates).shape == (len(candidates), len(known))
 
 
@@ -153,7 +174,11 @@ def test_the_length_of_the_pool_is_the_number_of_its_instructions() -> None:
 
 def test_nearest_puts_the_most_similar_first_and_of_equals_the_older() -> None:
     pool = pool_of("x y z", "a b x", "a b c", "a b y")
-    assert pool.nearest("a b c", 3) == [("a b c", 1), ("a b x", pytest.approx(2 / 3)), ("a b y", pytest.approx(2 / 3))]
+    assert pool.nearest("a b c", 3) == [
+        ("a b c", 1),
+        ("a b x", pytest.approx(2 / 3)),
+        ("a b y", pytest.approx(2 / 3)),
+    ]
 
 
 def test_nearest_gives_ten_unless_told_and_all_of_a_small_pool() -> None:
@@ -163,7 +188,9 @@ def test_nearest_gives_ten_unless_told_and_all_of_a_small_pool() -> None:
 
 
 def test_more_tokens_than_there_are_characters_below_the_surrogates_are_kept_apart() -> None:
-    pool = pool_of(*(f"w{n}" for n in range(0xD7F0, 0xE810)), " ".join(f"w{n}" for n in range(0xD7F0)))
+    pool = pool_of(
+        *(f"w{n}" for n in range(0xD7F0, 0xE810)), " ".join(f"w{n}" for n in range(0xD7F0))
+    )
     scores = pool.similarities(["w55295", "w55296", "w57343", "w57344"])
     assert (scores == 1).sum(axis=1).tolist() == [1, 1, 1, 1]
 
@@ -178,7 +205,9 @@ def one_by_one(pool: InstructionPool, candidates: list[str], limit: float) -> li
 
 
 @given(st.lists(FEW_WORDS, max_size=12), st.lists(FEW_WORDS, max_size=3), st.integers(1, 13))
-def test_a_scan_while_the_caller_adds_equals_scoring_one_by_one(news: list[str], known: list[str], block: int) -> None:
+def test_a_scan_while_the_caller_adds_equals_scoring_one_by_one(
+    news: list[str], known: list[str], block: int
+) -> None:
     pool, rows = pool_of(*known), []
     for candidate, scores in pool.scan(news, block):
         rows.append(scores.tolist())
@@ -197,7 +226,13 @@ def accepted(settings: Callable[..., Config]) -> Callable[..., list[str]]:
     def take(known: str, new: str, **changes: object) -> list[str]:
         results = Results()
         prompt = f"header\n\n1. {known}\n9."
-        take_candidates(settings(**changes), pool_of(known), Reply(f"9. {new}", "stop", prompt=prompt), 0, results)
+        take_candidates(
+            settings(**changes),
+            pool_of(known),
+            Reply(f"9. {new}", "stop", prompt=prompt),
+            0,
+            results,
+        )
         assert len(results.tasks) + len(results.rejected) == 1
         return [task.instruction for task in results.tasks]
 
@@ -208,7 +243,9 @@ SAME, FIRST, SECOND = "one two three four five six seven", "red green blue", "sa
 
 
 @pytest.mark.parametrize("times", range(1, 8))
-def test_a_score_of_exactly_the_threshold_stays(accepted: Callable[..., list[str]], times: int) -> None:
+def test_a_score_of_exactly_the_threshold_stays(
+    accepted: Callable[..., list[str]], times: int
+) -> None:
     known, new = (" ".join([f"{SAME} {rest}"] * times) for rest in (FIRST, SECOND))
     assert accepted(known, new) == [new]
 
@@ -218,13 +255,20 @@ def test_any_threshold_keeps_what_equals_it_and_drops_what_is_above(
     accepted: Callable[..., list[str]], percent: int
 ) -> None:
     shared, old, fresh = ([f"{kind}{n}" for n in range(20)] for kind in "abc")
-    known, same = shared[: percent // 5] + old[percent // 5 :], shared[: percent // 5] + fresh[percent // 5 :]
+    known, same = (
+        shared[: percent // 5] + old[percent // 5 :],
+        shared[: percent // 5] + fresh[percent // 5 :],
+    )
     assert accepted(" ".join(known), " ".join(same), rouge_threshold=percent / 100)
     assert not accepted(" ".join(known), " ".join(same), rouge_threshold=percent / 100 - 0.001)
 
 
-def test_an_exact_copy_is_always_turned_away_with_its_neighbour_and_score(settings: Callable[..., Config]) -> None:
+def test_an_exact_copy_is_always_turned_away_with_its_neighbour_and_score(
+    settings: Callable[..., Config],
+) -> None:
     results = Results([Task("machine_task_0", "写一首诗。")])
-    take_candidates(settings(), pool_of("写一首诗。"), Reply("9. 写一首诗", "stop", prompt="h\n9."), 0, results)
+    take_candidates(
+        settings(), pool_of("写一首诗。"), Reply("9. 写一首诗", "stop", prompt="h\n9."), 0, results
+    )
     [row] = results.rejected
     assert (row["rule"], row["evidence"], row["score"]) == ("too_similar", "写一首诗。", 1.0)

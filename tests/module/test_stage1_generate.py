@@ -30,7 +30,11 @@ from self_instruct_workshop import (
     take_candidates,
 )
 
-A, B, C = "Name three rivers in Spain.", "Translate NASA's report into French.", "Which word is longer, cat or mouse?"
+A, B, C = (
+    "Name three rivers in Spain.",
+    "Translate NASA's report into French.",
+    "Which word is longer, cat or mouse?",
+)
 ZA, ZB = "列出三条河流。", "把下面的句子译成英文，保留 NASA 一词。"
 Settings = Callable[..., Config]
 
@@ -158,7 +162,10 @@ def test_a_closing_remark_is_no_part_of_the_last_task(remark: str) -> None:
 @pytest.mark.parametrize(
     ("text", "task"),
     [
-        ("Compare the two cities\nby size and by climate.", "Compare the two cities by size and by climate."),
+        (
+            "Compare the two cities\nby size and by climate.",
+            "Compare the two cities by size and by climate.",
+        ),
         ("Compare:\n   - Rome\n   - Oslo", "Compare: - Rome - Oslo"),
         ("Order the steps:\n   1. Bake\n   2. Mix", "Order the steps: 1. Bake 2. Mix"),
         ("Order the steps:\n   a) Bake\n   b) Mix", "Order the steps: a) Bake b) Mix"),
@@ -169,12 +176,18 @@ def test_a_closing_remark_is_no_part_of_the_last_task(remark: str) -> None:
         ("Who reigned in\n1066. or later?", "Who reigned in 1066. or later?"),
         ("2024 was a leap year. True?", "2024 was a leap year. True?"),
         ("3 + 4 = ? Explain.", "3 + 4 = ? Explain."),
-        ("What does this print?\n```python\nprint(1)\n```", "What does this print? ```python print(1) ```"),
+        (
+            "What does this print?\n```python\nprint(1)\n```",
+            "What does this print? ```python print(1) ```",
+        ),
         (
             "What does this print:\n\n```python\na = 1\n\nprint(a)\n```",
             "What does this print: ```python a = 1 print(a) ```",
         ),
-        ("What does this print?\n\n```python\nprint(1)\n```", "What does this print? ```python print(1) ```"),
+        (
+            "What does this print?\n\n```python\nprint(1)\n```",
+            "What does this print? ```python print(1) ```",
+        ),
         ("Order the steps:\n1. Bake\n2. Mix", "Order the steps: 1. Bake 2. Mix"),
     ],
 )
@@ -203,7 +216,8 @@ def test_an_input_or_answer_glued_to_a_task_is_cut_off(answer: str) -> None:
 
 @pytest.mark.parametrize("tag", ["think", "thinking"])
 @pytest.mark.parametrize(
-    "text", ["{0}x\n1. Plan it well.\n2. Do.{1}\n", "x\n1. Plan it well.{1}", "{0}{1}", "\n{0}a{1}{0}b{1}"]
+    "text",
+    ["{0}x\n1. Plan it well.\n2. Do.{1}\n", "x\n1. Plan it well.{1}", "{0}{1}", "\n{0}a{1}{0}b{1}"],
 )
 def test_thoughts_are_no_tasks(tag: str, text: str) -> None:
     thoughts = text.format(f"<{tag}>", f"</{tag}>")
@@ -219,13 +233,21 @@ def test_a_task_about_the_mark_of_thoughts_is_a_task() -> None:
 
 
 @pytest.mark.parametrize("bullet", ["- ", "* ", "• ", "· ", "  - "])
-@pytest.mark.parametrize("around", ["{}", "Sure! Here are more tasks:\n\n{}\n\nLet me know if you need more!"])
+@pytest.mark.parametrize(
+    "around", ["{}", "Sure! Here are more tasks:\n\n{}\n\nLet me know if you need more!"]
+)
 def test_a_list_without_numbers_is_read_by_its_bullets(bullet: str, around: str) -> None:
-    assert parse_instructions(around.format("\n".join(bullet + task for task in (A, B, C)))) == [A, B, C]
+    assert parse_instructions(around.format("\n".join(bullet + task for task in (A, B, C)))) == [
+        A,
+        B,
+        C,
+    ]
 
 
 def test_without_numbers_and_bullets_a_line_is_a_task() -> None:
-    assert parse_instructions(f"Sure! Here are more tasks:\n\n{A}\n\n{B}\n{C}\n\nLet me know if you need more!") == [
+    assert parse_instructions(
+        f"Sure! Here are more tasks:\n\n{A}\n\n{B}\n{C}\n\nLet me know if you need more!"
+    ) == [
         A,
         B,
         C,
@@ -237,10 +259,15 @@ def test_a_list_in_a_code_block_is_a_list() -> None:
 
 
 def test_line_ends_of_windows_are_line_ends() -> None:
-    assert parse_instructions(f"9. {A}\r\n10. {B}\r\n\r\nLet me know if you need more!\r\n") == [A, B]
+    assert parse_instructions(f"9. {A}\r\n10. {B}\r\n\r\nLet me know if you need more!\r\n") == [
+        A,
+        B,
+    ]
 
 
-@pytest.mark.parametrize("reply", ["", " \n\n ", "9.", "9. \n10.", "---", "Sure! Here are some more tasks:", "<think>"])
+@pytest.mark.parametrize(
+    "reply", ["", " \n\n ", "9.", "9. \n10.", "---", "Sure! Here are some more tasks:", "<think>"]
+)
 def test_a_reply_without_tasks_gives_none(reply: str) -> None:
     assert [task for task in parse_instructions(reply) if not instruction_problem(task)] == []
 
@@ -450,7 +477,9 @@ def test_each_pattern_has_examples_of_both_kinds() -> None:
 
 # ----- the prompt
 
-SEEDS = [Task(f"seed_task_{n}", f"Seed number {n}: sort {{these}} words.", n % 4 == 0) for n in range(40)]
+SEEDS = [
+    Task(f"seed_task_{n}", f"Seed number {n}: sort {{these}} words.", n % 4 == 0) for n in range(40)
+]
 MACHINE = [Task(f"machine_task_{n}", f"Machine number {n}: count words.") for n in range(9)]
 
 
@@ -471,7 +500,9 @@ def test_a_prompt_numbers_eight_tasks_and_breaks_off_at_the_ninth(
 
 
 @pytest.mark.parametrize(("made", "expected"), [(0, 0), (1, 1), (2, 2), (9, 2)])
-def test_at_most_two_of_the_tasks_shown_are_machine_tasks(settings: Settings, made: int, expected: int) -> None:
+def test_at_most_two_of_the_tasks_shown_are_machine_tasks(
+    settings: Settings, made: int, expected: int
+) -> None:
     for index in range(12):
         tasks = shown(instruction_prompt(settings(), SEEDS, MACHINE[:made], index))
         assert len(tasks) == len(set(tasks)) == 8
@@ -480,15 +511,21 @@ def test_at_most_two_of_the_tasks_shown_are_machine_tasks(settings: Settings, ma
 
 def test_machine_tasks_stand_anywhere_among_the_seeds(settings: Settings) -> None:
     prompts = [shown(instruction_prompt(settings(), SEEDS, MACHINE, index)) for index in range(40)]
-    assert {i for tasks in prompts for i, task in enumerate(tasks) if task.startswith("Machine")} == set(range(8))
+    assert {
+        i for tasks in prompts for i, task in enumerate(tasks) if task.startswith("Machine")
+    } == set(range(8))
 
 
 @pytest.mark.parametrize(("tasks_shown", "machine"), [(1, 0), (1, 5), (3, 50), (20, 2), (8, 0)])
-def test_how_many_tasks_are_shown_is_a_setting(settings: Settings, tasks_shown: int, machine: int) -> None:
+def test_how_many_tasks_are_shown_is_a_setting(
+    settings: Settings, tasks_shown: int, machine: int
+) -> None:
     config = settings(tasks_shown=tasks_shown, machine_tasks_shown=machine)
     prompt = instruction_prompt(config, SEEDS, MACHINE, 0)
     assert len(shown(prompt)) == tasks_shown == dangling_number(prompt) - 1
-    assert sum(task.startswith("Machine") for task in shown(prompt)) == min(machine, tasks_shown, len(MACHINE))
+    assert sum(task.startswith("Machine") for task in shown(prompt)) == min(
+        machine, tasks_shown, len(MACHINE)
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 7])
@@ -498,34 +535,52 @@ def test_fewer_seeds_than_tasks_to_show_are_all_shown(settings: Settings, seeds:
     assert prompt.endswith(f"\n{seeds + 1}.")
 
 
-@pytest.mark.parametrize(("every", "labelled"), [(4, {3, 7, 11}), (1, set(range(12))), (0, set()), (5, {4, 9})])
-def test_every_nth_prompt_asks_for_classification_tasks(settings: Settings, every: int, labelled: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("every", "labelled"), [(4, {3, 7, 11}), (1, set(range(12))), (0, set()), (5, {4, 9})]
+)
+def test_every_nth_prompt_asks_for_classification_tasks(
+    settings: Settings, every: int, labelled: set[int]
+) -> None:
     config = settings(classification_every=every)
     prompts = [instruction_prompt(config, SEEDS, [], index) for index in range(12)]
-    assert {i for i, prompt in enumerate(prompts) if "classification" in prompt.split("\n")[0]} == labelled
+    assert {
+        i for i, prompt in enumerate(prompts) if "classification" in prompt.split("\n")[0]
+    } == labelled
     labels = {task.instruction for task in SEEDS if task.is_classification}
     assert {i for i, prompt in enumerate(prompts) if set(shown(prompt)) <= labels} == labelled
 
 
-def test_the_classification_prompt_takes_any_seeds_where_none_is_classification(settings: Settings) -> None:
+def test_the_classification_prompt_takes_any_seeds_where_none_is_classification(
+    settings: Settings,
+) -> None:
     seeds = [Task("seed_task_0", A), Task("seed_task_1", B, False)]
     assert sorted(shown(instruction_prompt(settings(), seeds, [], 3))) == [A, B]
 
 
 @pytest.mark.parametrize("text", ["{0} and {name} and {{x}}", "100% of %s", "a \\1 b", "{", "}{"])
-def test_braces_and_other_signs_of_a_seed_are_shown_as_they_are(settings: Settings, text: str) -> None:
+def test_braces_and_other_signs_of_a_seed_are_shown_as_they_are(
+    settings: Settings, text: str
+) -> None:
     assert shown(instruction_prompt(settings(), [Task("s", text)], [], 0)) == [text]
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("Sort\n these  words:", "Sort these words"), ("写一首诗：", "写一首诗"), ("At 10:30 go.", "At 10:30 go.")],
+    [
+        ("Sort\n these  words:", "Sort these words"),
+        ("写一首诗：", "写一首诗"),
+        ("At 10:30 go.", "At 10:30 go."),
+    ],
 )
-def test_a_task_is_shown_on_one_line_without_its_last_colon(settings: Settings, text: str, line: str) -> None:
+def test_a_task_is_shown_on_one_line_without_its_last_colon(
+    settings: Settings, text: str, line: str
+) -> None:
     assert shown(instruction_prompt(settings(), [Task("s", text)], [], 0)) == [line]
 
 
-def test_a_prompt_depends_on_the_seed_and_the_request_and_on_nothing_else(settings: Settings) -> None:
+def test_a_prompt_depends_on_the_seed_and_the_request_and_on_nothing_else(
+    settings: Settings,
+) -> None:
     prompt = instruction_prompt(settings(), SEEDS, MACHINE, 5)
     random.seed(7)
     assert instruction_prompt(settings(concurrency=1, max_tokens=9), SEEDS, MACHINE, 5) == prompt
@@ -534,9 +589,13 @@ def test_a_prompt_depends_on_the_seed_and_the_request_and_on_nothing_else(settin
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_shipped_seeds_make_prompts_in_their_language(settings: Settings, language: str) -> None:
+def test_the_shipped_seeds_make_prompts_in_their_language(
+    settings: Settings, language: str
+) -> None:
     seeds = load_seed_tasks(DEFAULT_SEEDS[language])
-    header = instruction_prompt(settings(language=language, tasks_asked=13), seeds, [], 0).split("\n1. ")[0]
+    header = instruction_prompt(settings(language=language, tasks_asked=13), seeds, [], 0).split(
+        "\n1. "
+    )[0]
     assert "13" in header
     assert bool(re.search("[一-鿿]", header)) == (language == "zh")
 
@@ -562,7 +621,9 @@ def test_rounds_begin_with_one_request_and_grow_with_the_pool() -> None:
 
 
 def test_the_number_of_workers_does_not_change_the_rounds() -> None:
-    plans = [[requests_ahead(Config(concurrency=n), done, 0) for done in range(100)] for n in (1, 256)]
+    plans = [
+        [requests_ahead(Config(concurrency=n), done, 0) for done in range(100)] for n in (1, 256)
+    ]
     assert plans[0] == plans[1]
 
 
@@ -571,16 +632,30 @@ def test_the_number_of_workers_does_not_change_the_rounds() -> None:
 PROMPT = f"Come up with 8 new tasks.\n- Write one task on each line.\n\n1. {A}\n9."
 
 
-def take(config: Config, text: str, finish: str = "stop", results: Results | None = None) -> Results:
+def take(
+    config: Config, text: str, finish: str = "stop", results: Results | None = None
+) -> Results:
     results, pool = results or Results(), InstructionPool()
     pool.add(A)
     before = len(results.tasks)
-    assert take_candidates(config, pool, Reply(text, finish, prompt=PROMPT), 7, results) == len(results.tasks) - before
+    assert (
+        take_candidates(config, pool, Reply(text, finish, prompt=PROMPT), 7, results)
+        == len(results.tasks) - before
+    )
     return results
 
 
 def test_each_candidate_is_accepted_or_rejected_by_a_named_rule(settings: Settings) -> None:
-    listed = [A, B, "Sort it.", "Draw a cat on a roof.", B, "Write one task on each line.", "...", C]
+    listed = [
+        A,
+        B,
+        "Sort it.",
+        "Draw a cat on a roof.",
+        B,
+        "Write one task on each line.",
+        "...",
+        C,
+    ]
     results = take(settings(), "\n".join(f"{n}. {text}" for n, text in enumerate(listed, 9)))
     assert [task.instruction for task in results.tasks] == [B, C]
     assert {(row["rule"], row["instruction"]) for row in results.rejected} == {
@@ -608,10 +683,15 @@ def test_the_task_that_the_limit_cut_is_rejected_as_cut_off(settings: Settings) 
 def test_what_comes_after_the_count_is_reached_is_not_needed(settings: Settings) -> None:
     results = take(settings(num_instructions=1), f"9. {A}\n10. {B}\n11. {C}")
     assert [task.instruction for task in results.tasks] == [B]
-    assert [(row["rule"], row["instruction"]) for row in results.rejected] == [("too_similar", A), ("not_needed", C)]
+    assert [(row["rule"], row["instruction"]) for row in results.rejected] == [
+        ("too_similar", A),
+        ("not_needed", C),
+    ]
 
 
-def test_an_accepted_task_knows_its_neighbours_its_request_and_its_reply(settings: Settings) -> None:
+def test_an_accepted_task_knows_its_neighbours_its_request_and_its_reply(
+    settings: Settings,
+) -> None:
     text = f"9. {B}\n10. Name two famous bridges."
     first, second = take(settings(), text).tasks
     notes = second.notes["generate"]
@@ -635,14 +715,22 @@ def test_ten_neighbours_are_kept_and_the_mean_is_over_the_whole_pool(settings: S
 
 
 @given(
-    st.lists(st.sampled_from([A, B, C, ZA, ZB, "Sort it.", "...", "Draw a cat.", "Sure! Go on."]), max_size=9),
+    st.lists(
+        st.sampled_from([A, B, C, ZA, ZB, "Sort it.", "...", "Draw a cat.", "Sure! Go on."]),
+        max_size=9,
+    ),
     st.sampled_from(["stop", "length"]),
     st.integers(1, 4),
 )
 def test_no_candidate_is_lost_or_counted_twice(listed: list[str], finish: str, wanted: int) -> None:
-    config, text = Config(num_instructions=wanted), "\n".join(f"{n}. {task}" for n, task in enumerate(listed, 9))
+    config, text = (
+        Config(num_instructions=wanted),
+        "\n".join(f"{n}. {task}" for n, task in enumerate(listed, 9)),
+    )
     results = take(config, text, finish)
-    placed = [task.instruction for task in results.tasks] + [row["instruction"] for row in results.rejected]
+    placed = [task.instruction for task in results.tasks] + [
+        row["instruction"] for row in results.rejected
+    ]
     assert sorted(placed) == sorted(parse_instructions(text))
     assert len(results.tasks) <= wanted
 
@@ -653,10 +741,16 @@ def test_capitals_inside_a_task_are_never_changed(settings: Settings) -> None:
         "Is an iPhone an iOS device, A or B?",
         "解释 JSON 与 HTML 的区别。",
     ]
-    assert [task.instruction for task in take(settings(), "\n".join(f"- {task}" for task in tasks)).tasks] == tasks
+    assert [
+        task.instruction
+        for task in take(settings(), "\n".join(f"- {task}" for task in tasks)).tasks
+    ] == tasks
 
 
 @pytest.mark.parametrize("style", ["{}、{}", "{}．{}", "{}){}", "{}. {}", "第{}题：{}"])
 def test_a_task_that_begins_with_a_digit_is_read(style: str) -> None:
     tasks = ["5个苹果分给3个孩子，每人几个？", "2024年有多少天？", "写一首诗吧朋友。"]
-    assert parse_instructions("\n".join(style.format(n, task) for n, task in enumerate(tasks, 9))) == tasks
+    assert (
+        parse_instructions("\n".join(style.format(n, task) for n, task in enumerate(tasks, 9)))
+        == tasks
+    )

@@ -9,7 +9,14 @@ from helpers.server import Server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, Model, Task, classify_instructions, classify_prompt, parse_classification
+from self_instruct_workshop import (
+    Config,
+    Model,
+    Task,
+    classify_instructions,
+    classify_prompt,
+    parse_classification,
+)
 
 Settings = Callable[..., Config]
 
@@ -159,7 +166,24 @@ def test_what_is_neither_is_never_guessed() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["yes", "no", "not", "是", "不", "否", " ", ":", "？", "\n", "**", "or", "{", "<think>", "```", "\ud800"]
+            [
+                "yes",
+                "no",
+                "not",
+                "是",
+                "不",
+                "否",
+                " ",
+                ":",
+                "？",
+                "\n",
+                "**",
+                "or",
+                "{",
+                "<think>",
+                "```",
+                "\ud800",
+            ]
         )
     ).map("".join)
 )
@@ -175,12 +199,17 @@ def test_a_reply_without_letters_is_never_an_answer(reply: str) -> None:
 # ----- the question
 
 
-@pytest.mark.parametrize(("language", "question"), [("en", "Is it a classification task?"), ("zh", "这是分类任务吗？")])
+@pytest.mark.parametrize(
+    ("language", "question"), [("en", "Is it a classification task?"), ("zh", "这是分类任务吗？")]
+)
 @pytest.mark.parametrize("instruction", ["Sort {these} words.", "用 50% 的字数概括。", "a\\1{0}"])
 def test_the_task_stands_whole_on_its_line_and_the_question_last(
     settings: Settings, language: str, question: str, instruction: str
 ) -> None:
-    assert classify_prompt(settings(language=language), instruction).split("\n")[-2:] == [instruction, question]
+    assert classify_prompt(settings(language=language), instruction).split("\n")[-2:] == [
+        instruction,
+        question,
+    ]
 
 
 @pytest.mark.parametrize(("language", "answers"), [("en", {"Yes", "No"}), ("zh", {"是", "否"})])
@@ -189,14 +218,23 @@ def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
 ) -> None:
     lines = classify_prompt(settings(language=language), "Name it now.").split("\n")
     question = lines[-1]
-    shown = [line.removeprefix(question).strip() for line in lines if line.startswith(question)][:-1]
+    shown = [line.removeprefix(question).strip() for line in lines if line.startswith(question)][
+        :-1
+    ]
     assert set(shown) == answers
     assert all(parse_classification(line) is (line in ("Yes", "是")) for line in shown)
 
 
-def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(settings: Settings) -> None:
-    one, other = (classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words."))
-    assert one.removesuffix("Name it now.\nIs it a classification task?") == other.split("Sort these words.")[0]
+def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(
+    settings: Settings,
+) -> None:
+    one, other = (
+        classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words.")
+    )
+    assert (
+        one.removesuffix("Name it now.\nIs it a classification task?")
+        == other.split("Sort these words.")[0]
+    )
 
 
 def classified(config: Config, *replies: str) -> tuple[list[dict], list[Task], list]:
@@ -216,7 +254,9 @@ def test_what_cannot_be_read_is_asked_once_more(settings: Settings) -> None:
 
 
 def test_what_cannot_be_read_twice_is_unknown_and_no_failure(settings: Settings) -> None:
-    requests, [task], undone = classified(settings(provider="local", model="m"), "It depends.", "Hm, hard to say")
+    requests, [task], undone = classified(
+        settings(provider="local", model="m"), "It depends.", "Hm, hard to say"
+    )
     assert (len(requests), task.is_classification, undone) == (2, None, [])
 
 

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, Reply, Results, Task, instances_prompt, parse_instances, take_instances
+from self_instruct_workshop import (
+    Config,
+    Reply,
+    Results,
+    Task,
+    instances_prompt,
+    parse_instances,
+    take_instances,
+)
 
 Settings = Callable[..., Config]
 
@@ -64,7 +72,12 @@ LABEL_STYLES = [
     "{}:\n",
     "**{}:**\n\n",
 ]
-LABEL_NAMES = [("Class label", "Input"), ("CLASS LABEL", "input"), ("类别标签", "输入"), ("标签", "输入")]
+LABEL_NAMES = [
+    ("Class label", "Input"),
+    ("CLASS LABEL", "input"),
+    ("类别标签", "输入"),
+    ("标签", "输入"),
+]
 
 
 def test_a_label_comes_first_in_every_style() -> None:
@@ -89,8 +102,14 @@ def test_a_label_comes_first_in_every_style() -> None:
             "Class label: spam\n\nEmail: Buy.\n\nClass label: ham\n\nEmail: Hi.",
             [("Email: Buy.", "spam"), ("Email: Hi.", "ham")],
         ),
-        ("类别标签：垃圾\n邮件：马上买！\n发件人：小王", [("邮件：马上买！\n发件人：小王", "垃圾")]),
-        ("Class label: bug\n```python\n1 / 0\n\nInput: 3\n```", [("```python\n1 / 0\n\nInput: 3\n```", "bug")]),
+        (
+            "类别标签：垃圾\n邮件：马上买！\n发件人：小王",
+            [("邮件：马上买！\n发件人：小王", "垃圾")],
+        ),
+        (
+            "Class label: bug\n```python\n1 / 0\n\nInput: 3\n```",
+            [("```python\n1 / 0\n\nInput: 3\n```", "bug")],
+        ),
         ("spam\nInput: Buy now!", [("Buy now!", "spam")]),
         ("Sure! Here is one:\n\nClass label: a\nInput: x", [("x", "a")]),
         pytest.param("Label: spam\nInput: Buy!", [("Buy!", "spam")]),
@@ -132,21 +151,32 @@ def test_several_examples_are_kept_apart(layout: str) -> None:
 
 
 def test_an_example_without_input_does_not_take_the_next_one() -> None:
-    assert parse_instances("Example 1\nOutput: a\n\nExample 2\nInput: b\nOutput: c", False) == [("", "a"), ("b", "c")]
+    assert parse_instances("Example 1\nOutput: a\n\nExample 2\nInput: b\nOutput: c", False) == [
+        ("", "a"),
+        ("b", "c"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("reply", "pairs"),
     [
-        ("Input: a\nOutput: One. Example sentence: I like cats.", [("a", "One. Example sentence: I like cats.")]),
-        ("Input: a\nOutput: One.\nExample: I like cats.\nEnd", [("a", "One.\nExample: I like cats.\nEnd")]),
+        (
+            "Input: a\nOutput: One. Example sentence: I like cats.",
+            [("a", "One. Example sentence: I like cats.")],
+        ),
+        (
+            "Input: a\nOutput: One.\nExample: I like cats.\nEnd",
+            [("a", "One.\nExample: I like cats.\nEnd")],
+        ),
         ("Input: Example 2 is odd\nOutput: b", [("Example 2 is odd", "b")]),
         ("输入：举例\n输出：例如猫。\n示例：猫睡觉。", [("举例", "例如猫。\n示例：猫睡觉。")]),
         pytest.param(
             "Input: a\nOutput: Use sorted().\n\nExample:\nsorted([2, 1])",
             [("a", "Use sorted().\n\nExample:\nsorted([2, 1])")],
         ),
-        pytest.param("输入：a\n输出：用排序。\n\n示例：\n从小到大", [("a", "用排序。\n\n示例：\n从小到大")]),
+        pytest.param(
+            "输入：a\n输出：用排序。\n\n示例：\n从小到大", [("a", "用排序。\n\n示例：\n从小到大")]
+        ),
         ("Input: a\nOutput: The Input: of a pump.", [("a", "The Input: of a pump.")]),
         ("Input: What is\nan Output: of 3?\nOutput: b", [("What is\nan Output: of 3?", "b")]),
         ("Input: a\nOutput: 10:30\nhttps://example.org/x", [("a", "10:30\nhttps://example.org/x")]),
@@ -154,8 +184,13 @@ def test_an_example_without_input_does_not_take_the_next_one() -> None:
         ("Input: Name: Ann\nAge: 3\nOutput: b", [("Name: Ann\nAge: 3", "b")]),
         pytest.param("输入：名称：苹果\n类别：食品\n输出：好", [("名称：苹果\n类别：食品", "好")]),
         pytest.param("Input 1: a\nInput 2: b\nOutput: c", [("a\nb", "c")]),
-        pytest.param("Input: a\nOutput: b\n\nTask:\nName it now.\nInput: c\nOutput: d", [("a", "b")]),
-        ("Input: a\nOutput: The tag <think> opens thoughts.", [("a", "The tag <think> opens thoughts.")]),
+        pytest.param(
+            "Input: a\nOutput: b\n\nTask:\nName it now.\nInput: c\nOutput: d", [("a", "b")]
+        ),
+        (
+            "Input: a\nOutput: The tag <think> opens thoughts.",
+            [("a", "The tag <think> opens thoughts.")],
+        ),
     ],
 )
 def test_words_inside_a_text_are_no_fields(reply: str, pairs: list[tuple[str, str]]) -> None:
@@ -173,13 +208,16 @@ def test_code_blocks_keep_their_blank_lines_and_what_looks_like_fields() -> None
 
 
 def test_a_code_block_may_begin_behind_the_name_of_the_field() -> None:
-    assert parse_instances(f"Input: add\nOutput: {CODE}\nInput: c\nOutput: d", False) == [("add", CODE), ("c", "d")]
+    assert parse_instances(f"Input: add\nOutput: {CODE}\nInput: c\nOutput: d", False) == [
+        ("add", CODE),
+        ("c", "d"),
+    ]
 
 
 def test_the_indentation_of_an_answer_is_kept_from_its_second_line_on() -> None:
-    assert parse_instances("Input: a\nOutput: for x in y:\n    print(x)\n\n    done", False)[0][1] == (
-        "for x in y:\n    print(x)\n\n    done"
-    )
+    assert parse_instances("Input: a\nOutput: for x in y:\n    print(x)\n\n    done", False)[0][
+        1
+    ] == ("for x in y:\n    print(x)\n\n    done")
 
 
 def test_a_reply_in_one_code_block_with_code_inside_keeps_the_inner_block() -> None:
@@ -187,7 +225,9 @@ def test_a_reply_in_one_code_block_with_code_inside_keeps_the_inner_block() -> N
 
 
 def test_backticks_inside_a_line_open_no_code_block() -> None:
-    assert parse_instances("Input: what does ``` mean?\nOutput: code", False) == [("what does ``` mean?", "code")]
+    assert parse_instances("Input: what does ``` mean?\nOutput: code", False) == [
+        ("what does ``` mean?", "code")
+    ]
 
 
 # ----- no input, nothing, cut off
@@ -226,7 +266,8 @@ def test_a_marker_for_no_input_is_no_input(marker: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["none of them came", "No input was given, she said", "无人机", "空气", "a", "0", "-1", "an/a"]
+    "text",
+    ["none of them came", "No input was given, she said", "无人机", "空气", "a", "0", "-1", "an/a"],
 )
 def test_a_text_that_begins_like_a_marker_is_an_input(text: str) -> None:
     assert parse_instances(f"Input: {text}\nOutput: b", False) == [(text, "b")]
@@ -241,7 +282,16 @@ def test_an_output_that_says_none_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "\n", "Paris.", "I'm sorry, but I can't help with that.", "Example 1", "```", "<think>Input: a"]
+    "reply",
+    [
+        "",
+        "\n",
+        "Paris.",
+        "I'm sorry, but I can't help with that.",
+        "Example 1",
+        "```",
+        "<think>Input: a",
+    ],
 )
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_reply_without_fields_has_no_instance(reply: str, labelled: bool) -> None:
@@ -260,7 +310,9 @@ def test_a_reply_without_fields_has_no_instance(reply: str, labelled: bool) -> N
         pytest.param("Input: a\nOutput: b\n\nExample 2\n", [("a", "b")]),
     ],
 )
-def test_a_reply_cut_by_the_limit_loses_only_its_last_instance(reply: str, pairs: list[tuple[str, str]]) -> None:
+def test_a_reply_cut_by_the_limit_loses_only_its_last_instance(
+    reply: str, pairs: list[tuple[str, str]]
+) -> None:
     assert parse_instances(reply, False, truncated=True) == pairs
 
 
@@ -307,10 +359,14 @@ def test_any_reply_is_read_and_nothing_is_invented(reply: str, labelled: bool, c
         max_size=4,
     )
 )
-def test_what_is_written_in_our_own_layout_comes_back_unchanged(pairs: list[tuple[str, str]]) -> None:
+def test_what_is_written_in_our_own_layout_comes_back_unchanged(
+    pairs: list[tuple[str, str]],
+) -> None:
     divider = re.compile(r"(\A|\n)\s*\*{3,}\s*\Z")
     pairs = [pair for pair in pairs if not any(divider.search(text) for text in pair)]
-    assert parse_instances("\n\n".join(f"Input: {a}\nOutput: {b}" for a, b in pairs), False) == pairs
+    assert (
+        parse_instances("\n\n".join(f"Input: {a}\nOutput: {b}" for a, b in pairs), False) == pairs
+    )
 
 
 # ----- prompt and accounting
@@ -333,7 +389,9 @@ def test_a_prompt_shows_the_fields_in_the_order_that_it_asks_for(
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("instruction", ["Sort {these} words.", "用 50% 的字数概括。", "a\\1{0}"])
-def test_the_task_stands_whole_on_a_line_near_the_end(settings: Settings, labelled: bool, instruction: str) -> None:
+def test_the_task_stands_whole_on_a_line_near_the_end(
+    settings: Settings, labelled: bool, instruction: str
+) -> None:
     assert instruction in instances_prompt(settings(), instruction, labelled).split("\n")[-2:]
 
 
@@ -343,11 +401,15 @@ def test_the_prompt_asks_for_as_many_examples_as_the_setting_says(
     settings: Settings, language: str, labelled: bool
 ) -> None:
     config = settings(instances_per_instruction=4, language=language)
-    assert re.findall(r"\d+", instances_prompt(config, "Name it now.", labelled).split("\n")[0]) == ["4"]
+    assert re.findall(
+        r"\d+", instances_prompt(config, "Name it now.", labelled).split("\n")[0]
+    ) == ["4"]
 
 
 def test_over_many_tasks_either_label_comes_first_about_as_often(settings: Settings) -> None:
-    lines = [instances_prompt(settings(), f"Task number {n}.", True).split("\n")[-1] for n in range(200)]
+    lines = [
+        instances_prompt(settings(), f"Task number {n}.", True).split("\n")[-1] for n in range(200)
+    ]
     assert len(set(lines)) == 2
     assert 70 < lines.count(lines[0]) < 130
 
@@ -355,16 +417,18 @@ def test_over_many_tasks_either_label_comes_first_about_as_often(settings: Setti
 def test_our_own_demonstrations_are_read_by_our_parser(settings: Settings) -> None:
     for language, task in (("en", "Task:"), ("zh", "任务：")):
         for labelled in (True, False):
-            blocks = instances_prompt(settings(language=language), "Name it now.", labelled).split(f"\n\n{task}\n")[
-                1:-1
-            ]
+            blocks = instances_prompt(settings(language=language), "Name it now.", labelled).split(
+                f"\n\n{task}\n"
+            )[1:-1]
             assert blocks
             for block in blocks:
                 [(_, target)] = parse_instances(block.split("\n", 1)[1], labelled)
                 assert target
 
 
-def taken(settings: Settings, text: str, finish: str = "stop", flag: bool | None = False) -> tuple[Task, list[dict]]:
+def taken(
+    settings: Settings, text: str, finish: str = "stop", flag: bool | None = False
+) -> tuple[Task, list[dict]]:
     task, results = Task("machine_task_0", "Name it now.", flag), Results()
     take_instances(settings(), task, Reply(text, finish), results)
     return task, results.rejected
@@ -376,7 +440,9 @@ def test_the_instance_that_the_limit_cut_is_rejected_as_cut_off(settings: Settin
     assert (row["rule"], row["input"], row["output"]) == ("cut_off", "c", "d")
 
 
-def test_a_reply_without_instance_is_rejected_with_its_text_and_never_becomes_an_output(settings: Settings) -> None:
+def test_a_reply_without_instance_is_rejected_with_its_text_and_never_becomes_an_output(
+    settings: Settings,
+) -> None:
     task, [row] = taken(settings, "Paris.")
     assert task.instances == []
     assert (row["stage"], row["rule"], row["output"]) == ("instances", "no_instance", "Paris.")

@@ -57,7 +57,9 @@ def test_each_rule_turns_away_what_it_names() -> None:
     assert found == TURNED_AWAY
 
 
-@pytest.mark.parametrize("target", ["是", "对", "A", "7", "x", "+", "é", "🙂", "0", "-1", "Na", "no", "?", "。"])
+@pytest.mark.parametrize(
+    "target", ["是", "对", "A", "7", "x", "+", "é", "🙂", "0", "-1", "Na", "no", "?", "。"]
+)
 def test_an_answer_of_one_or_two_characters_is_fine(target: str) -> None:
     assert rule_of("a longer input", target) == rule_of("", target) == ""
 
@@ -116,7 +118,10 @@ def test_one_input_with_two_answers_loses_both_and_the_others_stay() -> None:
 
 
 def test_exact_duplicates_are_one() -> None:
-    assert filter_instances(TASK, [("a", "x"), ("a", "x")]) == ([("a", "x")], [("a", "x", "duplicate")])
+    assert filter_instances(TASK, [("a", "x"), ("a", "x")]) == (
+        [("a", "x")],
+        [("a", "x", "duplicate")],
+    )
 
 
 def test_without_input_the_first_answer_stays() -> None:
@@ -143,10 +148,15 @@ def test_texts_are_kept_as_they_are() -> None:
 
 
 def test_instances_may_come_from_a_generator() -> None:
-    assert filter_instances(TASK, (pair for pair in [("a", "b"), ("c", "d")]))[0] == [("a", "b"), ("c", "d")]
+    assert filter_instances(TASK, (pair for pair in [("a", "b"), ("c", "d")]))[0] == [
+        ("a", "b"),
+        ("c", "d"),
+    ]
 
 
-TEXT = st.sampled_from(["", "a", "b", "A", TASK, "x:", "...", "I cannot provide that.", "是", " ", "a\n"])
+TEXT = st.sampled_from(
+    ["", "a", "b", "A", TASK, "x:", "...", "I cannot provide that.", "是", " ", "a\n"]
+)
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=12))
@@ -211,7 +221,9 @@ def test_flawed_instances_do_not_use_up_the_five(settings: Settings) -> None:
 
 
 def test_the_same_instruction_and_input_of_two_tasks_is_one_row(settings: Settings) -> None:
-    rows, rejected = filtered(settings(provider="practice"), task(TASK, ("a", "b")), task(TASK, ("a", "c"), ("d", "e")))
+    rows, rejected = filtered(
+        settings(provider="practice"), task(TASK, ("a", "b")), task(TASK, ("a", "c"), ("d", "e"))
+    )
     assert [(row["input"], row["output"]) for row in rows] == [("a", "b"), ("d", "e")]
     assert [(row["rule"], row["output"]) for row in rejected] == [("duplicate", "c")]
 
@@ -231,7 +243,10 @@ def test_rows_and_rejected_add_up_to_all_instances(settings: Settings) -> None:
     dice = random.Random(1)
     texts = ["", "a", "b", "c", "d", "e", "f", "g", "x:", "...", TASK]
     tasks = [
-        task(dice.choice([TASK, "Name it.", "Do it."]), *((dice.choice(texts), dice.choice(texts)) for _ in range(12)))
+        task(
+            dice.choice([TASK, "Name it.", "Do it."]),
+            *((dice.choice(texts), dice.choice(texts)) for _ in range(12)),
+        )
         for _ in range(60)
     ]
     rows, rejected = filtered(settings(provider="practice"), *tasks)

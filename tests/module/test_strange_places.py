@@ -27,7 +27,9 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="a matter of POSIX")
 def refused(arguments: list[str], place: Path | str = "", **how: object) -> str:
     """Run what has to fail: with one line, which names the place, and exit code 1."""
     done = subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=60, **how)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    ), done.stderr
     assert str(place) in done.stderr
     return done.stderr
 
@@ -40,7 +42,11 @@ def goes_on(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 # Disks that are full.
@@ -54,12 +60,16 @@ def full_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
     if sys.platform != "linux" or subprocess.run(made, capture_output=True).returncode:
         pytest.skip("only who may mount a disk can fill one")
     try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True, capture_output=True)
+        yield lambda: subprocess.run(
+            ["mount", "-o", "remount,size=9m", str(folder)], check=True, capture_output=True
+        )
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [8, 40, 120, 200], ids=["stage 1", "step file", "stage 2", "stage 3"])
+@pytest.mark.parametrize(
+    "kilobytes", [8, 40, 120, 200], ids=["stage 1", "step file", "stage 2", "stage 3"]
+)
 def test_a_full_disk_is_one_line_costs_what_was_in_flight_and_with_room_the_run_goes_on(
     kilobytes: int, tmp_path: Path, whole: dict
 ) -> None:
@@ -72,7 +82,9 @@ def test_a_full_disk_is_one_line_costs_what_was_in_flight_and_with_room_the_run_
         kept = {json.loads(line)["prompt"] for line in before.split(b"\n")[:-1]}
         enlarge()
         goes_on(server, folder, whole)
-        assert (folder / "responses.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+        assert (
+            (folder / "responses.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+        )
     assert len(delivered - kept) <= 4
 
 
@@ -88,7 +100,9 @@ def test_a_file_that_may_not_grow_is_one_line_that_names_the_place_and_the_run_g
 
     folder = tmp_path / "work"
     with Server(scripted_model()) as server:
-        assert os.strerror(errno.EFBIG) in refused(command(server, folder, *FLAGS), folder, preexec_fn=limit)
+        assert os.strerror(errno.EFBIG) in refused(
+            command(server, folder, *FLAGS), folder, preexec_fn=limit
+        )
         goes_on(server, folder, whole)
 
 
@@ -115,7 +129,9 @@ def test_once_a_reply_cannot_be_written_down_no_more_are_asked_for(
     monkeypatch.setattr(Journal, "append", full)
     with Server(answer) as server:
         url = f"{server.url}/v1"
-        config = settings(provider="local", base_url=url, model="m", num_instructions=32, concurrency=2)
+        config = settings(
+            provider="local", base_url=url, model="m", num_instructions=32, concurrency=2
+        )
         with pytest.raises((OSError, WorkshopError), match="space"):
             run(config, say=lambda text: None)
     assert len(seen) <= 4
@@ -126,7 +142,9 @@ def test_once_a_reply_cannot_be_written_down_no_more_are_asked_for(
 
 @posix
 @pytest.mark.parametrize("stage", ["generate", "instances"])
-def test_a_folder_deleted_in_the_midst_of_a_run_ends_it_with_one_line(stage: str, tmp_path: Path, whole: dict) -> None:
+def test_a_folder_deleted_in_the_midst_of_a_run_ends_it_with_one_line(
+    stage: str, tmp_path: Path, whole: dict
+) -> None:
     folder, seen = tmp_path / "work", []
 
     def answer(prompt: str, body: dict) -> str:
@@ -218,20 +236,40 @@ def test_a_file_of_the_run_that_is_a_folder_is_one_line_and_is_left_alone(
 def test_a_run_whose_every_path_has_spaces_and_chinese_characters_works(tmp_path: Path) -> None:
     here = tmp_path / "我的 数据"
     here.mkdir()
-    (here / "种子 1.txt").write_text("Name a river of Asia.\n写一首关于秋天的短诗。\n", encoding="utf-8")
-    flags = ["--seed-file", "种子 1.txt", "--work-dir", "工作 目录/1", "--output-path", "结果 集.jsonl"]
+    (here / "种子 1.txt").write_text(
+        "Name a river of Asia.\n写一首关于秋天的短诗。\n", encoding="utf-8"
+    )
+    flags = [
+        "--seed-file",
+        "种子 1.txt",
+        "--work-dir",
+        "工作 目录/1",
+        "--output-path",
+        "结果 集.jsonl",
+    ]
     with Server(scripted_model()) as server:
         arguments = command(server, here, *flags, "--num-instructions", "4")
-        done = subprocess.run(arguments, capture_output=True, encoding="utf-8", timeout=60, cwd=here)
+        done = subprocess.run(
+            arguments, capture_output=True, encoding="utf-8", timeout=60, cwd=here
+        )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (here / "结果 集.jsonl").read_bytes() == (here / "工作 目录/1/step4_final.jsonl").read_bytes() != b""
+    assert (
+        (here / "结果 集.jsonl").read_bytes()
+        == (here / "工作 目录/1/step4_final.jsonl").read_bytes()
+        != b""
+    )
 
 
-def test_an_output_path_that_cannot_be_written_is_one_line_and_another_one_asks_nothing(tmp_path: Path) -> None:
+def test_an_output_path_that_cannot_be_written_is_one_line_and_another_one_asks_nothing(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     with Server(scripted_model()) as server:
         flags = ("--num-instructions", "4", "--output-path")
-        refused(command(server, tmp_path / "work", *flags, str(tmp_path / "file" / "out.jsonl")), tmp_path / "file")
+        refused(
+            command(server, tmp_path / "work", *flags, str(tmp_path / "file" / "out.jsonl")),
+            tmp_path / "file",
+        )
         asked = len(server.requests)
         complete(server, tmp_path / "work", *flags, str(tmp_path / "out.jsonl"))
         assert len(server.requests) == asked and (tmp_path / "out.jsonl").read_bytes()
@@ -253,7 +291,9 @@ def done(tmp_path: Path) -> Iterator[tuple[Server, list[str], Path]]:
         yield server, command(server, tmp_path / "work", *flags), tmp_path / "work/responses.jsonl"
 
 
-@pytest.mark.parametrize("newer", [lambda record: record | {"version": 2}, other_shape], ids=["alike", "other shape"])
+@pytest.mark.parametrize(
+    "newer", [lambda record: record | {"version": 2}, other_shape], ids=["alike", "other shape"]
+)
 def test_a_journal_of_another_version_is_one_line_that_says_so_and_is_left_alone(
     newer: Callable[[dict], dict], done: tuple[Server, list[str], Path]
 ) -> None:

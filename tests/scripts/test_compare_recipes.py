@@ -28,8 +28,16 @@ SECOND = """Here are some more tasks:
 9. Name three rivers that flow north.
 10. Translate the report of NASA into French."""
 ASKED = [  # instruction, replies of stage 2, reply of stage 3
-    ("Explain the plot of Hamlet in two sentences.", ["No"], "Output: Here is one. Example sentence: I like cats."),
-    ("Translate the report of NASA into French.", ["No."], "Input: It landed.\nOutput: Il a atterri."),
+    (
+        "Explain the plot of Hamlet in two sentences.",
+        ["No"],
+        "Output: Here is one. Example sentence: I like cats.",
+    ),
+    (
+        "Translate the report of NASA into French.",
+        ["No."],
+        "Input: It landed.\nOutput: Il a atterri.",
+    ),
     ("Reverse a string.", ["...", "Yes."], "Class label: palindrome\nInput: anna"),
     ("Name three rivers that flow north.", ["Yes."], "Class label: long\nInput: the Nile"),
     ("Give two synonyms of the word brave.", ["Yes"], "Class label: positive\nbold, daring"),
@@ -37,8 +45,21 @@ ASKED = [  # instruction, replies of stage 2, reply of stage 3
 
 
 def record(stage: str, text: str, **more: object) -> dict:
-    reply = {"text": text, "finish_reason": "stop", "prompt_tokens": 0, "reply_tokens": 0, "prompt": "8. Spell it.\n9."}
-    asked = {"stage": stage, "attempt": 0, "provider": "local", "model": "m", "temperature": 0.7, "recipe": "modern"}
+    reply = {
+        "text": text,
+        "finish_reason": "stop",
+        "prompt_tokens": 0,
+        "reply_tokens": 0,
+        "prompt": "8. Spell it.\n9.",
+    }
+    asked = {
+        "stage": stage,
+        "attempt": 0,
+        "provider": "local",
+        "model": "m",
+        "temperature": 0.7,
+        "recipe": "modern",
+    }
     if stage == "generate":
         digest = sha256("\n".join(SEEDS).encode()).hexdigest()[:16]
         asked |= {"seed": 42, "language": "en", "seed_tasks": digest}
@@ -51,7 +72,9 @@ def by_hand() -> list[dict]:
     cut = "9. Give two synonyms of the word brave.\n10. Count the vow"
     records.append(record("generate", cut, request_idx=2, finish_reason="length"))
     for instruction, answers, instances in ASKED:
-        records += [record("classify", a, instruction=instruction, attempt=n) for n, a in enumerate(answers)]
+        records += [
+            record("classify", a, instruction=instruction, attempt=n) for n, a in enumerate(answers)
+        ]
         records.append(record("instances", instances, instruction=instruction))
     return records
 
@@ -73,9 +96,14 @@ def compare(folder: Path, capsys: pytest.CaptureFixture, seeds: str = "") -> str
 def tables(text: str) -> list[Table]:
     """The rows of the three tables."""
     found = [
-        block.split("\n")[1:] for block in text.split("\n\n") if re.search(r" modern +paper\Z", block.split("\n")[0])
+        block.split("\n")[1:]
+        for block in text.split("\n\n")
+        if re.search(r" modern +paper\Z", block.split("\n")[0])
     ]
-    rows = [[re.fullmatch(r" *(?:- )?(.*?) +(\d+) +(\d+)", line).groups() for line in lines] for lines in found]
+    rows = [
+        [re.fullmatch(r" *(?:- )?(.*?) +(\d+) +(\d+)", line).groups() for line in lines]
+        for lines in found
+    ]
     assert len(rows) == 3
     return [{name: (int(modern), int(paper)) for name, modern, paper in lines} for lines in rows]
 
@@ -92,16 +120,25 @@ def assert_adds_up(text: str) -> None:
         for table, whole in ((generate, "candidates"), (instances, "instances")):
             parts = [table["kept"][column], *(n[column] for n in rejected(table).values())]
             assert table[whole][column] == sum(parts)
-        assert classify["replies"][column] == sum(classify[name][column] for name in ("Yes", "No", "unread"))
+        assert classify["replies"][column] == sum(
+            classify[name][column] for name in ("Yes", "No", "unread")
+        )
 
 
 def assert_is_what_the_run_counted(text: str, counts: dict, column: int) -> None:
     generate, classify, instances = tables(text)
-    for table, whole, stage in ((generate, "candidates", "generate"), (instances, "instances", "filter")):
+    for table, whole, stage in (
+        (generate, "candidates", "generate"),
+        (instances, "instances", "filter"),
+    ):
         assert table[whole][column] == counts[stage]["in"]
         assert table["kept"][column] == counts[stage]["out"]
-        assert {name: n[column] for name, n in rejected(table).items() if n[column]} == counts[stage]["rejected"]
-    answers = [counts["classify"][name] for name in ("classification", "not_classification", "unknown")]
+        assert {name: n[column] for name, n in rejected(table).items() if n[column]} == counts[
+            stage
+        ]["rejected"]
+    answers = [
+        counts["classify"][name] for name in ("classification", "not_classification", "unknown")
+    ]
     assert [classify[name][column] for name in ("Yes", "No", "unread")] == answers
     missing = instances["replies without an instance"][column]
     assert missing == counts["instances"]["rejected"].get("no_instance", 0)
@@ -114,7 +151,9 @@ def test_the_output_that_the_readme_shows_is_what_it_prints_after_the_default_pr
     settings: Callable[..., Config], readme: str, capsys: pytest.CaptureFixture
 ) -> None:
     block = re.search(
-        r"<!-- compare -->\n```bash\n.*?```\n\n```text\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.S
+        r"<!-- compare -->\n```bash\n.*?```\n\n```text\n(.*?)```",
+        (ROOT / readme).read_text("utf-8"),
+        re.S,
     )
     if not block:
         pytest.skip("nothing about it yet")
@@ -122,7 +161,9 @@ def test_the_output_that_the_readme_shows_is_what_it_prints_after_the_default_pr
     run(config, say=lambda text: None)
     text = compare(Path(config.work_dir), capsys)
     shown = block[1].strip("\n").split("\n[...]\n")
-    assert len(shown) == 2 and all(part.strip("\n") in text for part in [shown[0], *shown[1].split("\n\n")])
+    assert len(shown) == 2 and all(
+        part.strip("\n") in text for part in [shown[0], *shown[1].split("\n\n")]
+    )
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -134,7 +175,9 @@ def test_modern_column_of_a_practice_run_is_what_the_run_itself_counted(
     text = compare(Path(config.work_dir), capsys)
     assert_is_what_the_run_counted(text, counts, 0)
     assert_adds_up(text)
-    assert text.count("\n    reply ") == text.count("\n    modern ") == text.count("\n    paper ") == 5
+    assert (
+        text.count("\n    reply ") == text.count("\n    modern ") == text.count("\n    paper ") == 5
+    )
     assert text == compare(Path(config.work_dir), capsys)
 
 
@@ -159,7 +202,9 @@ def test_paper_loses_nearly_all_of_a_chinese_run(
     assert classify["Yes"][1] == instances["kept"][1] == 0 < classify["Yes"][0]
 
 
-def test_a_journal_with_known_differences_is_counted_exactly(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_journal_with_known_differences_is_counted_exactly(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = write(tmp_path / "run", by_hand())
     text = compare(folder, capsys, str(folder / "seeds.txt"))
     generate, classify, instances = tables(text)
@@ -175,7 +220,11 @@ def test_a_journal_with_known_differences_is_counted_exactly(tmp_path: Path, cap
         "keyword": (0, 2),  # the plot of Hamlet is one
         "too_short": (0, 1),
     }
-    assert {name: n for name, n in classify.items() if any(n)} == {"replies": (5, 5), "Yes": (3, 1), "No": (2, 4)}
+    assert {name: n for name, n in classify.items() if any(n)} == {
+        "replies": (5, 5),
+        "Yes": (3, 1),
+        "No": (2, 4),
+    }
     assert {name: n for name, n in instances.items() if any(n)} == {
         "replies": (5, 5),
         "replies without an instance": (0, 2),  # labels first, read as input first
@@ -185,7 +234,9 @@ def test_a_journal_with_known_differences_is_counted_exactly(tmp_path: Path, cap
     assert_adds_up(text)
 
 
-def test_examples_show_a_kind_from_each_stage_by_turns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_examples_show_a_kind_from_each_stage_by_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = write(tmp_path / "run", by_hand())
     text = compare(folder, capsys, str(folder / "seeds.txt"))
     total, *examples = text.split("\n\n")[4:]
@@ -208,14 +259,19 @@ def test_one_kind_of_difference_is_shown_where_it_is_and_what_the_model_said_is_
     folder = write(tmp_path / "run", [record("generate", said, request_idx=0)])
     text = compare(folder, capsys, str(folder / "seeds.txt"))
     assert "\x1b" not in text
-    assert "differences: 1, of 1 kinds" in text and "kept | kept, with other capitals (1 such)" in text
+    assert (
+        "differences: 1, of 1 kinds" in text and "kept | kept, with other capitals (1 such)" in text
+    )
     assert re.search(r"\n    reply   ….*what NASA does today", text)
     assert re.search(
-        r"\n    modern  kept: ….*what NASA does today\.\n    paper   kept: ….*what nasa does today\.", text
+        r"\n    modern  kept: ….*what NASA does today\.\n    paper   kept: ….*what nasa does today\.",
+        text,
     )
 
 
-def test_a_stop_string_of_the_paper_hides_what_comes_after_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_stop_string_of_the_paper_hides_what_comes_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     said = " Count the vowels of the word.\n\n10. Name the seven colours of the rainbow."
     folder = write(tmp_path / "run", [record("generate", said, request_idx=0)])
     text = compare(folder, capsys, str(folder / "seeds.txt"))
@@ -231,7 +287,11 @@ def test_nothing_is_asked_and_nothing_is_written(
 
     def files() -> dict[str, tuple[int, bytes]]:
         here = sorted(Path(config.work_dir).parent.rglob("*"))
-        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in here if path.is_file()}
+        return {
+            str(path): (path.stat().st_mtime_ns, path.read_bytes())
+            for path in here
+            if path.is_file()
+        }
 
     def fail(*_: object) -> None:
         raise AssertionError("asked")
@@ -264,15 +324,21 @@ def test_of_several_runs_in_a_journal_the_newest_counts(
     assert_is_what_the_run_counted(compare(Path(config.work_dir), capsys), counts, 0)
 
 
-def test_other_seed_tasks_than_the_run_s_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_other_seed_tasks_than_the_run_s_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = write(tmp_path / "run", by_hand())
     assert compare_recipes.main([str(folder), "--seed-file", str(folder / "seeds.txt")]) == 0
     assert capsys.readouterr().err == ""
     assert compare_recipes.main([str(folder)]) == 0
-    assert re.fullmatch(r"notice: the run had other seed tasks.*--seed-file.*\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"notice: the run had other seed tasks.*--seed-file.*\n", capsys.readouterr().err
+    )
 
 
-def test_a_last_line_torn_by_a_kill_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_last_line_torn_by_a_kill_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = write(tmp_path / "run", by_hand())
     whole = compare(folder, capsys)
     with open(folder / "responses.jsonl", "a", encoding="utf-8") as file:
@@ -287,7 +353,10 @@ def test_a_last_line_torn_by_a_kill_is_passed_over(tmp_path: Path, capsys: pytes
         ("", "holds no reply of stage 1"),
         ('{"key": "a", "text": ""}\nnot JSON\n', "line 2 is damaged"),
         ('{"key": "a", "text": ""}\n', "the line with the key a is no reply"),
-        (json.dumps({"key": "b", **record("classify", "Yes", instruction="x")}) + "\n", "holds no reply of stage 1"),
+        (
+            json.dumps({"key": "b", **record("classify", "Yes", instruction="x")}) + "\n",
+            "holds no reply of stage 1",
+        ),
     ],
 )
 def test_what_people_can_put_right_is_one_line_on_stderr(

@@ -67,7 +67,9 @@ def test_the_total_is_the_sum_of_the_stages(settings: Settings) -> None:
     found = estimate(settings(provider="openai", num_instructions=1000), options())
     for name in ("requests", "prompt_tokens", "reply_tokens"):
         assert found[name] == sum(row[name] for row in found["stages"].values()) > 1000
-    first = estimate(settings(provider="openai", num_instructions=1000, until="generate"), options())
+    first = estimate(
+        settings(provider="openai", num_instructions=1000, until="generate"), options()
+    )
     assert list(first["stages"]) == ["generate"] and first["requests"] < found["requests"] / 3
 
 
@@ -82,7 +84,9 @@ def test_it_is_about_what_a_run_takes(settings: Settings, language: str, instanc
     for stage, row in found["stages"].items():
         if (stage, language) != ("generate", "zh"):  # of that, the practice model knows few tasks
             assert row["requests"] == pytest.approx(took[stage]["replies"], rel=0.34), stage
-        characters = took[stage]["prompt"] * 4 * (2.2 if language == "zh" else 1)  # the practice model counts letters
+        characters = (
+            took[stage]["prompt"] * 4 * (2.2 if language == "zh" else 1)
+        )  # the practice model counts letters
         assert row["prompt_tokens"] * 4 == pytest.approx(characters, rel=0.5), stage
 
 
@@ -114,7 +118,9 @@ def test_money_is_said_where_the_price_is_known_and_only_there(settings: Setting
     assert "price not listed" in text and "$" not in text
     given = options("--price-in=2", "--price-out=10")
     found = estimate(config, given)
-    assert found["cost"] == pytest.approx((2 * found["prompt_tokens"] + 10 * found["reply_tokens"]) / 1e6)
+    assert found["cost"] == pytest.approx(
+        (2 * found["prompt_tokens"] + 10 * found["reply_tokens"]) / 1e6
+    )
     assert f"about ${found['cost']:.2f}" in as_text(found, config)
 
 
@@ -122,22 +128,36 @@ def test_limits_on_the_rate_and_concurrency_make_the_time(settings: Settings) ->
     config = settings(provider="openai", num_instructions=1000)
     found = estimate(config, options())
     slow = estimate(config, options("--requests-per-minute=60"))
-    assert slow["seconds"] == pytest.approx(found["requests"]) and slow["seconds"] > found["seconds"]
+    assert (
+        slow["seconds"] == pytest.approx(found["requests"]) and slow["seconds"] > found["seconds"]
+    )
     tokens = found["prompt_tokens"] + found["reply_tokens"]
-    assert estimate(config, options("--tokens-per-minute=6000"))["seconds"] == pytest.approx(tokens / 100)
+    assert estimate(config, options("--tokens-per-minute=6000"))["seconds"] == pytest.approx(
+        tokens / 100
+    )
     wide = settings(provider="openai", num_instructions=1000, concurrency=32)
     assert estimate(wide, options())["seconds"] == pytest.approx(found["seconds"] / 4)
 
 
 def test_what_the_journal_has_is_not_counted_again(settings: Settings, wire: str) -> None:
     with Server(scripted_model()) as server:
-        where = {"provider": wire, "model": "m", "base_url": server.url + ("/v1" if wire == "openai" else "/api/v1")}
+        where = {
+            "provider": wire,
+            "model": "m",
+            "base_url": server.url + ("/v1" if wire == "openai" else "/api/v1"),
+        }
         run(settings(num_instructions=20, **where), say=lambda text: None)
     done = estimate(settings(num_instructions=20, **where), options())
     assert done["requests"] == 0 and done["in_journal"] >= 42
     assert "are in the journal" in as_text(done, settings(**where))
     more = estimate(settings(num_instructions=40, **where), options())
-    assert 40 <= estimate(settings(num_instructions=40, **where), options("--classify-together=1"))["requests"] <= 46
+    assert (
+        40
+        <= estimate(settings(num_instructions=40, **where), options("--classify-together=1"))[
+            "requests"
+        ]
+        <= 46
+    )
     assert 22 <= more["requests"] <= 28
     for other in ({"seed": 7}, {"model": "n"}, {"temperature": 0.1}):
         found = estimate(settings(num_instructions=20, **{**where, **other}), options())
@@ -151,11 +171,22 @@ def test_a_list_that_could_not_be_read_leaves_nothing_to_be_sent(settings: Setti
         return "Yes" if prompt.endswith("Answers:") and next(lists) == 1 else model(prompt, body)
 
     with Server(answer) as server:
-        where = {"provider": "local", "model": "m", "base_url": server.url + "/v1", "num_instructions": 25}
-        run(settings(**where), say=lambda text: None, model_class=partial(LimitedModel, options=options()))
+        where = {
+            "provider": "local",
+            "model": "m",
+            "base_url": server.url + "/v1",
+            "num_instructions": 25,
+        }
+        run(
+            settings(**where),
+            say=lambda text: None,
+            model_class=partial(LimitedModel, options=options()),
+        )
     assert estimate(settings(**where), options())["requests"] == 0
     with open(Path(settings().work_dir) / "responses.jsonl", "r+", encoding="utf-8") as journal:
-        damaged = next(record for record in map(json.loads, journal.readlines()) if "answers" in record)
+        damaged = next(
+            record for record in map(json.loads, journal.readlines()) if "answers" in record
+        )
         journal.write(json.dumps(damaged | {"answers": None}) + "\n")
     assert estimate(settings(**where), options())["requests"] == 0
 
@@ -172,21 +203,34 @@ def test_a_replay_sends_nothing(settings: Settings, tmp_path: Path) -> None:
     config = settings(provider="practice", num_instructions=10)
     run(config, say=lambda text: None)
     journal = str(Path(config.work_dir) / "responses.jsonl")
-    again = settings(provider="replay", responses=journal, work_dir=str(tmp_path / "other"), num_instructions=10)
+    again = settings(
+        provider="replay", responses=journal, work_dir=str(tmp_path / "other"), num_instructions=10
+    )
     assert estimate(again, options())["requests"] == 0
 
 
 @pytest.mark.parametrize(
     "flag",
-    ["--max-cost=0", "--max-cost=nan", "--price-in=-1", "--price-in=inf", "--requests-per-minute=0", "--max-cost=x"],
+    [
+        "--max-cost=0",
+        "--max-cost=nan",
+        "--price-in=-1",
+        "--price-in=inf",
+        "--requests-per-minute=0",
+        "--max-cost=x",
+    ],
 )
-def test_numbers_that_make_no_sense_are_usage_errors(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_make_no_sense_are_usage_errors(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         self_instruct.main([flag])
     assert stopped.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [["--max-cost=1"], ["--price-in=1"], ["--max-cost=1", "--estimate"]])
+@pytest.mark.parametrize(
+    "more", [["--max-cost=1"], ["--price-in=1"], ["--max-cost=1", "--estimate"]]
+)
 def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
     tmp_path: Path, wire: str, more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +238,10 @@ def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
         assert self_instruct.main(flags(wire, server, tmp_path, *more)) == 2
         assert not server.requests
     said = capsys.readouterr()
-    assert said.err == "error: price not listed for m: give both --price-in and --price-out\n" and not said.out
+    assert (
+        said.err == "error: price not listed for m: give both --price-in and --price-out\n"
+        and not said.out
+    )
     assert not (tmp_path / "w").exists()
 
 
@@ -229,7 +276,9 @@ on_unix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are a mat
 
 
 @on_unix
-@pytest.mark.parametrize("keys", [b"n\n", b"\n", b"\x04", b"yes, but\n"], ids=["n", "return", "end", "other"])
+@pytest.mark.parametrize(
+    "keys", [b"n\n", b"\n", b"\x04", b"yes, but\n"], ids=["n", "return", "end", "other"]
+)
 def test_no_is_no(tmp_path: Path, wire: str, keys: bytes) -> None:
     with Server(scripted_model()) as server:
         code, screen = at_terminal(flags(wire, server, tmp_path), keys)
@@ -241,7 +290,9 @@ def test_no_is_no(tmp_path: Path, wire: str, keys: bytes) -> None:
 
 @on_unix
 @pytest.mark.parametrize(("wire", "keys"), [("openai", b"y\n"), ("dashscope", "是\n".encode())])
-def test_yes_goes_on_and_then_there_is_nothing_to_ask(tmp_path: Path, set_keys: None, wire: str, keys: bytes) -> None:
+def test_yes_goes_on_and_then_there_is_nothing_to_ask(
+    tmp_path: Path, set_keys: None, wire: str, keys: bytes
+) -> None:
     with Server(scripted_model()) as server:
         code, screen = at_terminal(flags(wire, server, tmp_path), keys)
         assert code == 0 and screen.count("Go on?") == 1 and len(server.requests) >= 5
@@ -265,10 +316,16 @@ def test_what_costs_nothing_is_not_asked_about(tmp_path: Path) -> None:
     assert at_terminal(practice, b"n\n")[0] == 0
 
 
-@pytest.mark.parametrize(("wire", "stdin"), [("openai", subprocess.DEVNULL), ("dashscope", subprocess.PIPE)])
-def test_without_a_terminal_there_is_no_question(tmp_path: Path, set_keys: None, wire: str, stdin: int) -> None:
+@pytest.mark.parametrize(
+    ("wire", "stdin"), [("openai", subprocess.DEVNULL), ("dashscope", subprocess.PIPE)]
+)
+def test_without_a_terminal_there_is_no_question(
+    tmp_path: Path, set_keys: None, wire: str, stdin: int
+) -> None:
     with Server(scripted_model()) as server:
         command = [sys.executable, self_instruct.__file__, *flags(wire, server, tmp_path)]
-        running = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         said, _ = running.communicate(timeout=60)
         assert running.returncode == 0 and b"Go on?" not in said and len(server.requests) >= 5

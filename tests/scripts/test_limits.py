@@ -82,17 +82,23 @@ def test_tokens_a_minute_are_kept_and_used(settings: Settings, wire: str) -> Non
     assert 0.8 * 4000 * took <= spent <= 1.25 * 4000 * took
 
 
-def test_a_request_larger_than_the_tokens_of_a_minute_goes_alone(settings: Settings, wire: str) -> None:
+def test_a_request_larger_than_the_tokens_of_a_minute_goes_alone(
+    settings: Settings, wire: str
+) -> None:
     with Metered(lambda *_: "word " * 400) as server:
         model, clock = on_a_clock(settings(**about(wire, server)), tokens_per_minute=300)
         with model:
             assert ask(model)
-            assert clock.now == 0 and model.pace.wait() > 60, "the next has to wait for more than a minute"
+            assert clock.now == 0 and model.pace.wait() > 60, (
+                "the next has to wait for more than a minute"
+            )
 
 
 def test_many_who_wait_all_get_their_turn(settings: Settings, keys: None) -> None:
     with Metered(lambda *_: "Yes") as server:
-        model, clock = on_a_clock(settings(concurrency=100, **about("openai", server)), requests_per_minute=300)
+        model, clock = on_a_clock(
+            settings(concurrency=100, **about("openai", server)), requests_per_minute=300
+        )
         with model, ThreadPoolExecutor(100) as pool:
             assert [*pool.map(partial(ask, model), range(200))] == ["Yes"] * 200
         assert len(server.asked) == 200 and clock.now == pytest.approx(199 / 5)
@@ -134,7 +140,9 @@ def test_more_of_the_same_429_slows_down_no_further() -> None:
     assert (pace.rate(), pace.wait(), pace.slowed_at) == before
 
 
-def simulated(allows: Callable[[float], bool], workers: int, latency: float, seconds: float, wanted: int) -> tuple:
+def simulated(
+    allows: Callable[[float], bool], workers: int, latency: float, seconds: float, wanted: int
+) -> tuple:
     """So many workers without a pause, on a clock of their own; return the seconds they took, answers and refusals."""
     clock, counts, tie, dice = Clock(), Counter(), count(), random.Random(0)
     pace, events, waiting = Pace(None, None, clock), [(0.0, 0, "look", 0.0)], workers
@@ -155,7 +163,10 @@ def simulated(allows: Callable[[float], bool], workers: int, latency: float, sec
             pace.take(0)
             waiting -= 1
             good = allows(clock.now)
-            later((latency if good else 0.005) * dice.uniform(0.8, 1.2), "answered" if good else "refused")
+            later(
+                (latency if good else 0.005) * dice.uniform(0.8, 1.2),
+                "answered" if good else "refused",
+            )
         if what == "look":
             later(min(0.2, max(0.001, pace.wait())), "look")
     return clock.now, counts["answered"], counts["refused"]
@@ -199,7 +210,9 @@ def window(requests: int, seconds: float, sliding: bool = False) -> Callable[[fl
     ],
     ids=["bucket", "steady", "large", "just above", "steady 10", "window", "sliding", "short"],
 )
-def test_no_kind_of_limit_is_taken_for_chance(allows: Callable, workers: int, per_second: float) -> None:
+def test_no_kind_of_limit_is_taken_for_chance(
+    allows: Callable, workers: int, per_second: float
+) -> None:
     """Ten minutes without Retry-After: nine tenths and more are used, and most of what is sent is answered."""
     seconds, answered, refused = simulated(allows(), workers, 1.0, 600, 10**6)
     assert answered >= 0.9 * per_second * seconds
@@ -241,7 +254,9 @@ def test_retry_after_holds_for_all() -> None:
     assert pace.wait() <= 0
 
 
-def test_a_server_that_refuses_at_random_gets_all_its_requests(settings: Settings, wire: str) -> None:
+def test_a_server_that_refuses_at_random_gets_all_its_requests(
+    settings: Settings, wire: str
+) -> None:
     """Every seventh is refused; how little time that costs, the simulations above say."""
     with Server(lambda *_: "Yes", faults=lambda index, prompt: "429" * (index % 7 == 3)) as server:
         model, _ = on_a_clock(settings(concurrency=8, **about(wire, server)))
@@ -254,7 +269,11 @@ def test_headers_spread_what_is_left_over_the_time_until_the_reset() -> None:
     clock = Clock()
     pace = Pace(None, None, clock)
     said = {"remaining": "10", "limit": "20", "reset": "2s"}
-    pace.hear(SimpleNamespace(status_code=200, headers={f"x-ratelimit-{k}-requests": v for k, v in said.items()}))
+    pace.hear(
+        SimpleNamespace(
+            status_code=200, headers={f"x-ratelimit-{k}-requests": v for k, v in said.items()}
+        )
+    )
     assert spaced(pace, clock, 8) == pytest.approx([0.2] * 7)
     clock.now += 2
     assert spaced(pace, clock, 3) == [0, 0], "that was then"
@@ -286,16 +305,22 @@ def test_a_server_that_always_says_429_ends_the_run_in_one_line(
 ) -> None:
     config = {"deadline": 1.0, "concurrency": concurrency, "num_instructions": 100}
     with Metered(lambda *_: "Yes", Bucket(1e-9, burst=0), retry_after=retry_after) as server:
-        with pytest.raises(WorkshopError, match=r"no answer from .*429.* the same command") as stopped:
+        with pytest.raises(
+            WorkshopError, match=r"no answer from .*429.* the same command"
+        ) as stopped:
             limited_run(settings(**config, **about(wire, server)))
         assert len(str(stopped.value).splitlines()) == 1
         assert len(server.asked) < 40
 
 
-def test_a_longer_wait_than_a_request_may_take_leaves_only_that_one_undone(settings: Settings, wire: str) -> None:
+def test_a_longer_wait_than_a_request_may_take_leaves_only_that_one_undone(
+    settings: Settings, wire: str
+) -> None:
     refused = Metered(lambda *_: "Yes", faults=["", "429"], retry_after=900.0)
     with refused as server, LimitedModel(settings(**about(wire, server)), limits()) as model:
-        server.meter = type("", (), {"allows": lambda self: len(server.asked) != 2, "wait": None, "headers": None})()
+        server.meter = type(
+            "", (), {"allows": lambda self: len(server.asked) != 2, "wait": None, "headers": None}
+        )()
         server.choose = lambda index, prompt: ""
         assert ask(model, 1) == "Yes"
         with pytest.raises(RequestFailed, match="429"):
@@ -332,7 +357,9 @@ def test_waiting_for_a_turn_does_not_use_up_the_deadline(settings: Settings, wir
     faults = {1: "500", 3: "500", 5: "500"}
     with (
         Server(lambda *_: "Yes", faults=lambda index, prompt: faults.get(index, "")) as server,
-        LimitedModel(settings(deadline=1.0, **about(wire, server)), limits(requests_per_minute=240)) as model,
+        LimitedModel(
+            settings(deadline=1.0, **about(wire, server)), limits(requests_per_minute=240)
+        ) as model,
     ):
         ask(model)
         with ThreadPoolExecutor(4) as pool:
@@ -355,7 +382,16 @@ def test_headers_that_the_shell_asks_for_do_not_go_to_other_hosts(
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1h2m3s", 3723), ("7", 7), ("0.5", 0.5), ("", 0), ("soon", 0)],
+    [
+        ("1s", 1),
+        ("6m0s", 360),
+        ("20ms", 0.02),
+        ("1h2m3s", 3723),
+        ("7", 7),
+        ("0.5", 0.5),
+        ("", 0),
+        ("soon", 0),
+    ],
 )
 def test_times_in_headers(text: str, wanted: float) -> None:
     assert seconds(text) == pytest.approx(wanted)
@@ -441,10 +477,14 @@ LOST = [fault for fault in TRANSIENT if not fault.startswith("429")]
 
 @pytest.mark.parametrize("concurrency", [1, 8, 32])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_limit_on_tokens_is_never_passed(settings: Settings, keys: None, seed: int, concurrency: int) -> None:
+def test_a_limit_on_tokens_is_never_passed(
+    settings: Settings, keys: None, seed: int, concurrency: int
+) -> None:
     """Whatever gets lost on the way, and however often the run is begun again, with the same limit or a higher one."""
     bill, wire, usage = Counter(), WIRES[seed % 2], ("", "worst")[seed // 2]
-    with Metered(billed(seed, bill, usage == "worst"), faults=storm(0.2, seed, LOST), usage=usage) as server:
+    with Metered(
+        billed(seed, bill, usage == "worst"), faults=storm(0.2, seed, LOST), usage=usage
+    ) as server:
         for limit in (random.Random(seed).randint(3000, 9000), 12_000, 12_000, 25_000):
             config = settings(concurrency=concurrency, num_instructions=40, **about(wire, server))
             summary = limited_run(config, max_tokens_total=limit)
@@ -468,11 +508,15 @@ def test_a_limit_on_tokens_is_used(settings: Settings, wire: str, concurrency: i
 
 
 @pytest.mark.parametrize("usage", ["none", "zero"])
-def test_usage_that_is_not_reported_counts_as_the_most_it_can_be(settings: Settings, wire: str, usage: str) -> None:
+def test_usage_that_is_not_reported_counts_as_the_most_it_can_be(
+    settings: Settings, wire: str, usage: str
+) -> None:
     bill = Counter()
     with Metered(billed(0, bill, worst=True), usage=usage) as server:
         for limit in (9_000, 18_000):
-            summary = limited_run(settings(num_instructions=40, **about(wire, server)), max_tokens_total=limit)
+            summary = limited_run(
+                settings(num_instructions=40, **about(wire, server)), max_tokens_total=limit
+            )
             spending = summary["spending"]
             assert bill.total() == spending["prompt_tokens"] + spending["reply_tokens"] <= limit
     assert bill.total() > 12_000
@@ -485,7 +529,9 @@ def test_a_limit_on_dollars_is_never_passed_and_a_higher_one_goes_on(
     """In the end it has the dataset of a run without limits, and has asked nothing twice."""
     prices, bill, free = {"price_in": 2.0, "price_out": 10.0}, Counter(), Counter()
     with Metered(billed(1, free)) as server:
-        limited_run(settings(num_instructions=30, work_dir=str(tmp_path / "free"), **about(wire, server)))
+        limited_run(
+            settings(num_instructions=30, work_dir=str(tmp_path / "free"), **about(wire, server))
+        )
     with Metered(billed(1, bill)) as server:
         config = settings(concurrency=concurrency, num_instructions=30, **about(wire, server))
         for limit in (0.02, 0.03):
@@ -498,7 +544,9 @@ def test_a_limit_on_dollars_is_never_passed_and_a_higher_one_goes_on(
     assert same_files(tmp_path / "free", Path(config.work_dir))
 
 
-def test_exit_code_3_at_a_limit_and_0_when_it_is_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_3_at_a_limit_and_0_when_it_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Server(scripted_model()) as server:
         where = ["--provider=local", f"--base-url={server.url}/v1", f"--work-dir={tmp_path / 'w'}"]
         command = [*where, "--num-instructions=10", "--max-tokens-total"]
@@ -508,7 +556,9 @@ def test_exit_code_3_at_a_limit_and_0_when_it_is_raised(tmp_path: Path, capsys: 
         assert self_instruct.main([*command, "400000"]) == 0
 
 
-def test_once_a_request_did_not_fit_no_smaller_one_goes_before_it(settings: Settings, wire: str) -> None:
+def test_once_a_request_did_not_fit_no_smaller_one_goes_before_it(
+    settings: Settings, wire: str
+) -> None:
     with (
         Server(lambda *_: "Yes") as server,
         LimitedModel(settings(**about(wire, server)), limits(max_tokens_total=700)) as model,
@@ -533,17 +583,23 @@ def test_only_replies_of_this_provider_and_model_count(settings: Settings, wire:
             assert model.purse.spent == (first["prompt_tokens"], first["reply_tokens"])
 
 
-def test_a_model_that_takes_no_limit_on_its_replies_gets_no_limit_on_spending(settings: Settings, keys: None) -> None:
+def test_a_model_that_takes_no_limit_on_its_replies_gets_no_limit_on_spending(
+    settings: Settings, keys: None
+) -> None:
     refuse = ("max_tokens", "max_completion_tokens")
     with Server(lambda *_: "Yes", refuse=refuse) as server:
         with LimitedModel(settings(**about("openai", server)), limits()) as model:
             assert ask(model) == "Yes"
         with (
-            LimitedModel(settings(**about("openai", server)), limits(max_tokens_total=1e6)) as model,
+            LimitedModel(
+                settings(**about("openai", server)), limits(max_tokens_total=1e6)
+            ) as model,
             pytest.raises(WorkshopError, match="leave out --max-cost and --max-tokens-total"),
         ):
             ask(model, 2)
-        assert len([one for one in server.requests if not one["parameters"].keys() & set(refuse)]) == 1
+        assert (
+            len([one for one in server.requests if not one["parameters"].keys() & set(refuse)]) == 1
+        )
 
 
 def test_what_could_not_have_been_sent_costs_nothing(settings: Settings, wire: str) -> None:
@@ -565,16 +621,25 @@ def test_practice_and_replay_under_limits(settings: Settings, tmp_path: Path) ->
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes((Path(config.work_dir) / "responses.jsonl").read_bytes())
     again = settings(
-        num_instructions=10, provider="replay", responses=str(journal), work_dir=str(tmp_path / "replayed")
+        num_instructions=10,
+        provider="replay",
+        responses=str(journal),
+        work_dir=str(tmp_path / "replayed"),
     )
     replayed = limited_run(again, max_tokens_total=1, requests_per_minute=1)
-    assert not replayed["undone_because"] and same_files(Path(config.work_dir), tmp_path / "replayed")
+    assert not replayed["undone_because"] and same_files(
+        Path(config.work_dir), tmp_path / "replayed"
+    )
 
 
-def test_max_cost_without_a_price_is_a_usage_error_before_anything_is_done(settings: Settings, wire: str) -> None:
+def test_max_cost_without_a_price_is_a_usage_error_before_anything_is_done(
+    settings: Settings, wire: str
+) -> None:
     with Server(scripted_model()) as server:
         config = settings(**about(wire, server))
-        with pytest.raises(UsageError, match="price not listed for m: give both --price-in and --price-out"):
+        with pytest.raises(
+            UsageError, match="price not listed for m: give both --price-in and --price-out"
+        ):
             LimitedModel(config, limits(max_cost=1))
         assert not server.requests and not Path(config.work_dir).exists()
 
@@ -584,7 +649,9 @@ def test_what_run_json_says_about_spending(settings: Settings, wire: str) -> Non
         config = settings(num_instructions=30, **about(wire, server))
         stopped = limited_run(config, max_tokens_total=11_000, price_in=1, price_out=4)["spending"]
         summary = limited_run(config, price_in=1, price_out=4)
-    written = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))["spending"]
+    written = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))[
+        "spending"
+    ]
     assert written == summary["spending"]
     lines = (Path(config.work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     by_stage: dict[str, Counter] = {}
@@ -598,10 +665,14 @@ def test_what_run_json_says_about_spending(settings: Settings, wire: str) -> Non
     total = sum(by_stage.values(), Counter())
     assert (written["prompt_tokens"], written["reply_tokens"]) == (total["prompt"], total["reply"])
     assert written["cost"] == pytest.approx(sum(row["cost"] for row in written["stages"].values()))
-    assert written["projected"] == {name: written[name] for name in ("prompt_tokens", "reply_tokens", "cost")}
+    assert written["projected"] == {
+        name: written[name] for name in ("prompt_tokens", "reply_tokens", "cost")
+    }
     kept = len((Path(config.work_dir) / STEP_FILES[-1]).read_text(encoding="utf-8").splitlines())
     assert written["tokens_per_kept_instance"] == pytest.approx(total.total() / kept, abs=0.1)
-    assert stopped["projected"]["cost"] == pytest.approx(written["cost"], rel=0.5), "guessed when it was stopped"
+    assert stopped["projected"]["cost"] == pytest.approx(written["cost"], rel=0.5), (
+        "guessed when it was stopped"
+    )
     assert stopped["cost"] < stopped["projected"]["cost"]
 
 
@@ -609,7 +680,12 @@ def test_an_unknown_price_is_not_0(settings: Settings, wire: str) -> None:
     with Server(scripted_model()) as server:
         spending = limited_run(settings(num_instructions=3, **about(wire, server)))["spending"]
     assert spending["price_per_million_tokens"] == "price not listed"
-    assert spending["cost"] is spending["projected"]["cost"] is spending["stages"]["classify"]["cost"] is None
+    assert (
+        spending["cost"]
+        is spending["projected"]["cost"]
+        is spending["stages"]["classify"]["cost"]
+        is None
+    )
 
 
 def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wire: str) -> None:
@@ -622,7 +698,9 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
     with (
         Server(lambda *_: "Yes") as server,
         LimitedModel(
-            settings(**about(wire, server)), limits(price_in=1, price_out=1), lambda model: (900, 100)
+            settings(**about(wire, server)),
+            limits(price_in=1, price_out=1),
+            lambda model: (900, 100),
         ) as model,
     ):
         model.bar = Bar()
@@ -639,16 +717,30 @@ def test_a_storm_of_faults_changes_nothing(tmp_path: Path, keys: None) -> None:
 
     def command(wire: str, name: str, server: Server) -> Path:
         where = [f"--{key.replace('_', '-')}={value}" for key, value in about(wire, server).items()]
-        where += [f"--work-dir={tmp_path / wire / name}", "--num-instructions=40", "--concurrency=16"]
-        assert self_instruct.main([*where, "--first-wait=0.01", "--request-timeout=0.5", "--max-attempts=12"]) == 0
+        where += [
+            f"--work-dir={tmp_path / wire / name}",
+            "--num-instructions=40",
+            "--concurrency=16",
+        ]
+        assert (
+            self_instruct.main(
+                [*where, "--first-wait=0.01", "--request-timeout=0.5", "--max-attempts=12"]
+            )
+            == 0
+        )
         return tmp_path / wire / name
 
     def compare(wire: str) -> None:
         with Server(scripted_model()) as server:
             calm = command(wire, "calm", server)
-        with Server(scripted_model(), faults=storm(0.3, 7, [*TRANSIENT, "hang"]), hang_s=5) as server:
+        with Server(
+            scripted_model(), faults=storm(0.3, 7, [*TRANSIENT, "hang"]), hang_s=5
+        ) as server:
             stormy = command(wire, "storm", server)
-        assert sum(json.loads((stormy / "run.json").read_text(encoding="utf-8"))["faults"].values()) > 15
+        assert (
+            sum(json.loads((stormy / "run.json").read_text(encoding="utf-8"))["faults"].values())
+            > 15
+        )
         assert same_files(calm, stormy)
 
     with ThreadPoolExecutor(2) as pool:

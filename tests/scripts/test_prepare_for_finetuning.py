@@ -25,8 +25,16 @@ import prepare_for_finetuning as prepare
 
 FORMATS = sorted(prepare.FORMATS)
 every_format = pytest.mark.parametrize("form", FORMATS)
-MEETING = {"instruction": "When does it begin?", "input": "The meeting is at 10:30 tomorrow.", "output": "At 10:30."}
-SITE = {"instruction": "Which protocol is it?", "input": "https://example.org:8080/a\n\nb", "output": "https"}
+MEETING = {
+    "instruction": "When does it begin?",
+    "input": "The meeting is at 10:30 tomorrow.",
+    "output": "At 10:30.",
+}
+SITE = {
+    "instruction": "Which protocol is it?",
+    "input": "https://example.org:8080/a\n\nb",
+    "output": "https",
+}
 CHINESE = {"instruction": "几点开会？", "input": "明天10:30开会。", "output": "10:30"}
 BARE = {"instruction": "Name a river.", "input": "", "output": "The Nile"}
 ROWS = [MEETING, SITE, CHINESE, BARE]
@@ -35,12 +43,16 @@ ROWS = [MEETING, SITE, CHINESE, BARE]
 def write(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row) for row in rows]
-    path.write_text(f"[{','.join(lines)}]" if path.suffix == ".json" else "\n".join(lines), encoding="utf-8")
+    path.write_text(
+        f"[{','.join(lines)}]" if path.suffix == ".json" else "\n".join(lines), encoding="utf-8"
+    )
     return path
 
 
 @pytest.fixture
-def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, list[dict]]]:
+def make(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, list[dict]]]:
     """Prepare rows, or a file; return what was written, part by part."""
 
     def do(source: list[dict] | Path, *flags: str) -> dict[str, list[dict]]:
@@ -54,7 +66,11 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., di
 
 def read(path: Path) -> list[dict]:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.strip("\n").split("\n")]
+    return (
+        json.loads(text)
+        if path.suffix == ".json"
+        else [json.loads(line) for line in text.strip("\n").split("\n")]
+    )
 
 
 def texts(row: dict) -> str:
@@ -65,7 +81,9 @@ def texts(row: dict) -> str:
 
 def counted(out: str) -> dict[str, int]:
     """The column of instances."""
-    lines = [re.fullmatch(r"(?:read: |  - )?(\S+) .*? ([\d,]+)", line) for line in out.split("\n")[1:]]
+    lines = [
+        re.fullmatch(r"(?:read: |  - )?(\S+) .*? ([\d,]+)", line) for line in out.split("\n")[1:]
+    ]
     return {found[1]: int(found[2].replace(",", "")) for found in lines if found}
 
 
@@ -95,7 +113,9 @@ def test_no_text_is_cut_at_a_colon_as_the_official_code_does(make: Callable, for
             assert any(all(text in one for text in row.values()) for one in shown), row
 
 
-def test_messages_obey_the_rules_of_openai(make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_messages_obey_the_rules_of_openai(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = [{**MEETING, "instruction": f"第{n}场会几点开？"} for n in range(10)]
     make(rows, "--format", "messages")
     raw = (tmp_path / "out" / "train.jsonl").read_bytes()
@@ -107,17 +127,26 @@ def test_messages_obey_the_rules_of_openai(make: Callable, tmp_path: Path, capsy
         assert [turn["role"] for turn in turns] == ["user", "assistant"]
         assert all(turn["content"].strip() and list(turn) == ["role", "content"] for turn in turns)
     make(rows[:9], "--format", "messages")
-    assert "notice: OpenAI asks for at least 10 lines, and train.jsonl has 9" in capsys.readouterr().err
+    assert (
+        "notice: OpenAI asks for at least 10 lines, and train.jsonl has 9"
+        in capsys.readouterr().err
+    )
 
 
 def shapes(rows: list[dict], source: str) -> Counter[str]:
     """The prompts with their texts taken out."""
-    return Counter(re.sub(r"Name it \d+\.", "X", row["prompt"]).replace(source or "\0", "Y") for row in rows)
+    return Counter(
+        re.sub(r"Name it \d+\.", "X", row["prompt"]).replace(source or "\0", "Y") for row in rows
+    )
 
 
-def test_prompts_have_the_7_and_the_6_shapes_of_the_paper_each_about_as_often(make: Callable) -> None:
+def test_prompts_have_the_7_and_the_6_shapes_of_the_paper_each_about_as_often(
+    make: Callable,
+) -> None:
     for source, wanted in (("the input", 7), ("", 6)):
-        rows = [{"instruction": f"Name it {n}.", "input": source, "output": "done"} for n in range(700)]
+        rows = [
+            {"instruction": f"Name it {n}.", "input": source, "output": "done"} for n in range(700)
+        ]
         made = make(rows, "--format", "prompt-completion")["train"]
         found = shapes(made, source)
         assert len(found) == wanted and min(found.values()) > 60, found
@@ -131,7 +160,9 @@ def test_a_prompt_shape_belongs_to_its_instance_not_to_the_rows_around_it(make: 
     rows = [{"instruction": f"Name it {n}.", "input": "a", "output": "b"} for n in range(30)]
     of_all = {row["prompt"] for row in make(rows, "--format", "prompt-completion")["train"]}
     of_some = {row["prompt"] for row in make(rows[10:], "--format", "prompt-completion")["train"]}
-    other = {row["prompt"] for row in make(rows, "--format", "prompt-completion", "--seed", "1")["train"]}
+    other = {
+        row["prompt"] for row in make(rows, "--format", "prompt-completion", "--seed", "1")["train"]
+    }
     assert of_some < of_all and other != of_all
 
 
@@ -139,12 +170,19 @@ def test_chinese_prompts_have_chinese_field_names(make: Callable) -> None:
     rows = [{**CHINESE, "instruction": f"第{n}场会几点开？"} for n in range(60)]
     prompts = [row["prompt"] for row in make(rows, "--format", "prompt-completion")["train"]]
     assert not any(re.search("Input|Output|Task", prompt) for prompt in prompts)
-    assert any(p.startswith("任务：") for p in prompts) and any("\n输入：明天" in p for p in prompts)
+    assert any(p.startswith("任务：") for p in prompts) and any(
+        "\n输入：明天" in p for p in prompts
+    )
     assert any(p.endswith("\n输出：\n") for p in prompts)
 
 
-@given(st.lists(st.tuples(*[st.text(min_size=1, max_size=12)] * 3), min_size=1, max_size=8), st.sampled_from(FORMATS))
-def test_any_text_stands_whole_in_every_format(triples: list[tuple[str, str, str]], form: str) -> None:
+@given(
+    st.lists(st.tuples(*[st.text(min_size=1, max_size=12)] * 3), min_size=1, max_size=8),
+    st.sampled_from(FORMATS),
+)
+def test_any_text_stands_whole_in_every_format(
+    triples: list[tuple[str, str, str]], form: str
+) -> None:
     for triple in triples:
         row = dict(zip(("instruction", "input", "output"), triple, strict=True))
         shown = texts(prepare.FORMATS[form].encode(row, "en", 42))
@@ -156,7 +194,9 @@ def test_any_text_stands_whole_in_every_format(triples: list[tuple[str, str, str
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "array_named.jsonl", "lines_named.json"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
-def test_arrays_and_lines_are_told_apart_by_their_content(make: Callable, tmp_path: Path, name: str, bom: str) -> None:
+def test_arrays_and_lines_are_told_apart_by_their_content(
+    make: Callable, tmp_path: Path, name: str, bom: str
+) -> None:
     lines = [json.dumps(row, ensure_ascii=name[0] == "a") for row in ROWS]
     array = name in ("a.json", "array_named.jsonl")
     text = bom + ("[\n" + ",\r\n".join(lines) + "]" if array else "\r\n".join([*lines, "", " "]))
@@ -167,9 +207,18 @@ def test_arrays_and_lines_are_told_apart_by_their_content(make: Callable, tmp_pa
 def test_tasks_with_instances_and_rows_without_input_are_read(make: Callable) -> None:
     task = {"id": "7", "instruction": " Add one. ", "is_classification": False, "instances": []}
     task["instances"] = [{"input": "1", "output": "2"}, {"input": None, "output": "one more"}]
-    rows = make([task, {"instruction": "Name a river.", "input": " \n", "output": "The Nile", "text": "..."}])["train"]
+    rows = make(
+        [
+            task,
+            {"instruction": "Name a river.", "input": " \n", "output": "The Nile", "text": "..."},
+        ]
+    )["train"]
     found = {(row["instruction"], row["input"], row["output"]) for row in rows}
-    assert found == {("Add one.", "1", "2"), ("Add one.", "", "one more"), ("Name a river.", "", "The Nile")}
+    assert found == {
+        ("Add one.", "1", "2"),
+        ("Add one.", "", "one more"),
+        ("Name a river.", "", "The Nile"),
+    }
 
 
 def test_the_project_s_own_seed_files_are_read(make: Callable) -> None:
@@ -179,8 +228,14 @@ def test_the_project_s_own_seed_files_are_read(make: Callable) -> None:
         assert len(rows) == sum(len(task.instances) for task in tasks)
 
 
-def test_lone_surrogates_and_control_characters_do_no_harm(make: Callable, capsys: pytest.CaptureFixture) -> None:
-    rows = make([{"instruction": "Say \ud800.", "input": "\x1b[31m", "output": "\x00\u2028"}], "--split", "0")["train"]
+def test_lone_surrogates_and_control_characters_do_no_harm(
+    make: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    rows = make(
+        [{"instruction": "Say \ud800.", "input": "\x1b[31m", "output": "\x00\u2028"}],
+        "--split",
+        "0",
+    )["train"]
     assert rows == [{"instruction": "Say ?.", "input": "\x1b[31m", "output": "\x00\u2028"}]
     assert "\x1b" not in capsys.readouterr().out
 
@@ -240,23 +295,45 @@ def test_the_rules_of_stage_4_turn_rows_away_and_everything_is_counted(
 
 def test_counts_add_up_with_every_flag(make: Callable, capsys: pytest.CaptureFixture) -> None:
     rows = [
-        {"instruction": f"Name it {n}.", "input": str(i), "output": f"it {i % 9}"} for n in range(40) for i in range(9)
+        {"instruction": f"Name it {n}.", "input": str(i), "output": f"it {i % 9}"}
+        for n in range(40)
+        for i in range(9)
     ]
-    flags = ["--max-instances", "3", "--num-instructions", "30", "--include-seed-tasks", "--split", "0.2"]
+    flags = [
+        "--max-instances",
+        "3",
+        "--num-instructions",
+        "30",
+        "--include-seed-tasks",
+        "--split",
+        "0.2",
+    ]
     made = make([*rows, *rows[:7]], *flags, "--format", "sharegpt")
     found = counted(capsys.readouterr().out)
     seeds = sum(len(task.instances) for task in load_seed_tasks(ROOT / "data" / "seed_tasks.jsonl"))
     assert found["rows.jsonl"] == 367 and found["seed_tasks.jsonl"] == seeds
-    assert found["duplicate"] == 7 and found["not_drawn"] == 30 and found["over_max_instances"] >= 40 * 6
-    assert found["train.json"] == len(made["train"]) and found["validation.json"] == len(made["validation"])
+    assert (
+        found["duplicate"] == 7
+        and found["not_drawn"] == 30
+        and found["over_max_instances"] >= 40 * 6
+    )
+    assert found["train.json"] == len(made["train"]) and found["validation.json"] == len(
+        made["validation"]
+    )
     taken = {"duplicate", "not_drawn", "over_max_instances"}
     left = found["rows.jsonl"] + seeds - sum(found[rule] for rule in taken)
     assert set(found) == {"rows.jsonl", "seed_tasks.jsonl", "train.json", "validation.json"} | taken
     assert left == len(made["train"]) + len(made["validation"])
 
 
-def test_a_smaller_number_of_instructions_is_part_of_a_larger_one_with_all_their_instances(make: Callable) -> None:
-    rows = [{"instruction": f"Name it {n}.", "input": str(i), "output": f"it {i}"} for n in range(20) for i in "abc"]
+def test_a_smaller_number_of_instructions_is_part_of_a_larger_one_with_all_their_instances(
+    make: Callable,
+) -> None:
+    rows = [
+        {"instruction": f"Name it {n}.", "input": str(i), "output": f"it {i}"}
+        for n in range(20)
+        for i in "abc"
+    ]
     small, large = (make(rows, "--num-instructions", n)["train"] for n in ("5", "12"))
     assert [len({row["instruction"] for row in part}) for part in (small, large)] == [5, 12]
     assert len(small) == 15 and len(large) == 36 and all(row in large for row in small)
@@ -266,7 +343,10 @@ def test_a_smaller_number_of_instructions_is_part_of_a_larger_one_with_all_their
 
 def test_too_few_instructions_are_noticed(make: Callable, capsys: pytest.CaptureFixture) -> None:
     make(ROWS, "--num-instructions", "9", "--include-seed-tasks")
-    assert "notice: 4 instructions are all there are, and --num-instructions asks for 9" in capsys.readouterr().err
+    assert (
+        "notice: 4 instructions are all there are, and --num-instructions asks for 9"
+        in capsys.readouterr().err
+    )
 
 
 def test_seed_tasks_come_in_the_language_of_the_data_or_from_a_file(
@@ -274,7 +354,9 @@ def test_seed_tasks_come_in_the_language_of_the_data_or_from_a_file(
 ) -> None:
     make([CHINESE], "--include-seed-tasks")
     assert "seed_tasks_zh.jsonl" in capsys.readouterr().out
-    own = write(tmp_path / "own.jsonl", [{"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}])
+    own = write(
+        tmp_path / "own.jsonl", [{"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}]
+    )
     rows = make([CHINESE], "--include-seed-tasks", "--seed-file", str(own))["train"]
     assert sorted(row["instruction"] for row in rows) == ["Name a sea.", "几点开会？"]
     make([{**CHINESE, "instruction": "会議は何時に始まりますか。"}], "--include-seed-tasks")
@@ -312,7 +394,9 @@ def test_the_same_instruction_is_never_on_both_sides_however_it_is_written(make:
     ]
     for seed in range(5):
         made = make(rows, "--split", "0.3", "--seed", str(seed))
-        train, validation = ({prepare.same(row["instruction"]) for row in made[part]} for part in sorted(made))
+        train, validation = (
+            {prepare.same(row["instruction"]) for row in made[part]} for part in sorted(made)
+        )
         assert len(validation) == 15 and len(train) == 35 and not train & validation
         assert len(made["train"]) + len(made["validation"]) == len(rows)
 
@@ -325,7 +409,9 @@ def test_instructions_that_differ_in_more_than_writing_are_two() -> None:
 
 def test_the_split_is_by_instructions_not_by_instances(make: Callable) -> None:
     rows = [
-        {"instruction": f"Name it {n}.", "input": str(i), "output": "x"} for n in range(20) for i in range(1 + n % 5)
+        {"instruction": f"Name it {n}.", "input": str(i), "output": "x"}
+        for n in range(20)
+        for i in range(1 + n % 5)
     ]
     made = make(rows, "--split", "0.1")
     assert len({row["instruction"] for row in made["validation"]}) == 2
@@ -342,7 +428,9 @@ def test_what_is_held_out_of_a_run_mostly_stays_held_out_when_it_grows(make: Cal
 def test_a_call_without_split_leaves_no_validation_file_of_an_earlier_one(make: Callable) -> None:
     assert set(make(ROWS, "--split", "0.5")) == {"train", "validation"}
     assert set(make(ROWS)) == {"train"}
-    assert set(make(ROWS, "--format", "messages")) == {"train"}  # and no train.json of another format
+    assert set(make(ROWS, "--format", "messages")) == {
+        "train"
+    }  # and no train.json of another format
 
 
 @pytest.mark.parametrize(
@@ -357,7 +445,11 @@ def test_a_call_without_split_leaves_no_validation_file_of_an_earlier_one(make: 
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    flags: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = write(tmp_path / "in" / "rows.jsonl", ROWS)
     monkeypatch.chdir(tmp_path)
@@ -386,7 +478,9 @@ def practice(settings: Callable[..., Config]) -> Path:
     return Path(config.work_dir) / "step4_final.jsonl"
 
 
-def test_the_card_names_the_files_the_sizes_and_the_run(make: Callable, practice: Path, tmp_path: Path) -> None:
+def test_the_card_names_the_files_the_sizes_and_the_run(
+    make: Callable, practice: Path, tmp_path: Path
+) -> None:
     made = make(practice, "--split", "0.1")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     yaml = front_matter(text)
@@ -394,9 +488,18 @@ def test_the_card_names_the_files_the_sizes_and_the_run(make: Callable, practice
         assert f"- split: {part}\n    path: {part}.json\n" in yaml + "\n"
         n = len({row["instruction"] for row in rows})
         assert f"| {part} | `{part}.json` | {n} | {len(rows)} |" in text
-    assert "license: other" in yaml and "n<1K" in yaml and "language:\n- en" in yaml and "- self-instruct" in yaml
+    assert (
+        "license: other" in yaml
+        and "n<1K" in yaml
+        and "language:\n- en" in yaml
+        and "- self-instruct" in yaml
+    )
     summary = json.loads((practice.parent / "run.json").read_text(encoding="utf-8"))
-    for fact in ("| provider | practice |", "| recipe | modern |", f"| date | {summary['ended_at'][:10]} |"):
+    for fact in (
+        "| provider | practice |",
+        "| recipe | modern |",
+        f"| date | {summary['ended_at'][:10]} |",
+    ):
         assert fact in text
     assert "terms of its provider" in text and "practice model is a bank" in text
 
@@ -406,8 +509,14 @@ def test_no_key_no_address_and_no_path_of_the_maker_is_in_any_file(
 ) -> None:
     place = practice.parent / "run.json"
     summary = json.loads(place.read_text(encoding="utf-8"))
-    secret = {"base_url": "http://ana:sk-secret@10.0.0.7/v1", "model": "/home/ana/models/tiny|`x`.gguf"}
-    summary["settings"] |= secret | {"responses": "/home/ana/r.jsonl", "seed_file": "/home/ana/s.jsonl"}
+    secret = {
+        "base_url": "http://ana:sk-secret@10.0.0.7/v1",
+        "model": "/home/ana/models/tiny|`x`.gguf",
+    }
+    summary["settings"] |= secret | {
+        "responses": "/home/ana/r.jsonl",
+        "seed_file": "/home/ana/s.jsonl",
+    }
     place.write_text(json.dumps(summary), encoding="utf-8")
     seed = {"instruction": "Name a sea.", "instances": [{"output": "Aral"}]}
     write(Path("ana/own.jsonl"), [seed])
@@ -427,11 +536,15 @@ def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: P
         assert told["self_instruct"]["file_name"].startswith("train.")
         for entry in told.values():
             rows = read(tmp_path / "out" / entry["file_name"])
-            columns = entry.get("columns", dict.fromkeys(["instruction", "input", "output"], "instruction"))
+            columns = entry.get(
+                "columns", dict.fromkeys(["instruction", "input", "output"], "instruction")
+            )
             assert rows and set(columns.values()) <= set(rows[0])
 
 
-def test_without_run_json_the_card_does_not_know_who_wrote_the_data(make: Callable, tmp_path: Path) -> None:
+def test_without_run_json_the_card_does_not_know_who_wrote_the_data(
+    make: Callable, tmp_path: Path
+) -> None:
     make(ROWS)
     assert "No run.json says" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
@@ -448,29 +561,44 @@ def test_a_damaged_run_json_is_noticed_and_costs_only_the_provenance(
 def test_odd_values_in_run_json_do_no_harm(make: Callable, practice: Path, tmp_path: Path) -> None:
     place = practice.parent / "run.json"
     summary = json.loads(place.read_text(encoding="utf-8"))
-    summary["settings"] |= {"language": [], "recipe": {}, "model": "a | <b>\n\x1b[1m{c}", "seed": None}
+    summary["settings"] |= {
+        "language": [],
+        "recipe": {},
+        "model": "a | <b>\n\x1b[1m{c}",
+        "seed": None,
+    }
     place.write_text(json.dumps(summary), encoding="utf-8")
     assert make(practice)["train"]
-    assert r"| model | a \| \<b\> \[1m{c} |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert r"| model | a \| \<b\> \[1m{c} |" in (tmp_path / "out" / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_a_run_of_the_recipe_paper_is_filtered_by_its_own_rules(make: Callable, practice: Path) -> None:
+def test_a_run_of_the_recipe_paper_is_filtered_by_its_own_rules(
+    make: Callable, practice: Path
+) -> None:
     rows = [BARE, {**BARE, "output": "The Rhine"}]  # `modern` keeps one answer to one question
     write(practice, rows)
     assert len(make(practice)["train"]) == 1
     place = practice.parent / "run.json"
-    place.write_text(place.read_text(encoding="utf-8").replace('"modern"', '"paper"'), encoding="utf-8")
+    place.write_text(
+        place.read_text(encoding="utf-8").replace('"modern"', '"paper"'), encoding="utf-8"
+    )
     assert len(make(practice)["train"]) == 2
 
 
 @pytest.mark.parametrize("name", ["README.md", "dataset_info.json", "train.json"])
-def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+def test_files_of_somebody_else_are_not_replaced(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
     path, folder = write(tmp_path / "in" / "rows.jsonl", ROWS), tmp_path / "out"
     folder.mkdir()
     (folder / name).write_text("mine", encoding="utf-8")
     assert prepare.main([str(path), "--output-dir", str(folder)]) == 2
     assert f"holds another {name}" in capsys.readouterr().err
-    assert [file.name for file in folder.iterdir()] == [name] and (folder / name).read_text("utf-8") == "mine"
+    assert [file.name for file in folder.iterdir()] == [name] and (folder / name).read_text(
+        "utf-8"
+    ) == "mine"
 
 
 def test_a_call_that_was_broken_off_can_be_made_again(
@@ -489,7 +617,9 @@ def test_a_call_that_was_broken_off_can_be_made_again(
     assert len(make(path)["train"]) == len(ROWS)
 
 
-def test_the_same_call_writes_the_same_bytes(make: Callable, practice: Path, tmp_path: Path) -> None:
+def test_the_same_call_writes_the_same_bytes(
+    make: Callable, practice: Path, tmp_path: Path
+) -> None:
     def files() -> dict[str, bytes]:
         make(practice, "--format", "prompt-completion", "--include-seed-tasks", "--split", "0.1")
         return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -507,9 +637,15 @@ def test_the_output_that_the_readme_shows_is_what_it_prints_after_the_default_pr
         pytest.skip("nothing about it yet")
     config = settings()
     run(config, say=lambda text: None)
-    path, form = Path(config.work_dir) / "step4_final.jsonl", block[1].split("--format ")[1].split()[0]
+    path, form = (
+        Path(config.work_dir) / "step4_final.jsonl",
+        block[1].split("--format ")[1].split()[0],
+    )
     assert prepare.main([str(path), *block[1].split(), "--output-dir", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.replace(str(tmp_path / "out"), f"data/finetuning/{form}") == block[2]
+    assert (
+        capsys.readouterr().out.replace(str(tmp_path / "out"), f"data/finetuning/{form}")
+        == block[2]
+    )
 
 
 # The shell scripts.
@@ -522,30 +658,45 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         pytest.skip("no bash")
     copy = tmp_path / "a copy"
     for name in ("scripts", "data"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("workshop", "finetuning"))
+        shutil.copytree(
+            ROOT / name, copy / name, ignore=shutil.ignore_patterns("workshop", "finetuning")
+        )
     for name in ("self_instruct.py", "self_instruct_workshop.py"):
         shutil.copy(ROOT / name, copy)
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    (tmp_path / "bin" / "python3").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8"
+    )
     (tmp_path / "bin" / "python3").chmod(stat.S_IRWXU)
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
 
     def call(name: str, *arguments: str) -> subprocess.CompletedProcess:
         command = ["bash", str(copy / "scripts" / name), *arguments]
         return subprocess.run(
-            command, env=os.environ | {"PATH": path}, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL
+            command,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            encoding="utf-8",
+            stdin=subprocess.DEVNULL,
         )
 
     return call
 
 
-def test_the_shell_scripts_make_instructions_and_then_training_files(shell: Callable, tmp_path: Path) -> None:
+def test_the_shell_scripts_make_instructions_and_then_training_files(
+    shell: Callable, tmp_path: Path
+) -> None:
     work = tmp_path / "my work"
     done = shell("generate_instructions.sh", "--num-instructions", "7", "--work-dir", str(work))
     assert done.returncode == 0, done.stderr
-    assert len(read(work / "step1_instructions.jsonl")) == 7 and not (work / "step4_final.jsonl").exists()
+    assert (
+        len(read(work / "step1_instructions.jsonl")) == 7
+        and not (work / "step4_final.jsonl").exists()
+    )
     run(Config(provider="practice", num_instructions=7, work_dir=str(work)), say=lambda text: None)
-    done = shell("prepare_for_finetuning.sh", str(work / "step4_final.jsonl"), "--output-dir", "made")
+    done = shell(
+        "prepare_for_finetuning.sh", str(work / "step4_final.jsonl"), "--output-dir", "made"
+    )
     assert done.returncode == 0, done.stderr
     made = tmp_path / "cwd" / "made"  # "$@" is seen from where the caller stands
     assert {"train.jsonl", "validation.jsonl"} <= {path.name for path in made.iterdir()}

@@ -75,7 +75,9 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @every_kind
-def test_counts_tokens_and_settings_are_those_of_run_json(kind: str, practice: Callable, tmp_path: Path) -> None:
+def test_counts_tokens_and_settings_are_those_of_run_json(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
     folder, _ = practice(kind)
     summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     numbers = page_of(folder, tmp_path).numbers
@@ -91,14 +93,22 @@ def test_counts_tokens_and_settings_are_those_of_run_json(kind: str, practice: C
 
 
 @every_kind
-def test_there_is_a_row_for_everything_that_run_json_counts(kind: str, practice: Callable, tmp_path: Path) -> None:
+def test_there_is_a_row_for_everything_that_run_json_counts(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
     folder, summary = practice(kind)
     page, counts = page_of(folder, tmp_path), summary["counts"]
     last = STAGES[STAGES.index(summary["settings"]["until"])]
-    kept = [i for row in read(folder, STEP_FILES[2]) for i in row["instances"]] if last == "instances" else None
+    kept = (
+        [i for row in read(folder, STEP_FILES[2]) for i in row["instances"]]
+        if last == "instances"
+        else None
+    )
     assert len(page.of(status="kept")) == (len(kept) if kept is not None else counts[last]["out"])
     rejected = Counter((row["stage"], row["rule"]) for row in page.of(status="rejected"))
-    assert rejected == {(stage, rule): n for stage in STAGES for rule, n in counts[stage]["rejected"].items()}
+    assert rejected == {
+        (stage, rule): n for stage in STAGES for rule, n in counts[stage]["rejected"].items()
+    }
     assert len(page.of(status="undone")) == sum(summary["undone_because"].values())
     assert page.numbers["rows"] == len(page.rows)
 
@@ -108,7 +118,10 @@ def test_table_1_is_counted_in_the_files_and_the_papers_column_is_the_papers(
 ) -> None:
     folder, _ = practice("en")
     table, dataset = page_of(folder, tmp_path).numbers["table1"], read(folder, STEP_FILES[3])
-    ours, flags = table["ours"], Counter(row["is_classification"] for row in read(folder, STEP_FILES[1]))
+    ours, flags = (
+        table["ours"],
+        Counter(row["is_classification"] for row in read(folder, STEP_FILES[1])),
+    )
     assert (ours["classification"], ours["not_classification"], ours["unknown"]) == (
         flags[True],
         flags[False],
@@ -127,7 +140,9 @@ def test_table_1_is_counted_in_the_files_and_the_papers_column_is_the_papers(
 def test_what_a_run_has_not_come_to_is_left_open(practice: Callable, tmp_path: Path) -> None:
     ours = page_of(practice("until generate")[0], tmp_path).numbers["table1"]["ours"]
     assert ours["instructions"] == 24
-    assert [ours[name] for name in ("classification", "instances", "empty_inputs", "output_length")] == [None] * 4
+    assert [
+        ours[name] for name in ("classification", "instances", "empty_inputs", "output_length")
+    ] == [None] * 4
 
 
 def test_a_chinese_character_is_half_a_word_and_a_run_of_letters_is_one() -> None:
@@ -164,7 +179,10 @@ def test_rouge_l_is_that_of_the_nearest_seed_task(practice: Callable, tmp_path: 
 def test_novelty_adds_up_to_the_new_instructions(practice: Callable, tmp_path: Path) -> None:
     folder, summary = practice("en")
     data = page_of(folder, tmp_path).numbers["novelty"]
-    assert data["width"] == 1 and len(data["means"]) == data["requests"] == summary["tokens"]["generate"]["replies"]
+    assert (
+        data["width"] == 1
+        and len(data["means"]) == data["requests"] == summary["tokens"]["generate"]["replies"]
+    )
     assert sum(data["means"]) == summary["counts"]["generate"]["out"]
     assert data["last_ten"] == summary["counts"]["generate"]["new_per_request"]
 
@@ -183,7 +201,9 @@ def test_labels_are_the_outputs_of_classification_tasks(practice: Callable, tmp_
 
 
 @pytest.mark.parametrize("kind", ["en", "zh", "paper", "cut"])
-def test_every_row_leads_to_the_replies_that_it_came_from(kind: str, practice: Callable, tmp_path: Path) -> None:
+def test_every_row_leads_to_the_replies_that_it_came_from(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
     folder, summary = practice(kind)
     page, recipe = page_of(folder, tmp_path), summary["settings"]["recipe"]
     said = {stage: {row["instruction"]: row["response"] for row in read(folder, STEP_FILES[n])}
@@ -194,16 +214,24 @@ def test_every_row_leads_to_the_replies_that_it_came_from(kind: str, practice: C
         first = workshop.Reply(replies[0]["text"], "stop", prompt=replies[0]["prompt"])
         first.stop_at(stops)
         number = workshop.dangling_number(first.prompt)
-        assert row["instruction"] in workshop.parse_instructions(first.text, recipe=recipe, first=number)
+        assert row["instruction"] in workshop.parse_instructions(
+            first.text, recipe=recipe, first=number
+        )
         for stage in STAGES[1 : STAGES.index(row["stage"]) + 1][:2]:
             last = [reply for reply in replies if reply["stage"] == stage][-1]
             assert row["instruction"] in last["prompt"]
             assert last["text"].startswith(said[stage][row["instruction"]])
 
 
-def test_a_rejected_row_names_the_neighbour_that_caused_it(practice: Callable, tmp_path: Path) -> None:
+def test_a_rejected_row_names_the_neighbour_that_caused_it(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder, _ = practice("en")
-    wanted = [(r["instruction"], r["evidence"], r["score"]) for r in read(folder, "rejected.jsonl") if r["evidence"]]
+    wanted = [
+        (r["instruction"], r["evidence"], r["score"])
+        for r in read(folder, "rejected.jsonl")
+        if r["evidence"]
+    ]
     shown = page_of(folder, tmp_path).of(rule="too_similar")
     assert [(row["instruction"], row["evidence"], row["score"]) for row in shown] == wanted != []
 
@@ -215,8 +243,18 @@ def test_copies_in_two_replies_lead_to_their_own(tmp_path: Path) -> None:
         return f"9. {text}\n10. Sum up request {len(prompt)} {hash(prompt)} in a line."
 
     with Server(answer) as server:
-        config = {"provider": "local", "base_url": server.url, "model": "m", "work_dir": str(tmp_path / "work")}
-        config |= {"num_instructions": 6, "patience": 3, "until": "generate", "machine_tasks_shown": 0}
+        config = {
+            "provider": "local",
+            "base_url": server.url,
+            "model": "m",
+            "work_dir": str(tmp_path / "work"),
+        }
+        config |= {
+            "num_instructions": 6,
+            "patience": 3,
+            "until": "generate",
+            "machine_tasks_shown": 0,
+        }
         workshop.run(Config(**config), say=lambda text: None)
     page = page_of(tmp_path / "work", tmp_path)
     numbers = [row["replies"][0] for row in page.of(instruction=text)]
@@ -236,24 +274,45 @@ def test_truncated_rows_are_marked(practice: Callable, tmp_path: Path) -> None:
 def test_a_second_try_is_shown_beside_the_first(practice: Callable, tmp_path: Path) -> None:
     folder, _ = practice("zh")
     page = page_of(folder, tmp_path)
-    twice = [row for row in page.of() if any(page.reply(number)["attempt"] for number in row["replies"])]
+    twice = [
+        row for row in page.of() if any(page.reply(number)["attempt"] for number in row["replies"])
+    ]
     assert twice
     for row in twice:
         stages = [page.reply(number)["stage"] for number in row["replies"]]
         assert max(Counter(stages).values()) == 2
 
 
-def test_a_reply_to_several_instructions_is_the_reply_of_each_and_stands_there_once(tmp_path: Path) -> None:
+def test_a_reply_to_several_instructions_is_the_reply_of_each_and_stands_there_once(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "work"
     with Server(scripted_model()) as server:
-        settings = ["--provider", "local", "--base-url", server.url, "--num-instructions", "24", "--yes"]
+        settings = [
+            "--provider",
+            "local",
+            "--base-url",
+            server.url,
+            "--num-instructions",
+            "24",
+            "--yes",
+        ]
         assert self_instruct.main([*settings, "--work-dir", str(folder)]) == 0
-    page, said = page_of(folder, tmp_path), {row["instruction"]: row for row in read(folder, STEP_FILES[1])}
+    page, said = (
+        page_of(folder, tmp_path),
+        {row["instruction"]: row for row in read(folder, STEP_FILES[1])},
+    )
     tokens = json.loads((folder / "run.json").read_text(encoding="utf-8"))["tokens"]
     assert tokens["classify"]["replies"] == 3
-    assert Counter(reply[0] for reply in page.replies) == {stage: spent["replies"] for stage, spent in tokens.items()}
+    assert Counter(reply[0] for reply in page.replies) == {
+        stage: spent["replies"] for stage, spent in tokens.items()
+    }
     for row in page.of(status="kept"):
-        [reply] = [page.reply(number) for number in row["replies"] if page.reply(number)["stage"] == "classify"]
+        [reply] = [
+            page.reply(number)
+            for number in row["replies"]
+            if page.reply(number)["stage"] == "classify"
+        ]
         tasks = reply["prompt"].split("\n\n")[-1].split("\n")[1:-1:2]
         answer = reply["text"].split("\n")[tasks.index(row["instruction"])]
         assert answer.endswith(said[row["instruction"]]["response"])
@@ -270,10 +329,20 @@ def test_replies_of_another_run_in_the_folder_are_left_out(tmp_path: Path) -> No
 
 def test_what_is_undone_is_shown(tmp_path: Path) -> None:
     """Faults for good: one request of stage 1, two tasks of stage 2 and three of stage 3."""
-    model, lost, stages = scripted_model(), Counter(), {"generate": 1, "classify": 2, "instances": 3}
+    model, lost, stages = (
+        scripted_model(),
+        Counter(),
+        {"generate": 1, "classify": 2, "instances": 3},
+    )
 
     def faults(index: int, prompt: str) -> str:
-        stage = "generate" if workshop.dangling_number(prompt) else "classify" if "Is it a" in prompt else "instances"
+        stage = (
+            "generate"
+            if workshop.dangling_number(prompt)
+            else "classify"
+            if "Is it a" in prompt
+            else "instances"
+        )
         lost[stage] += 1
         return "filter" if 1 < lost[stage] <= 1 + 2 * stages[stage] else ""
 
@@ -286,7 +355,9 @@ def test_what_is_undone_is_shown(tmp_path: Path) -> None:
     wanted = {stage: n for stage in STAGES if (n := summary["counts"][stage]["undone"])}
     assert undone == wanted and sum(wanted.values()) == sum(summary["undone_because"].values()) > 2
     assert [notice[0] for notice in page.numbers["notices"]] == ["undone"]
-    filtered = [page.reply(row["replies"][-1]) for row in page.of(status="undone", stage="instances")]
+    filtered = [
+        page.reply(row["replies"][-1]) for row in page.of(status="undone", stage="instances")
+    ]
     assert {reply["finish_reason"] for reply in filtered} == {"content_filter"}
 
 
@@ -294,7 +365,9 @@ def test_what_is_undone_is_shown(tmp_path: Path) -> None:
 # What is not there.
 
 
-def test_without_run_json_figures_come_from_the_step_files(practice: Callable, tmp_path: Path) -> None:
+def test_without_run_json_figures_come_from_the_step_files(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder, summary = practice("en")
     page = page_of(copy(folder, tmp_path / "killed", "run.json"), tmp_path)
     assert [notice[0] for notice in page.numbers["notices"]] == ["no_run_json"]
@@ -303,13 +376,19 @@ def test_without_run_json_figures_come_from_the_step_files(practice: Callable, t
     assert all(row["replies"] for row in page.of(status="kept"))
 
 
-def test_without_a_journal_the_step_files_say_what_they_have(practice: Callable, tmp_path: Path) -> None:
+def test_without_a_journal_the_step_files_say_what_they_have(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder, _ = practice("en")
     page = page_of(copy(folder, tmp_path / "no journal", "responses.jsonl"), tmp_path)
     assert [notice[0] for notice in page.numbers["notices"]] == ["no_journal"]
     for row in page.of(status="kept"):
         stage1, *later = (page.reply(number) for number in row["replies"])
-        assert stage1["prompt"] and stage1["text"] and [reply["stage"] for reply in later] == ["classify", "instances"]
+        assert (
+            stage1["prompt"]
+            and stage1["text"]
+            and [reply["stage"] for reply in later] == ["classify", "instances"]
+        )
 
 
 def test_of_a_journal_alone_there_is_a_report_too(practice: Callable, tmp_path: Path) -> None:
@@ -318,34 +397,51 @@ def test_of_a_journal_alone_there_is_a_report_too(practice: Callable, tmp_path: 
     (folder / "responses.jsonl").write_bytes((practice("en")[0] / "responses.jsonl").read_bytes())
     page = page_of(folder, tmp_path)
     assert page.rows == [] and page.numbers["counts"]["generate"]["out"] == 0
-    assert page.numbers["novelty"] is None  # not "0 new instructions": nobody has read the replies yet
+    assert (
+        page.numbers["novelty"] is None
+    )  # not "0 new instructions": nobody has read the replies yet
 
 
 def test_an_interrupted_run_shows_what_it_has(practice: Callable, tmp_path: Path) -> None:
     folder = copy(practice("en")[0], tmp_path / "broken off", STEP_FILES[2], STEP_FILES[3])
-    summary = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"status": "interrupted"}
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {
+        "status": "interrupted"
+    }
     (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
     rows = read(folder, STEP_FILES[1])[:20]
     workshop.write_whole(folder / STEP_FILES[1], map(workshop.to_json, rows))
     page = page_of(folder, tmp_path)
     assert ["broken_off"] in page.numbers["notices"]
     assert len(page.of(status="kept")) == 20
-    assert len(page.of(status="undone", stage="classify")) == summary["counts"]["generate"]["out"] - 20
+    assert (
+        len(page.of(status="undone", stage="classify")) == summary["counts"]["generate"]["out"] - 20
+    )
 
 
 def test_a_run_that_kept_nothing_has_a_report(tmp_path: Path) -> None:
     with Server(lambda prompt, body: "I cannot help with that.") as server:
-        config = Config(provider="local", base_url=server.url, model="m", work_dir=str(tmp_path / "work"), patience=2)
+        config = Config(
+            provider="local",
+            base_url=server.url,
+            model="m",
+            work_dir=str(tmp_path / "work"),
+            patience=2,
+        )
         workshop.run(config, say=lambda text: None)
     numbers = page_of(tmp_path / "work", tmp_path).numbers
     assert numbers["counts"]["generate"]["out"] == 0
     assert numbers["verbs"]["rows"] == [] and numbers["histograms"]["instruction"] is None
 
 
-def test_a_seed_file_that_is_gone_or_has_changed_is_said(practice: Callable, tmp_path: Path) -> None:
+def test_a_seed_file_that_is_gone_or_has_changed_is_said(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder = copy(practice("en")[0], tmp_path / "moved")
     summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    for seeds, notice in ((tmp_path / "gone.txt", "no_seeds"), (tmp_path / "other.txt", "other_seeds")):
+    for seeds, notice in (
+        (tmp_path / "gone.txt", "no_seeds"),
+        (tmp_path / "other.txt", "other_seeds"),
+    ):
         (tmp_path / "other.txt").write_text("Name a river that flows north.\n", encoding="utf-8")
         summary["settings"]["seed_file"] = str(seeds)
         (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -361,13 +457,22 @@ def test_a_seed_file_that_is_gone_or_has_changed_is_said(practice: Callable, tmp
         ("run.json", "{", "is no summary of a run"),
         ("run.json", "[]", "is no summary of a run"),
         (STEP_FILES[0], '{"id": 1}\n', "line 1 is not of a run"),
-        (STEP_FILES[3], '{"instruction": "a", "input": "", "output": "b"}\n[1]\n', "line 2 is not of a run"),
+        (
+            STEP_FILES[3],
+            '{"instruction": "a", "input": "", "output": "b"}\n[1]\n',
+            "line 2 is not of a run",
+        ),
         ("rejected.jsonl", "no json\n", "line 1 is not of a run"),
         ("responses.jsonl", "no json\n", "line 1 is damaged"),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(
-    name: str, content: str, said: str, practice: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+    name: str,
+    content: str,
+    said: str,
+    practice: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     folder = copy(practice("en")[0], tmp_path / "damaged")
     (folder / name).write_text(content, encoding="utf-8")
@@ -376,19 +481,30 @@ def test_a_damaged_file_is_one_line_that_names_it(
     assert out == "" and err.count("\n") == 1 and said in err and name in err
 
 
-@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["absent", "empty"])
-def test_a_folder_without_a_run_is_one_line(make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: path.mkdir()], ids=["absent", "empty"]
+)
+def test_a_folder_without_a_run_is_one_line(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     make(tmp_path / "none")
     assert report.main(["--work-dir", str(tmp_path / "none")]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and "holds no run" in err and err.count("\n") == 1
+    assert (
+        out == "" and err.startswith("error: ") and "holds no run" in err and err.count("\n") == 1
+    )
 
 
 def test_a_place_that_cannot_be_written_is_one_line_that_names_the_flag(
     practice: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    assert report.main(["--work-dir", str(practice("en")[0]), "--out", str(tmp_path / "file" / "report.html")]) == 1
+    assert (
+        report.main(
+            ["--work-dir", str(practice("en")[0]), "--out", str(tmp_path / "file" / "report.html")]
+        )
+        == 1
+    )
     err = capsys.readouterr().err
     assert err.startswith("error: cannot write ") and "--out" in err and err.count("\n") == 1
 
@@ -418,29 +534,51 @@ def test_both_commands_write_the_file_and_say_where(
     assert report.main(["--work-dir", str(folder), "--out", str(tmp_path / "other.html")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'other.html'}\n"
     assert (folder / "report.html").read_bytes() == (tmp_path / "other.html").read_bytes()
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name in before
+    } == before
 
 
-def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(practice: Callable, tmp_path: Path) -> None:
+def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder, _ = practice("zh")
     assert '<html lang="zh-CN">' in page_of(folder, tmp_path).text
-    assert self_instruct.main(["--report", "--language", "zh", "--work-dir", str(practice("en")[0])]) == 0
+    assert (
+        self_instruct.main(["--report", "--language", "zh", "--work-dir", str(practice("en")[0])])
+        == 0
+    )
     assert '<html lang="zh-CN">' in (practice("en")[0] / "report.html").read_text(encoding="utf-8")
     page = page_of(folder, tmp_path, "en")
-    assert '<html lang="en">' in page.text and page.numbers["words"]["funnel"] == "From candidates to dataset"
+    assert (
+        '<html lang="en">' in page.text
+        and page.numbers["words"]["funnel"] == "From candidates to dataset"
+    )
 
 
-def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(practice: Callable) -> None:
-    en, zh = json.loads((ROOT / "scripts" / "report_words.json").read_text(encoding="utf-8")).values()
+def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(
+    practice: Callable,
+) -> None:
+    en, zh = json.loads(
+        (ROOT / "scripts" / "report_words.json").read_text(encoding="utf-8")
+    ).values()
     assert en.keys() == zh.keys() and en["rules"].keys() == zh["rules"].keys()
     for name in en.keys() - {"rules", "funnel_steps"}:
         assert {*re.findall(r"\{\w+\}", en[name])} == {*re.findall(r"\{\w+\}", zh[name])}, name
-    used = {rule for kind in KINDS for stage in STAGES for rule in practice(kind)[1]["counts"][stage]["rejected"]}
-    module = (ROOT / "self_instruct_workshop.py").read_text(encoding="utf-8")
-    named = {*re.findall(r'"(\w+)": (?:not |breaks|bool|words|text|given|asked|source|len)', module)} | {
-        *workshop.RULES
+    used = {
+        rule
+        for kind in KINDS
+        for stage in STAGES
+        for rule in practice(kind)[1]["counts"][stage]["rejected"]
     }
-    assert used <= en["rules"].keys() and {"too_similar", "keyword", "no_instance", "over_five"} <= en["rules"].keys()
+    module = (ROOT / "self_instruct_workshop.py").read_text(encoding="utf-8")
+    named = {
+        *re.findall(r'"(\w+)": (?:not |breaks|bool|words|text|given|asked|source|len)', module)
+    } | {*workshop.RULES}
+    assert (
+        used <= en["rules"].keys()
+        and {"too_similar", "keyword", "no_instance", "over_five"} <= en["rules"].keys()
+    )
     assert {rule for rule in named if f'"{rule}"' in module} & en["rules"].keys()
 
 
@@ -450,7 +588,9 @@ def hashes(kind: str, text: str) -> list[str]:
     return [f"'sha256-{base64.b64encode(sha256(one.encode()).digest()).decode()}'" for one in found]
 
 
-def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(practice: Callable, tmp_path: Path) -> None:
+def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(
+    practice: Callable, tmp_path: Path
+) -> None:
     text = page_of(practice("en")[0], tmp_path).text
     policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)[1]
     rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
@@ -464,7 +604,9 @@ def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(practice: Call
 def test_the_file_loads_nothing(practice: Callable, tmp_path: Path) -> None:
     text = page_of(practice("en")[0], tmp_path).text
     markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
-    assert not re.search(r"\s(src|srcset|on\w+|action|style)=|<(link|iframe|img|base|object)\b|url\(", markup)
+    assert not re.search(
+        r"\s(src|srcset|on\w+|action|style)=|<(link|iframe|img|base|object)\b|url\(", markup
+    )
     assert {*re.findall(r'href="([^"]*)"', markup)} == {"#samples"}
 
 
@@ -474,13 +616,20 @@ def test_hostile_text_stands_in_the_file_as_data_alone(tmp_path: Path) -> None:
     page_scripts = re.findall(r"<script>(.*?)</script>", page.text, re.S)
     assert len(page_scripts) == 3 and not any("hacked" in script for script in page_scripts)
     around = re.sub(r"<script\b.*?</script>", "", page.text, flags=re.S)
-    assert "hacked" not in around and "<title>Self-Instruct report: &lt;b&gt;&amp;work</title>" in around
-    assert page.text.count("<script") == page.text.count("</script>") + page.text.count(r"<\/script")
+    assert (
+        "hacked" not in around
+        and "<title>Self-Instruct report: &lt;b&gt;&amp;work</title>" in around
+    )
+    assert page.text.count("<script") == page.text.count("</script>") + page.text.count(
+        r"<\/script"
+    )
     assert summary["counts"]["generate"]["out"] >= 7
     assert {row["instruction"] for row in page.of()} == {" ".join(text.split()) for text in HOSTILE}
 
 
-def test_names_passwords_and_paths_in_settings_are_not_passed_on(practice: Callable, tmp_path: Path) -> None:
+def test_names_passwords_and_paths_in_settings_are_not_passed_on(
+    practice: Callable, tmp_path: Path
+) -> None:
     folder = copy(practice("en")[0], tmp_path / "work")
     summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     summary["settings"] |= {
@@ -503,7 +652,10 @@ def test_names_passwords_and_paths_in_settings_are_not_passed_on(practice: Calla
     [
         ("Write a short, polite email to a landlord.", ("write", "email")),
         ("List three ways of saving water.", ("list", "way")),
-        ("In no more than 50 words, explain the difference between weather and climate.", ("explain", "difference")),
+        (
+            "In no more than 50 words, explain the difference between weather and climate.",
+            ("explain", "difference"),
+        ),
         ("Answer the customer's complaint with an apology.", ("answer", "complaint")),
         ("Does the pattern match? Give one reason.", ("give", "reason")),
         ("Can you summarize the main points?", ("summarize", "point")),
@@ -535,7 +687,9 @@ def test_the_first_chinese_command_and_its_noun_are_found(text: str, wanted: tup
 def test_the_sunburst_counts_what_was_read(practice: Callable, tmp_path: Path) -> None:
     folder, _ = practice("en")
     data = page_of(folder, tmp_path).numbers["verbs"]
-    pairs = [verb_nouns.verb_and_object(row["instruction"], "en") for row in read(folder, STEP_FILES[0])]
+    pairs = [
+        verb_nouns.verb_and_object(row["instruction"], "en") for row in read(folder, STEP_FILES[0])
+    ]
     counts = Counter(pair for pair in pairs if pair)
     assert data["read"] == counts.total() and data["all"] == len(pairs)
     for verb, count, objects in data["rows"]:

@@ -37,16 +37,22 @@ TASKS = [  # instruction, is_classification, instances
     ("Give a synonym of brave.", None, [("", "bold")]),
 ]
 MARKUP = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-HEADER = "id,kind,instruction,input,output,valid_task: A valid task?,input_fits,output_right,notes\n"
+HEADER = (
+    "id,kind,instruction,input,output,valid_task: A valid task?,input_fits,output_right,notes\n"
+)
 
 
-def write_data(folder: Path, tasks: list[tuple] = TASKS, step: str = "step2_is_classification.jsonl") -> Path:
+def write_data(
+    folder: Path, tasks: list[tuple] = TASKS, step: str = "step2_is_classification.jsonl"
+) -> Path:
     rows = [{"instruction": t, "input": i, "output": o} for t, _, pairs in tasks for i, o in pairs]
     path = folder / "step4_final.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     flags = [{"instruction": text, "is_classification": flag} for text, flag, _ in tasks]
     if step:
-        (folder / step).write_text("".join(json.dumps(row) + "\n" for row in flags), encoding="utf-8")
+        (folder / step).write_text(
+            "".join(json.dumps(row) + "\n" for row in flags), encoding="utf-8"
+        )
     return path
 
 
@@ -67,7 +73,10 @@ def plain(cell: str) -> str:
 def filled(path: Path, answers: list[str]) -> Path:
     """A sheet whose n-th row has the three answers of the n-th word, say yn-."""
     names = {"y": "yes", "n": "no", "-": ""}
-    lines = [f"r{n},k,Do it {n}.,,done,{','.join(names[one] for one in word)},\n" for n, word in enumerate(answers)]
+    lines = [
+        f"r{n},k,Do it {n}.,,done,{','.join(names[one] for one in word)},\n"
+        for n, word in enumerate(answers)
+    ]
     path.write_text(HEADER + "".join(lines), encoding="utf-8")
     return path
 
@@ -92,24 +101,33 @@ def error(capsys: pytest.CaptureFixture, *arguments: str, code: int = 1) -> str:
 
 
 def test_the_same_seed_draws_the_same_sheets_and_another_seed_draws_others(tmp_path: Path) -> None:
-    data = write_data(tmp_path, [(f"Count to {n}.", n % 3 == 0, [("", "x"), ("y", "z")]) for n in range(90)])
+    data = write_data(
+        tmp_path, [(f"Count to {n}.", n % 3 == 0, [("", "x"), ("y", "z")]) for n in range(90)]
+    )
     for name, seed in (("a", "42"), ("b", "42"), ("c", "7")):
         sample(data, tmp_path / name, "--num", "30", "--seed", seed)
     for kind in ("csv", "html"):
-        a, b, c = ((tmp_path / f"{n}.{kind}").read_text("utf-8").replace(f'"file": "{n}"', "") for n in ("a", "b", "c"))
+        a, b, c = (
+            (tmp_path / f"{n}.{kind}").read_text("utf-8").replace(f'"file": "{n}"', "")
+            for n in ("a", "b", "c")
+        )
         assert a == b != c
 
 
 def test_an_instruction_is_drawn_once_with_one_of_its_instances(tmp_path: Path) -> None:
     sample(write_data(tmp_path), tmp_path / "all", "--num", "6")
     drawn = [tuple(map(plain, row[2:5])) for row in cells(tmp_path / "all.csv")[1:]]
-    assert sorted(instruction for instruction, _, _ in drawn) == sorted(text for text, _, _ in TASKS)
+    assert sorted(instruction for instruction, _, _ in drawn) == sorted(
+        text for text, _, _ in TASKS
+    )
     pairs = {text: instances for text, _, instances in TASKS}
     assert all((source, target) in pairs[text] for text, source, target in drawn)
 
 
 def test_which_instance_of_an_instruction_is_drawn_is_left_to_chance(tmp_path: Path) -> None:
-    tasks = [(f"Count to {n}.", False, [("", "first"), ("", "second"), ("", "third")]) for n in range(60)]
+    tasks = [
+        (f"Count to {n}.", False, [("", "first"), ("", "second"), ("", "third")]) for n in range(60)
+    ]
     sample(write_data(tmp_path, tasks), tmp_path / "r", "--num", "60")
     found = Counter(row[4] for row in cells(tmp_path / "r.csv")[1:])
     assert found.total() == 60 and min(found[name] for name in ("first", "second", "third")) >= 8
@@ -129,8 +147,13 @@ def test_kinds_are_drawn_in_proportion(sizes: dict, number: int, drawn: dict) ->
     assert review.shares(sizes, number) == drawn
 
 
-@given(st.dictionaries(st.text(max_size=3), st.integers(1, 5000), min_size=1, max_size=6), st.integers(1, 6000))
-def test_any_number_is_met_from_any_kinds_with_one_of_each_where_it_allows(sizes: dict, number: int) -> None:
+@given(
+    st.dictionaries(st.text(max_size=3), st.integers(1, 5000), min_size=1, max_size=6),
+    st.integers(1, 6000),
+)
+def test_any_number_is_met_from_any_kinds_with_one_of_each_where_it_allows(
+    sizes: dict, number: int
+) -> None:
     drawn, total = review.shares(sizes, number), sum(sizes.values())
     assert sum(drawn.values()) == min(number, total)
     assert all(drawn[kind] <= sizes[kind] for kind in sizes)
@@ -139,7 +162,9 @@ def test_any_number_is_met_from_any_kinds_with_one_of_each_where_it_allows(sizes
 
 
 @pytest.mark.parametrize("step", ["step2_is_classification.jsonl", "step3_raw_instances.jsonl"])
-def test_classification_is_looked_up_in_the_step_files_beside_the_data(tmp_path: Path, step: str) -> None:
+def test_classification_is_looked_up_in_the_step_files_beside_the_data(
+    tmp_path: Path, step: str
+) -> None:
     sample(write_data(tmp_path, step=step), tmp_path / "r", "--num", "6", "--format", "csv")
     kinds = {plain(row[2]): row[1] for row in cells(tmp_path / "r.csv")[1:]}
     assert [kinds[text] for text, _, _ in TASKS] == [
@@ -154,13 +179,21 @@ def test_classification_is_looked_up_in_the_step_files_beside_the_data(tmp_path:
 
 def test_without_step_files_the_kinds_are_with_and_without_input(tmp_path: Path) -> None:
     sample(write_data(tmp_path, step=""), tmp_path / "r", "--format", "csv")
-    assert Counter(row[1] for row in cells(tmp_path / "r.csv")[1:]) == {"with input": 3, "no input": 3}
+    assert Counter(row[1] for row in cells(tmp_path / "r.csv")[1:]) == {
+        "with input": 3,
+        "no input": 3,
+    }
 
 
-def test_more_than_there_are_is_all_of_them_with_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_more_than_there_are_is_all_of_them_with_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     sample(write_data(tmp_path), tmp_path / "r", "--num", "7")
     said = capsys.readouterr()
-    assert "6 of 6 instructions" in said.out and said.err == "notice: 7 were asked for, and there are no more\n"
+    assert (
+        "6 of 6 instructions" in said.out
+        and said.err == "notice: 7 were asked for, and there are no more\n"
+    )
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -169,30 +202,52 @@ def test_a_practice_run_is_sampled_filled_and_scored(
 ) -> None:
     config = settings(num_instructions=30, language=language)
     run(config, say=lambda text: None)
-    sample(Path(config.work_dir) / "step4_final.jsonl", tmp_path / "r", "--num", "20", "--language", language)
+    sample(
+        Path(config.work_dir) / "step4_final.jsonl",
+        tmp_path / "r",
+        "--num",
+        "20",
+        "--language",
+        language,
+    )
     rows = cells(tmp_path / "r.csv")
-    assert [cell.split(":")[0] for cell in rows[0][5:]] == [*review.QUESTIONS, "notes"] and len(rows) == 21
+    assert [cell.split(":")[0] for cell in rows[0][5:]] == [*review.QUESTIONS, "notes"] and len(
+        rows
+    ) == 21
     yes, no = ("是", "否") if language == "zh" else ("Yes", "No")
     assert f"({yes}/{no})" in rows[0][5]
-    done = [rows[0], *([*row[:5], yes, yes, no if n % 4 == 0 else yes, ""] for n, row in enumerate(rows[1:]))]
+    done = [
+        rows[0],
+        *([*row[:5], yes, yes, no if n % 4 == 0 else yes, ""] for n, row in enumerate(rows[1:])),
+    ]
     with open(tmp_path / "done.csv", "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows(done)
     text = score(capsys, tmp_path / "done.csv")
-    assert re.search(r"Is the output .* 15 +20 +75\.0 %", text) and re.search(r"valid task\? +20 +20 +100\.0 %", text)
+    assert re.search(r"Is the output .* 15 +20 +75\.0 %", text) and re.search(
+        r"valid task\? +20 +20 +100\.0 %", text
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The sheets.
 
 
-@given(st.lists(st.text() | st.from_regex(r"[\s'=+@-]*[a-z]\n?\"", fullmatch=True), min_size=1, max_size=4))
-def test_any_text_comes_back_from_a_line_and_none_begins_as_a_formula_does(texts: list[str]) -> None:
+@given(
+    st.lists(
+        st.text() | st.from_regex(r"[\s'=+@-]*[a-z]\n?\"", fullmatch=True), min_size=1, max_size=4
+    )
+)
+def test_any_text_comes_back_from_a_line_and_none_begins_as_a_formula_does(
+    texts: list[str],
+) -> None:
     read = next(csv.reader(io.StringIO(review.csv_line(texts) + "\r\n", newline="")))
     assert [plain(cell) for cell in read] == texts
     assert not any(re.match(r"\s*[=+\-@＝＋－＠]|[\t\r\n]", cell) for cell in read)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "'=1", "'tis"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "'=1", "'tis"]
+)
 def test_what_a_spreadsheet_may_run_begins_with_an_apostrophe(text: str) -> None:
     assert next(csv.reader(io.StringIO(review.csv_line([text]), newline=""))) == ["'" + text]
 
@@ -221,7 +276,11 @@ def test_the_html_shows_markup_as_text_and_lets_only_its_own_script_and_style_ac
     tasks = [(f"Explain {MARKUP} $sheet", False, [(MARKUP, f'" onclick="{MARKUP}')])]
     sample(write_data(tmp_path, tasks), tmp_path / "r", "--language", language)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "$sheet" in text
+    assert (
+        text.count("<script") == text.count("</script>") == 2
+        and "<img" not in text
+        and "$sheet" in text
+    )
     assert not re.search(r"https?://|\burl\(|@import", text)
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
     for tag in ("script", "style"):
@@ -233,7 +292,10 @@ def test_the_html_shows_markup_as_text_and_lets_only_its_own_script_and_style_ac
 def test_both_sheets_have_the_same_ids(tmp_path: Path) -> None:
     sample(write_data(tmp_path), tmp_path / "r")
     ids = [row[0] for row in cells(tmp_path / "r.csv")[1:]]
-    assert re.findall(r'<article id="(\w+)">', (tmp_path / "r.html").read_text(encoding="utf-8")) == ids
+    assert (
+        re.findall(r'<article id="(\w+)">', (tmp_path / "r.html").read_text(encoding="utf-8"))
+        == ids
+    )
     assert len(set(ids)) == 6
 
 
@@ -242,10 +304,14 @@ def test_the_words_of_both_languages_are_the_same_parts() -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "html"])
-def test_a_sheet_that_is_there_is_never_overwritten(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_sheet_that_is_there_is_never_overwritten(
+    tmp_path: Path, ending: str, capsys: pytest.CaptureFixture
+) -> None:
     data = write_data(tmp_path)
     (tmp_path / f"r.{ending}").write_text("hours of work", encoding="utf-8")
-    assert "is there already" in error(capsys, "sample", "--data", str(data), "--out", str(tmp_path / "r"))
+    assert "is there already" in error(
+        capsys, "sample", "--data", str(data), "--out", str(tmp_path / "r")
+    )
     assert (tmp_path / f"r.{ending}").read_text(encoding="utf-8") == "hours of work"
     assert len([*tmp_path.glob("r.*")]) == 1
 
@@ -256,7 +322,10 @@ def test_a_sheet_that_is_there_is_never_overwritten(tmp_path: Path, ending: str,
         (None, "cannot read .*step4_final.jsonl .*--data"),
         (b"", "holds no row"),
         (b"\xff\xfe\x00", "is not UTF-8"),
-        (b'{"instruction": "a", "input": "", "output": "b"}\n{"instruction": "a"}\n', "line 2: a JSON record"),
+        (
+            b'{"instruction": "a", "input": "", "output": "b"}\n{"instruction": "a"}\n',
+            "line 2: a JSON record",
+        ),
         (b'{"instruction": "a", "input": null, "output": "b"}\n', "line 1: a JSON record"),
         (b"[]\n", "line 1: a JSON record"),
         (b"not JSON\n", "line 1: a JSON record"),
@@ -269,7 +338,9 @@ def test_data_that_cannot_be_used_is_one_line(
     path = tmp_path / "step4_final.jsonl"
     if content is not None:
         path.write_bytes(content)
-    assert re.search(told, error(capsys, "sample", "--data", str(path), "--out", str(tmp_path / "r")))
+    assert re.search(
+        told, error(capsys, "sample", "--data", str(path), "--out", str(tmp_path / "r"))
+    )
     assert not [*tmp_path.glob("r.*")]
 
 
@@ -278,7 +349,9 @@ def test_a_place_that_cannot_be_written_and_a_number_that_cannot_be_drawn_are_on
 ) -> None:
     data = str(write_data(tmp_path))
     assert "cannot write" in error(capsys, "sample", "--data", data, "--out", f"{data}/r")
-    assert "--num must be at least 1" in error(capsys, "sample", "--data", data, "--num", "0", code=2)
+    assert "--num must be at least 1" in error(
+        capsys, "sample", "--data", data, "--num", "0", code=2
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -319,12 +392,18 @@ def test_kappa_and_its_interval_are_those_of_known_examples(table: tuple, expect
 @pytest.mark.parametrize("said", [True, False])
 def test_kappa_of_one_and_the_same_answer_is_undefined(said: bool) -> None:
     assert review.kappa([(said, said)] * 7) is None
-    assert "undefined: both said " + ("yes" if said else "no") in review.kappa_cells([(said, said)] * 7)
+    assert "undefined: both said " + ("yes" if said else "no") in review.kappa_cells(
+        [(said, said)] * 7
+    )
 
 
 def test_a_known_sheet_is_counted_exactly(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    text = score(capsys, filled(tmp_path / "a.csv", ["yyy"] * 5 + ["yyn"] * 2 + ["ynn", "nnn", "yy-", "n--"]))
-    found = re.findall(r"^(.{50}) +(\d+) +(\d+) +([\d.]+) % +([\d.]+) % to ([\d.]+) % +(\d+) %$", text, re.M)
+    text = score(
+        capsys, filled(tmp_path / "a.csv", ["yyy"] * 5 + ["yyn"] * 2 + ["ynn", "nnn", "yy-", "n--"])
+    )
+    found = re.findall(
+        r"^(.{50}) +(\d+) +(\d+) +([\d.]+) % +([\d.]+) % to ([\d.]+) % +(\d+) %$", text, re.M
+    )
     assert [row[1:] for row in found] == [
         ("9", "11", "81.8", "52.3", "94.9", "92"),
         ("8", "10", "80.0", "49.0", "94.3", "79"),
@@ -336,30 +415,49 @@ def test_a_known_sheet_is_counted_exactly(tmp_path: Path, capsys: pytest.Capture
 
 def test_shares_of_each_kind_stand_below(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = filled(tmp_path / "a.csv", ["yyy", "yyn", "nyy", "---"])
-    path.write_text(path.read_text("utf-8").replace("r0,k", "r0,other").replace("r3,k", "r3,open"), encoding="utf-8")
+    path.write_text(
+        path.read_text("utf-8").replace("r0,k", "r0,other").replace("r3,k", "r3,open"),
+        encoding="utf-8",
+    )
     text = score(capsys, path)
     assert re.search(r"^k +2 +50\.0 % +100\.0 % +50\.0 % +0\.0 %$", text, re.M)
     assert re.search(r"^other +1 +100\.0 % +100\.0 % +100\.0 % +100\.0 %$", text, re.M)
     assert re.search(r"^open +1 +- +- +- +-$", text, re.M)
 
 
-def test_a_question_that_nobody_answered_has_no_share(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_question_that_nobody_answered_has_no_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     text = score(capsys, filled(tmp_path / "a.csv", ["yy-", "ny-"]))
     assert re.search(r"acceptable response\? +0 +0 +58 %$", text, re.M) and re.search(
         r"^all three +0 +0 +54 %$", text, re.M
     )
 
 
-def test_two_sheets_are_compared_on_the_rows_they_share(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_two_sheets_are_compared_on_the_rows_they_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     one = filled(tmp_path / "a.csv", ["yyy"] * 20 + ["yyn"] * 25 + ["yyy"] * 5 + ["yyy"] * 2)
     other = filled(tmp_path / "b.csv", ["yyy"] * 20 + ["yyy"] * 10 + ["yyn"] * 20)
-    other.write_text(other.read_text(encoding="utf-8") + "extra,k,x,,y,yes,yes,,\n", encoding="utf-8")
+    other.write_text(
+        other.read_text(encoding="utf-8") + "extra,k,x,,y,yes,yes,,\n", encoding="utf-8"
+    )
     text = score(capsys, one, other)
     assert "agreement on 50 rows" in text
-    assert re.search(r"valid task\? +50 +100\.0 % +-   undefined: both said yes everywhere$", text, re.M)
-    assert re.search(r"acceptable response\? +50 +70\.0 % +0\.40   0\.15 to 0\.65, fair$", text, re.M)
-    assert f"rows only in {one}: 2, r50, r51\n" in text and f"rows only in {other}: 1, extra\n" in text
-    assert "they differ on 15 rows" in text and "r20  output_right: Do it 20." in text and "nan" not in text
+    assert re.search(
+        r"valid task\? +50 +100\.0 % +-   undefined: both said yes everywhere$", text, re.M
+    )
+    assert re.search(
+        r"acceptable response\? +50 +70\.0 % +0\.40   0\.15 to 0\.65, fair$", text, re.M
+    )
+    assert (
+        f"rows only in {one}: 2, r50, r51\n" in text and f"rows only in {other}: 1, extra\n" in text
+    )
+    assert (
+        "they differ on 15 rows" in text
+        and "r20  output_right: Do it 20." in text
+        and "nan" not in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -381,7 +479,10 @@ def test_kappa_is_said_in_plain_words(pairs: list, told: str) -> None:
 
 def test_answers_may_be_spelt_in_many_ways(tmp_path: Path) -> None:
     wrong, path = [], tmp_path / "a.csv"
-    for yes, no in product(["yes", "Y", "1", "TRUE", "是", "对", " Yes ", "ＹＥＳ"], ["no", "N", "0", "False", "否", "错"]):
+    for yes, no in product(
+        ["yes", "Y", "1", "TRUE", "是", "对", " Yes ", "ＹＥＳ"],
+        ["no", "N", "0", "False", "否", "错"],
+    ):
         path.write_text(f"{HEADER}r1,k,x,,y,{yes},{no}, ,\n", encoding="utf-8")
         row = review.read_sheet(path)["r1"]
         if [row[name] for name in review.PAPER] != [True, False, None, None]:
@@ -403,11 +504,17 @@ def test_sheets_are_read_as_spreadsheet_programs_save_them(
     tmp_path: Path, delimiter: str, encoding: str, end: str
 ) -> None:
     yes, text = ("是", "一") if encoding == "gbk" else ("yes", "é")
-    rows = [HEADER.strip().split(","), ["r1", "k", text, "", "a, b; c", yes, yes, "no", text], [""] * 9]
+    rows = [
+        HEADER.strip().split(","),
+        ["r1", "k", text, "", "a, b; c", yes, yes, "no", text],
+        [""] * 9,
+    ]
     with open(tmp_path / "a.csv", "w", encoding=encoding, newline="") as file:
         csv.writer(file, delimiter=delimiter, lineterminator=end).writerows(rows)
     sheet = review.read_sheet(tmp_path / "a.csv")
-    assert [sheet["r1"][name] for name in review.PAPER] == [True, True, False, False] and len(sheet) == 1
+    assert [sheet["r1"][name] for name in review.PAPER] == [True, True, False, False] and len(
+        sheet
+    ) == 1
 
 
 @pytest.mark.parametrize(
@@ -440,7 +547,9 @@ def test_a_sheet_that_cannot_be_read_is_one_line_naming_the_place(
     assert re.search(told, said) and "a.csv" in said and "\x1b" not in said
 
 
-def test_sheets_of_two_samples_have_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_sheets_of_two_samples_have_nothing_to_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     one, other = filled(tmp_path / "a.csv", ["yyy"]), tmp_path / "b.csv"
     other.write_text(one.read_text(encoding="utf-8").replace("r0,", "q0,"), encoding="utf-8")
     assert "no row in common" in error(capsys, "score", str(one), str(other))
@@ -458,7 +567,8 @@ def test_what_a_model_wrote_is_printed_without_its_control_characters(
     one, other = filled(tmp_path / "a.csv", ["yyy"]), filled(tmp_path / "b.csv", ["nyy"])
     for path in (one, other):
         path.write_text(
-            path.read_text("utf-8").replace("Do it 0.", "Do\x1b[2Jit").replace(",k,", ",\x1b]0;k,"), "utf-8"
+            path.read_text("utf-8").replace("Do it 0.", "Do\x1b[2Jit").replace(",k,", ",\x1b]0;k,"),
+            "utf-8",
         )
     text = score(capsys, one, other)
     assert "\x1b" not in text and "valid_task: Do [2Jit" in text

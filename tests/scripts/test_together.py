@@ -32,7 +32,12 @@ def ask(config: Config, together: int) -> dict:
 
 
 def local(server: Server, folder: Path, **changes: object) -> dict:
-    where = {"provider": "local", "base_url": server.url + "/v1", "model": "m", "work_dir": str(folder)}
+    where = {
+        "provider": "local",
+        "base_url": server.url + "/v1",
+        "model": "m",
+        "work_dir": str(folder),
+    }
     return {"num_instructions": 25, **where, **changes}
 
 
@@ -40,7 +45,9 @@ def asked(server: Server, start: int = 0) -> tuple[list[str], list[str]]:
     """The prompts of stage 2: about several tasks, and about one."""
     prompts = [request["prompt"].rstrip().split("\n")[-1] for request in server.requests[start:]]
     several = [end for end in prompts if end in ("Answers:", "答案：")]
-    return several, [end for end in prompts if end in ("Is it a classification task?", "这是分类任务吗？")]
+    return several, [
+        end for end in prompts if end in ("Is it a classification task?", "这是分类任务吗？")
+    ]
 
 
 def verdicts(folder: str | Path) -> dict[str, bool | None]:
@@ -63,36 +70,51 @@ def spoilt(how: Callable[[str, int], str]) -> Callable:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_answers_are_those_of_one_request_each(settings: Settings, tmp_path: Path, language: str) -> None:
+def test_the_answers_are_those_of_one_request_each(
+    settings: Settings, tmp_path: Path, language: str
+) -> None:
     found = {}
     for together in (1, 10):
         with Server(scripted_model()) as server:
             config = settings(**local(server, tmp_path / str(together), language=language))
             found[together] = ask(config, together), *map(len, asked(server))
     assert found[1][1:] == (0, 25) and found[10][1:] == (3, 0)
-    assert verdicts(tmp_path / "1") == verdicts(tmp_path / "10") and len(verdicts(tmp_path / "1")) == 25
+    assert (
+        verdicts(tmp_path / "1") == verdicts(tmp_path / "10")
+        and len(verdicts(tmp_path / "1")) == 25
+    )
     assert {True, False} == set(verdicts(tmp_path / "10").values())
     one, ten = (found[together][0]["tokens"]["classify"] for together in (1, 10))
     assert ten["prompt"] < one["prompt"] / 4 and (ten["replies"], ten["asked_now"]) == (3, 3)
 
 
-def test_on_dashscope_too(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_dashscope_too(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "k")
     with Server(scripted_model()) as server:
-        where = local(server, tmp_path / "w") | {"provider": "dashscope", "base_url": server.url + "/api/v1"}
+        where = local(server, tmp_path / "w") | {
+            "provider": "dashscope",
+            "base_url": server.url + "/api/v1",
+        }
         assert ask(settings(**where), 10)["status"] == "complete"
         assert [*map(len, asked(server))] == [3, 0]
 
 
 def test_the_part_that_never_changes_comes_first(settings: Settings) -> None:
-    one, two = (together_prompt(settings(), texts) for texts in (["Add 2 and 3."], ["Name a river.", "Is it so?"]))
+    one, two = (
+        together_prompt(settings(), texts)
+        for texts in (["Add 2 and 3."], ["Name a river.", "Is it so?"])
+    )
     same = one[: next(n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)]
     assert same.endswith("10. No\n\nTask 1:\n") and len(same) > 0.9 * len(one)
     for text in ("Name a river.", "Is it so?"):
         assert text in two.split("\n")[-5:], "whole, on a line of its own, near the end"
 
 
-def test_a_run_without_the_limits_or_with_the_practice_model_asks_one_by_one(settings: Settings) -> None:
+def test_a_run_without_the_limits_or_with_the_practice_model_asks_one_by_one(
+    settings: Settings,
+) -> None:
     tokens = ask(settings(provider="practice", num_instructions=20), 10)["tokens"]
     assert tokens["classify"]["replies"] >= 20
 
@@ -120,7 +142,10 @@ def test_a_reply_without_exactly_one_readable_answer_each_is_asked_again_task_by
         config = settings(**local(server, tmp_path / "w"), concurrency=1)
         summary = ask(config, 10)
         assert [*map(len, asked(server))] == [3, 10]
-        assert verdicts(config.work_dir) == verdicts(tmp_path / "calm") and not summary["undone_because"]
+        assert (
+            verdicts(config.work_dir) == verdicts(tmp_path / "calm")
+            and not summary["undone_because"]
+        )
         mark = len(server.requests)
         again = ask(config, 10)
         assert len(server.requests) == mark and again["tokens"]["classify"]["replies"] == 13
@@ -129,7 +154,9 @@ def test_a_reply_without_exactly_one_readable_answer_each_is_asked_again_task_by
         assert not any(map(len, asked(server, mark))), "a longer reply would bring nothing new"
 
 
-def test_a_model_that_cannot_answer_a_list_is_asked_one_by_one_at_once(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_that_cannot_answer_a_list_is_asked_one_by_one_at_once(
+    settings: Settings, tmp_path: Path
+) -> None:
     with Server(spoilt(lambda text, number: "Yes")) as server:
         config = settings(**local(server, tmp_path / "w"))
         ask(config, 10)
@@ -152,15 +179,23 @@ def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
             time.sleep(seconds)
         return model(prompt, body)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # another test's main may have set its own
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # another test's main may have set its own
     with Server(answer) as server:
         with pytest.raises(KeyboardInterrupt):
             ask(settings(**local(server, tmp_path / "w")), 10)
         assert len(lists) == 1
-    records = map(json.loads, (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8").splitlines())
+    records = map(
+        json.loads, (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     kept = [record["prompt"] for record in records if record["stage"] == "classify"]
-    lost = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))["spending"]["stages"]["lost"]
-    assert (kept == lists and not lost["prompt_tokens"]) or (not kept and lost["prompt_tokens"] > len(lists[0]))
+    lost = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))["spending"][
+        "stages"
+    ]["lost"]
+    assert (kept == lists and not lost["prompt_tokens"]) or (
+        not kept and lost["prompt_tokens"] > len(lists[0])
+    )
 
 
 def test_a_list_that_gets_no_reply_is_asked_one_by_one(settings: Settings, tmp_path: Path) -> None:
@@ -175,7 +210,9 @@ def test_a_list_that_gets_no_reply_is_asked_one_by_one(settings: Settings, tmp_p
         assert [*map(len, asked(server))] == [2, 25]
 
 
-def test_more_instructions_or_another_threshold_ask_about_nothing_twice(settings: Settings, tmp_path: Path) -> None:
+def test_more_instructions_or_another_threshold_ask_about_nothing_twice(
+    settings: Settings, tmp_path: Path
+) -> None:
     with Server(scripted_model()) as server:
         ask(settings(**local(server, tmp_path / "w")), 10)
         mark = len(server.requests)
@@ -183,9 +220,16 @@ def test_more_instructions_or_another_threshold_ask_about_nothing_twice(settings
         assert [*map(len, asked(server, mark))] == [2, 0], "5 of the third ten and 10 of the fourth"
         mark = len(server.requests)
         for together, threshold in ((10, 0.3), (7, 0.7), (1, 0.7)):
-            ask(settings(**local(server, tmp_path / "w", num_instructions=40), rouge_threshold=threshold), together)
+            ask(
+                settings(
+                    **local(server, tmp_path / "w", num_instructions=40), rouge_threshold=threshold
+                ),
+                together,
+            )
         new = [request["prompt"] for request in server.requests[mark:]]
-        assert not [prompt for prompt in new if set(prompt.split("\n")) & {*verdicts(tmp_path / "w")}]
+        assert not [
+            prompt for prompt in new if set(prompt.split("\n")) & {*verdicts(tmp_path / "w")}
+        ]
 
 
 def test_tokens_and_money_are_counted_once(settings: Settings, tmp_path: Path) -> None:
@@ -193,7 +237,9 @@ def test_tokens_and_money_are_counted_once(settings: Settings, tmp_path: Path) -
         config = settings(**local(server, tmp_path / "w"))
         first, second = ask(config, 10), ask(config, 10)
     journal = (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8")
-    records = [record for record in map(json.loads, journal.splitlines()) if record["stage"] == "classify"]
+    records = [
+        record for record in map(json.loads, journal.splitlines()) if record["stage"] == "classify"
+    ]
     assert len(records) == 3 and sum(len(record["answers"]) for record in records) == 25
     for summary in (first, second):
         row = summary["spending"]["stages"]["classify"]
@@ -227,7 +273,9 @@ def test_both_recipes_read_what_was_asked_one_by_one_where_a_list_could_not_be_r
     for row, n in (("replies", 25), ("Yes", counts[True]), ("No", counts[False])):
         assert re.search(rf"(?m)^{row} +{n} +{n}$", shown.split("Stage 2, answers")[1]), shown
     lines = journal.read_text(encoding="utf-8").splitlines()
-    assert shown.startswith(f"{len(lines) - 1} replies of m "), "all but the list that could not be read"
+    assert shown.startswith(f"{len(lines) - 1} replies of m "), (
+        "all but the list that could not be read"
+    )
     damaged = json.loads(next(line for line in lines if '"answers"' in line))
     damaged["answers"].popitem()
     journal.write_text("\n".join([*lines, json.dumps(damaged)]) + "\n", encoding="utf-8")
@@ -267,12 +315,24 @@ def test_other_replies_are_not(text: str) -> None:
     assert numbered_answers(Reply(text, "stop"), 2) == ["", ""]
 
 
-@pytest.mark.parametrize(("finish", "read"), [("eos_token", True), ("length", False), ("content_filter", False)])
+@pytest.mark.parametrize(
+    ("finish", "read"), [("eos_token", True), ("length", False), ("content_filter", False)]
+)
 def test_only_a_reply_that_broke_off_is_not_whole(finish: str, read: bool) -> None:
-    assert numbered_answers(Reply("1. Yes\n2. No", finish), 2) == (["Yes", "No"] if read else ["", ""])
+    assert numbered_answers(Reply("1. Yes\n2. No", finish), 2) == (
+        ["Yes", "No"] if read else ["", ""]
+    )
 
 
-@given(st.text("12. 是否YesNo\n:*)", max_size=60), st.integers(1, 12), st.sampled_from(["stop", "length"]))
-def test_there_are_as_many_answers_as_questions_and_all_or_none_can_be_read(text: str, n: int, finish: str) -> None:
+@given(
+    st.text("12. 是否YesNo\n:*)", max_size=60),
+    st.integers(1, 12),
+    st.sampled_from(["stop", "length"]),
+)
+def test_there_are_as_many_answers_as_questions_and_all_or_none_can_be_read(
+    text: str, n: int, finish: str
+) -> None:
     answers = numbered_answers(Reply(text, finish), n)
-    assert len(answers) == n and len({parse_classification(answer) is None for answer in answers}) == 1
+    assert (
+        len(answers) == n and len({parse_classification(answer) is None for answer in answers}) == 1
+    )
