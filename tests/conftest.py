@@ -18,7 +18,8 @@ from helpers.server import Server, scripted_model  # noqa: E402
 
 from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
 
-# A busy machine is no failure, and the same commit gives the same verdict wherever CI runs; elsewhere, explore.
+# A busy machine is no failure, and the same commit gives the same verdict wherever CI runs;
+# elsewhere, explore.
 hypothesis.settings.register_profile(
     "ours",
     deadline=None,
@@ -30,7 +31,8 @@ hypothesis.settings.load_profile("ours")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key of the shell or of a .env reaches a test, and no proxy stands between it and its server."""
+    """No key of the shell or of a .env reaches a test, and no proxy stands between it and its
+    server."""
     for row in PROVIDERS.values():
         for name in (row.key, row.url_variable):
             monkeypatch.delenv(name, raising=False) if name else None
@@ -67,7 +69,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """A headless Chromium, driven by Playwright; without the one or the other, the test is skipped."""
+    """A headless Chromium, driven by Playwright; without the one or the other, the test is
+    skipped."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = (
         os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

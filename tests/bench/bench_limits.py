@@ -1,9 +1,9 @@
-"""Limits by a real clock: what a server allows is used, nothing waits too long, and waiting takes no time of the machine.
+"""By a real clock: what a server allows is used, and nothing waits for too long.
 
     python -m pytest tests/bench/bench_limits.py           two minutes, on a machine that does nothing else
 
-The normal test run does not collect this file: on a busy machine seconds are no measure. tests/scripts/test_limits.py
-shows the same on a clock of its own.
+The normal test run does not collect this file: on a busy machine seconds are no measure.
+tests/scripts/test_limits.py shows the same on a clock of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def imported() -> None:
 
 
 def drive(model: LimitedModel, workers: int, wanted: float) -> tuple[float, list[str]]:
-    """Ask with so many workers for so long; return the seconds since the first request, and what failed for good."""
+    """Ask with so many workers for so long; return the seconds since the first request, and what
+    failed for good."""
     numbers, failed, begun = count(), [], time.monotonic()
 
     def work() -> None:
@@ -110,9 +111,10 @@ def all_at_once(
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "unknown"])
 def test_what_a_server_allows_is_used(settings: Settings, keys: None, given: bool) -> None:
-    """600 requests a minute: nine tenths of them at least are used, few are refused, and none is undone. Where a window
-    is as short as here, and nothing says so, it takes a part of it to notice that the next has begun. On a busy machine
-    seconds are no measure: where less is used, it is measured again, twice at most."""
+    """600 requests a minute: nine tenths of them at least are used, few are refused, and none is
+    undone. Where a window is as short as here, and nothing says so, it takes a part of it to notice
+    that the next has begun. On a busy machine seconds are no measure: where less is used, it is
+    measured again, twice at most."""
     given_limit, slow = (
         {"requests_per_minute": 600} if given else {},
         SERVERS if given else SERVERS | HEADERS,
@@ -215,7 +217,8 @@ def test_a_server_that_refuses_at_random_is_no_slow_server(
 def test_retry_after_holds_for_all_and_does_not_use_up_the_deadline(
     settings: Settings, wire: str
 ) -> None:
-    """One request a second, and eight that want to go: each may take 1.3 s, and waits for much longer."""
+    """One request a second, and eight that want to go: each may take 1.3 s, and waits for much
+    longer."""
     with (
         Metered(lambda *_: "Yes", Bucket(1, burst=1), retry_after=True) as server,
         LimitedModel(

@@ -1,9 +1,9 @@
-"""By a real clock: a run leaves in time when it is interrupted or refused, and no request outlasts its limits.
+"""By a real clock: a run leaves in time, and no request outlasts its limits.
 
     python -m pytest tests/bench/bench_waiting.py          a minute, on a machine that does nothing else
 
-The normal test run does not collect this file: on a busy machine seconds are no measure. There, tests/module shows the
-same by what happens: which requests come, and who gives up first.
+The normal test run does not collect this file: on a busy machine seconds are no measure. There,
+tests/module shows the same by what happens: which requests come, and who gives up first.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def ask(model: Model) -> str:
     ).text
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Requests.
 
 
@@ -115,7 +115,7 @@ def test_a_report_on_many_pairs_is_quick(capsys: pytest.CaptureFixture) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Leaving.
 
 

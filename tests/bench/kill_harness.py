@@ -1,10 +1,11 @@
-"""What a killed run loses: SIGKILL in every stage, the same command again, until it is done; over and over.
+"""What a killed run loses: SIGKILL in every stage, the same command again, until it is done.
 
     python tests/bench/kill_harness.py                      100 kills: two to three minutes
     python tests/bench/kill_harness.py --faults 0.2         the same from a server a fifth of whose replies are no good
 
-The promises: a kill costs at most the requests in flight; the journal only grows, and all its lines but a torn last one
-can be read; what it holds is never asked again; the files are, but for times, those of a run that nobody killed.
+The promises: a kill costs at most the requests in flight; the journal only grows, and all its lines
+but a torn last one can be read; what it holds is never asked again; the files are, but for times,
+those of a run that nobody killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""How well a run keeps its requests in flight: 300 instructions from a server that takes 200 ms for each reply.
+"""How well a run keeps its requests in flight: 300 instructions, 200 ms for each reply.
 
     python tests/bench/latency.py
 
-The bounds: 1.3 times (requests x delay / concurrency) plus 2 s, start of the process included, and 150 MB of memory.
+The bounds: 1.3 times (requests x delay / concurrency) plus 2 s, start of the process included, and
+150 MB of memory.
 """
 
 from __future__ import annotations

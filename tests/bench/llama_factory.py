@@ -1,12 +1,13 @@
-"""Do the files of prepare_for_finetuning.py go through LLaMA-Factory's own dataset loader as they stand?
+"""Do our finetuning files go through LLaMA-Factory's own dataset loader as they stand?
 
     python tests/bench/llama_factory.py F                          installs into F/venv first: 5 minutes, 7 GB
     python tests/bench/llama_factory.py F --python venv/bin/python           an installation of yours; half a minute
 
-LLaMA-Factory pins old versions of what scripts/requirements-train.txt asks for: it needs an environment of its own. Of
-each format and language, the project's seed tasks are prepared and loaded by way of their dataset_info.json. Of every
-row, what is decoded from the labels must be the output and an end mark, and what stands before them must hold the
-instruction and the input. Needs no GPU and, but for the installation, no network. Exit code 1 if anything is wrong.
+LLaMA-Factory pins old versions of what scripts/requirements-train.txt asks for: it needs an
+environment of its own. Of each format and language, the project's seed tasks are prepared and
+loaded by way of their dataset_info.json. Of every row, what is decoded from the labels must be the
+output and an end mark, and what stands before them must hold the instruction and the input. Needs
+no GPU and, but for the installation, no network. Exit code 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def prepare(form: str, language: str, folder: Path) -> None:
 
 
 def without_sound_and_pictures() -> None:
-    """LLaMA-Factory imports torchaudio and torchvision, whose builds for CUDA break on a torch for the CPU."""
+    """LLaMA-Factory imports torchaudio and torchvision, whose builds for CUDA break on a torch for
+    the CPU."""
     sound = types.ModuleType("torchaudio")
     sound.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     sys.modules |= {"torchaudio": sound, "torchvision": None}

@@ -1,10 +1,11 @@
-"""How long the novelty filter takes over a file of instructions: exact, greedy, ROUGE-L at most 0.7.
+"""How long the novelty filter takes over a file of instructions: exact, ROUGE-L at most 0.7.
 
     python tests/bench/novelty.py instructions.jsonl        .jsonl with "instruction" in each line, or .txt, one a line
 
-In the same run it times rouge_score's own scorer on a sample of the pairs, and compares the scores: they must be equal.
-Beyond ASCII, where rouge_score sees nothing by itself, it is given this project's tokens. The bounds are 60 s for
-52,000 instructions, and 1,000 times less per pair than rouge_score needs.
+In the same run it times rouge_score's own scorer on a sample of the pairs, and compares the scores:
+they must be equal. Beyond ASCII, where rouge_score sees nothing by itself, it is given this
+project's tokens. The bounds are 60 s for 52,000 instructions, and 1,000 times less per pair than
+rouge_score needs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def read(path: Path) -> list[str]:
 
 
 def novel(instructions: list[str], threshold: float) -> tuple[InstructionPool, int]:
-    """The greedy filter: each instruction against all kept before it. Return the pool and the number of pairs."""
+    """The greedy filter: each instruction against all kept before it. Return the pool and the
+    number of pairs."""
     pool, pairs = InstructionPool(), 0
     for instruction, scores in pool.scan(instructions):
         pairs += len(scores)
@@ -48,7 +50,8 @@ class Tokens:
 
 
 def compare(pool: InstructionPool, instructions: list[str]) -> tuple[float, int, float]:
-    """Return rouge_score's seconds per pair on a sample, how many pairs were ASCII, and the largest difference."""
+    """Return rouge_score's seconds per pair on a sample, how many pairs were ASCII, and the largest
+    difference."""
     from rouge_score.rouge_scorer import RougeScorer
 
     its_own, with_ours = RougeScorer(["rougeL"]), RougeScorer(["rougeL"], tokenizer=Tokens())

@@ -1,11 +1,12 @@
-"""How long each parser takes over a megabyte of text that makes a careless one slow: at most two seconds.
+"""How long each parser takes over a megabyte of text that makes a careless one slow.
 
     python tests/bench/parser_speed.py                     all texts: ten seconds on a quiet core
     python tests/bench/parser_speed.py --only "Input"      those with this in their name
     python tests/bench/parser_speed.py --full              every call of every text up to a megabyte
 
-For each text one line: the call that was slowest, at which size, in how many seconds of this process's own time. A text
-grows from 8,000 bytes on, for each call only as far as needed: where it is clear that a megabyte takes little, it stops.
+For each text one line: the call that was slowest, at which size, in how many seconds of this
+process's own time. A text grows from 8,000 bytes on, for each call only as far as needed: where it
+is clear that a megabyte takes little, it stops.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Call = tuple[str, str]  # a name in PARSERS, and a recipe
 
 
 def seconds(call: Call, text: str, enough: float) -> float:
-    """CPU seconds of one call, which do not count what else the machine does; the better of two above `enough`."""
+    """CPU seconds of one call, which do not count what else the machine does; the better of two
+    above `enough`."""
     taken: list[float] = []
     while not taken or (len(taken) == 1 and taken[0] > enough):
         begun = time.process_time()
@@ -46,13 +48,15 @@ def seconds(call: Call, text: str, enough: float) -> float:
 
 
 def foreseen(size: int, taken: float, shorter: int, less: float) -> float:
-    """Seconds for a megabyte, if the time is a * size + b * size ** 2; `less` is seconds a byte at the shorter size."""
+    """Seconds for a megabyte, if the time is a * size + b * size ** 2; `less` is seconds a byte at
+    the shorter size."""
     square = max(0.0, taken / size - less) / (size - shorter)
     return (taken / size + square * MEGABYTE) * MEGABYTE
 
 
 def measure(make: Callable[[int], str], full: bool) -> tuple[list[str], tuple[float, int, Call]]:
-    """Let every call read a text that grows; return what was too slow, and the slowest: seconds, bytes, call."""
+    """Let every call read a text that grows; return what was too slow, and the slowest: seconds,
+    bytes, call."""
     slow = []
     slowest = (0.0, 0, CALLS[0])
     known = dict.fromkeys(CALLS, (0, 1.0))  # call -> the size before, and seconds a byte there

@@ -1,11 +1,11 @@
-"""Write a tiny random model, for servers that run real ones: no download, under 3 MB, the same bytes each time.
+"""Write a tiny random model, for servers that run real ones: no download, under 3 MB.
 
     python -m pip install numpy gguf tokenizers safetensors
     python tests/bench/random_model.py tiny.gguf          # for llama.cpp
     python tests/bench/random_model.py tiny               # a folder, for vllm
 
-A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes their words, and the marks of lists and of
-instances, about as often as they stand there, in no order.
+The same bytes each time. A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes their words, and the marks
+of lists and of instances, about as often as they stand there, in no order.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def tokenizer_of(texts: list[str]) -> Any:
 
 
 def random_weights(biases: list[float]) -> dict[str, Any]:
-    """Noise in every matrix; one column of the embeddings is the same for all tokens, and makes room for `biases`."""
+    """Noise in every matrix; one column of the embeddings is the same for all tokens, and makes
+    room for `biases`."""
     import numpy as np
 
     rng = np.random.default_rng(0)

@@ -1,9 +1,10 @@
-"""How well a limit of 60 requests a minute is used: the command line against servers that allow no more, side by side.
+"""How well a limit of 60 requests a minute is used, by servers that allow no more.
 
     python tests/bench/rate_limit.py --seconds 150
 
-A bucket that saves up 10 requests, and a window of a minute; each with and without Retry-After, and with and without
---requests-per-minute 60. The bounds: at least 90 % of what is allowed is used, and no request is undone.
+A bucket that saves up 10 requests, and a window of a minute; each with and without Retry-After, and
+with and without --requests-per-minute 60. The bounds: at least 90 % of what is allowed is used, and
+no request is undone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ PROGRAM, METERS = Path(__file__).resolve().parents[2] / "self_instruct.py", ("bu
 def measure(
     case: tuple[str, bool, bool], seconds: float, concurrency: int
 ) -> tuple[float, int, int, int]:
-    """Run until the time is over; return the share of the limit that was used, what was refused, and what is undone."""
+    """Run until the time is over; return the share of the limit that was used, what was refused,
+    and what is undone."""
     (meter, retry_after, given), answer = case, scripted_model()
     allowing = Bucket(1, burst=10) if meter == "bucket" else Window(60, 60.0)
 

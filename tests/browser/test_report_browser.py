@@ -1,5 +1,6 @@
-"""The report in a real browser, by Playwright: pip install plotly textblob jieba playwright, and a Chromium (Debian:
-apt-get install chromium), or its path in the variable CHROMIUM. Skipped where they are missing."""
+"""The report in a real browser, by Playwright: pip install plotly textblob jieba playwright, and a
+Chromium (Debian: apt-get install chromium), or its path in the variable CHROMIUM. Skipped where
+they are missing."""
 
 from __future__ import annotations
 
@@ -126,7 +127,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
 
 @pytest.fixture
 def look(browser: object, report: Callable) -> Iterator[Callable]:
-    """Open a report. In the end nothing may have gone wrong, asked the network, or opened a window."""
+    """Open a report. In the end nothing may have gone wrong, asked the network, or opened a
+    window."""
     contexts, trouble = [], []
 
     def open_page(kind: str, width: int = 1280, theme: str = "light", wait: bool = True) -> object:
@@ -160,7 +162,8 @@ def look(browser: object, report: Callable) -> Iterator[Callable]:
 
 
 def until(page: object, true: str, seconds: float = 60.0) -> None:
-    """The page's policy forbids Playwright's own way to wait, which evaluates strings in the page."""
+    """The page's policy forbids Playwright's own way to wait, which evaluates strings in the
+    page."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"(() => {{ try {{ return {true} }} catch {{ return false }} }})()"):
         assert time.monotonic() < end, f"this never happened: {true}"
@@ -172,7 +175,7 @@ def count_in(text: str) -> int:
     return int(re.search(r"[\d,]+", text)[0].replace(",", ""))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["en", "zh", "cut", "until generate", "undone", "empty"])
@@ -315,7 +318,7 @@ def test_the_button_changes_the_theme_of_page_and_charts(look: Callable) -> None
     assert colours() == light
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The samples.
 
 
@@ -424,7 +427,7 @@ def test_every_control_has_a_name(look: Callable) -> None:
     assert page.evaluate(nameless) == []
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Hostile words.
 
 
@@ -503,7 +506,7 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(
         page.close()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Size.
 
 

@@ -1,4 +1,5 @@
-"""The review sheet in a real browser: filled by keys and clicks, saved, downloaded and scored; hostile text inert."""
+"""The review sheet in a real browser: filled by keys and clicks, saved, downloaded and scored;
+hostile text inert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The files in data/: what is written there must hold, and a practice run must meet every rule at a realistic rate."""
+"""The files in data/: what is written there must hold, and a practice run must meet every rule at a
+realistic rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parsers, what they look at, and what holds of any text that they read: nothing is invented, nothing comes twice."""
+"""The parsers, what they look at, and what holds of any text that they read."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ def in_order(parts: Iterable[str], text: str) -> bool:
 
 
 def visible(text: str, markup: str = "") -> str:
-    """The text without whitespace, without these characters, and without the difference of cases."""
+    """The text without whitespace, without these characters, and without the difference of
+    cases."""
     return re.sub(f"[{markup}\\s]", "", text).upper().casefold()
 
 
 def in_one_piece(tasks: Iterable[str], reply: str) -> bool:
-    """Whether each stands in the reply, but for whitespace, `*`, backquotes, and lines of small talk in between."""
+    """Whether each stands in the reply, but for whitespace, `*`, backquotes, and lines of small
+    talk in between."""
     lines = reply.split("\n")
     bare = [visible(line, "*`") for line in lines]
     whole = "".join(bare)
@@ -72,7 +74,8 @@ def in_one_piece(tasks: Iterable[str], reply: str) -> bool:
 
 
 def in_pieces(want: str, lines: list[str], bare: list[str]) -> bool:
-    """Whether it begins in one line, goes on with whole ones, less those of small talk, and ends in one."""
+    """Whether it begins in one line, goes on with whole ones, less those of small talk, and ends in
+    one."""
     reached: set[int] = set()  # how much of it the lines so far may have brought
     for line, brings in zip(lines, bare, strict=True):
         if any(brings.startswith(want[at:]) for at in reached):

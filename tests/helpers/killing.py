@@ -1,4 +1,4 @@
-"""Kill runs as real processes, again and again, and see what they lose. tests/bench/kill_harness.py does it 100 times."""
+"""Kill runs as real processes and see what they lose; tests/bench/kill_harness.py does it often."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ FILES = (
 
 
 class Kill(NamedTuple):
-    """One SIGKILL: in which stage it hit, and how much of what had been asked by then the journal does not hold."""
+    """One SIGKILL: in which stage it hit, and how much of what had been asked by then the journal
+    does not hold."""
 
     stage: str
     lost: int  # replies that the server had delivered whole
@@ -87,7 +88,8 @@ def settle(server: Server) -> None:
 
 
 def read_journal(folder: Path) -> tuple[list[bytes], set[str], bytes]:
-    """The lines of the journal, the prompts in them, and a torn last line; ValueError where any other is no reply."""
+    """The lines of the journal, the prompts in them, and a torn last line; ValueError where any
+    other is no reply."""
     path = folder / "responses.jsonl"
     *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     records = [json.loads(line) for line in lines]
@@ -118,8 +120,9 @@ def kills(
     *flags: str,
     apart: int = 40,
 ) -> Iterator[Kill]:
-    """Kill the run in one stage after the other, at most `apart` new requests later; stage 4, which asks nothing, and
-    the start some moments later. Ends where a run is done before it is hit, or after the last aim."""
+    """Kill the run in one stage after the other, at most `apart` new requests later; stage 4, which
+    asks nothing, and the start some moments later. Ends where a run is done before it is hit, or
+    after the last aim."""
     before, known = read_journal(folder)[:2]
     for aim in aims:
         mark, stage = len(server.requests), STAGES.index(aim)

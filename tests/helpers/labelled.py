@@ -2,9 +2,10 @@
 
     python tests/helpers/labelled.py            precision and recall per recipe and per set
 
-The labels are offsets into the raw replies of other people's runs, which are no part of this project: they lie in the
-folder SELF_INSTRUCT_REAL_RUNS. Stage 1: `spans` are tasks to keep; `duplicates`, which the prompt or an earlier reply
-has, and `either` may be kept or not. Stage 3: `instances` are pairs to keep, `either` other ways to read the same.
+The labels are offsets into the raw replies of other people's runs, which are no part of this
+project: they lie in the folder SELF_INSTRUCT_REAL_RUNS. Stage 1: `spans` are tasks to keep;
+`duplicates`, which the prompt or an earlier reply has, and `either` may be kept or not. Stage 3:
+`instances` are pairs to keep, `either` other ways to read the same.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ TASKS, PAIRS = ("spans", "duplicates", "either"), ("instances", "either")
 
 @dataclass
 class Score:
-    """What was kept and labelled, kept and not labelled, labelled and not kept, in so many replies."""
+    """What was kept and labelled, kept and not labelled, labelled and not kept, in so many
+    replies."""
 
     right: int = 0
     wrong: int = 0
@@ -59,7 +61,8 @@ class Score:
         return Score(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
     def compare(self, kept: list, gold: list, known_as: Callable = lambda item, left: item) -> None:
-        """Count one reply; `known_as` names the gold item that a kept one stands for, or None to leave it out."""
+        """Count one reply; `known_as` names the gold item that a kept one stands for, or None to
+        leave it out."""
         left = Counter(gold)
         for item in kept:
             name = known_as(item, left)
@@ -99,8 +102,9 @@ def cut(row: dict) -> bool:
 
 
 def score_instructions(recipe: str) -> dict[str, Score]:
-    """Set -> how the fit candidates of its replies agree with the labels. A copy of what is known counts nowhere; how
-    novel a task is otherwise plays no part. `paper` writes small letters, and is read without regard to them."""
+    """Set -> how the fit candidates of its replies agree with the labels. A copy of what is known
+    counts nowhere; how novel a task is otherwise plays no part. `paper` writes small letters, and
+    is read without regard to them."""
     scores: dict[str, Score] = {}
     seeds = {plain(row["instruction"]) for row in real("official_seed_instructions")}
     known: dict[str, set[str]] = {}

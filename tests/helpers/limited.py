@@ -1,4 +1,4 @@
-"""What the tests of limits share: a LimitedModel, what it is asked, and a clock that a test moves itself."""
+"""What tests of limits share: a LimitedModel, questions, and a clock that a test moves itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ WIRES = ["openai", "dashscope"]
 
 
 class Clock:
-    """A clock for `LimitedModel` and `Pace`: it stands still until somebody sleeps by it, or sets it."""
+    """A clock for `LimitedModel` and `Pace`: it stands still until somebody sleeps by it, or sets
+    it."""
 
     def __init__(self) -> None:
         self.now = 0.0

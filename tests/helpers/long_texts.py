@@ -1,4 +1,4 @@
-"""Long texts of the kinds that make a careless parser slow: LONG, name -> a function of the wished size in bytes."""
+"""Long texts that make a careless parser slow: LONG, name -> a function of the size in bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def repeated(before: str, piece: str, after: str = "") -> Callable[[int], str]:
 
 
 def mixed(seed: int, least: int, most: int) -> Callable[[int], str]:
-    """A text of up to so many bytes: pieces drawn by chance, each a number of times drawn by chance."""
+    """A text of up to so many bytes: pieces drawn by chance, each a number of times drawn by
+    chance."""
 
     def make(size: int) -> str:
         dice, parts = random.Random(seed), []

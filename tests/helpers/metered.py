@@ -1,6 +1,7 @@
-"""A server as in server.py that allows only so many requests, and may say so in headers or report odd usage.
+"""A server as in server.py that allows only so many requests, and may say so in headers.
 
-with Metered(answer, Bucket(per_second=10, burst=10), retry_after=True) as server: ...; server.served, server.refused
+with Metered(answer, Bucket(per_second=10, burst=10), retry_after=True) as server: ...;
+server.served, server.refused
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def told(limit: float, left: int, reset: str) -> dict[str, str]:
 
 
 class Metered(Server):
-    """`usage` is what it reports: "" as it is, "none" nothing, "zero" zeros, "worst" the most that it can be."""
+    """`usage` is what it reports: "" as it is, "none" nothing, "zero" zeros, "worst" the most that
+    it can be."""
 
     def __init__(
         self, answer: Answer, meter: Any = None, *, retry_after: bool | float = False, headers: bool = False,

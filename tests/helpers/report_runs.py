@@ -1,4 +1,4 @@
-"""Runs for the tests of the report: hostile words from a real server, and a very large one; how to read a report."""
+"""Runs for the tests of the report: hostile words, and a very large one; how to read a report."""
 
 from __future__ import annotations
 

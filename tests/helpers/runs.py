@@ -1,4 +1,4 @@
-"""What several tests share: the project's folder, a run and its command line, its files, and a model that waits."""
+"""What several tests share: a run, its command line and its files, and a model that waits."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def check_counts(folder: Path, summary: dict) -> None:
 
 
 def check_pairs(config: Config) -> None:
-    """Every final row is what the model said to its own instruction, and no (instruction, input) comes twice."""
+    """Every final row is what the model said to its own instruction, and no (instruction, input)
+    comes twice."""
     folder, said, model = Path(config.work_dir), {}, scripted_model()
     for task in rows(folder, "step3_raw_instances.jsonl"):
         prompt = workshop.instances_prompt(
@@ -147,7 +148,8 @@ def stage_of(prompt: str) -> str:
 
 
 class Gate:
-    """A scripted model that falls silent in the midst of a stage: `reached` is set, and replies wait until `opened`."""
+    """A scripted model that falls silent in the midst of a stage: `reached` is set, and replies
+    wait until `opened`."""
 
     def __init__(self, stage: str, after: int) -> None:
         self.stage, self.after, self.seen, self.model = stage, after, count(), scripted_model()
@@ -161,6 +163,7 @@ class Gate:
 
 
 def obey_permissions() -> None:
-    """Give up the superuser's right to write everywhere (CAP_DAC_OVERRIDE), if this process has it."""
+    """Give up the superuser's right to write everywhere (CAP_DAC_OVERRIDE), if this process has
+    it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)

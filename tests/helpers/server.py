@@ -1,4 +1,4 @@
-"""A scripted model behind real wire formats on 127.0.0.1: OpenAI's chat, completions and models, and DashScope's own.
+"""A scripted model behind real wire formats on 127.0.0.1: OpenAI's, and DashScope's own.
 
 with Server(lambda prompt, body: "Yes", faults=["429", "cut"]) as server:
     openai.OpenAI(base_url=server.url + "/v1", api_key="k", max_retries=0)  # DashScope: server.url + "/api/v1"
@@ -96,7 +96,8 @@ DASHSCOPE_ERRORS = {  # fault: (status, code, message)
 
 
 def storm(share: float, seed: int, names: Iterable[str] = TRANSIENT) -> Chooser:
-    """Faults for this share of requests, decided by (seed, prompt, how often it came): thread timing plays no part."""
+    """Faults for this share of requests, decided by (seed, prompt, how often it came): thread
+    timing plays no part."""
     names, seen, lock = tuple(names), Counter[str](), threading.Lock()
 
     def choose(index: int, prompt: str) -> str:
@@ -109,12 +110,14 @@ def storm(share: float, seed: int, names: Iterable[str] = TRANSIENT) -> Chooser:
 
 
 class Server(ThreadingTCPServer):
-    """The server, as a context manager. With `null_param`, refusals name the parameter in their message only.
+    """The server, as a context manager. With `null_param`, refusals name the parameter in their
+    message only.
 
-    Each of `requests` has method, path, headers (names in lower case), body, wire, prompt, key, parameters, at, fault,
-    text (the model's, as far as the client can read it), delivered: whether a reply with such a text (for models: the
-    list) went out whole to a client that was still there, and left: whether the client gave up before an answer. What `answer` or `faults` raise closes the connection,
-    and is raised again at the end of the block.
+    Each of `requests` has method, path, headers (names in lower case), body, wire, prompt, key,
+    parameters, at, fault, text (the model's, as far as the client can read it), delivered: whether
+    a reply with such a text (for models: the list) went out whole to a client that was still there,
+    and left: whether the client gave up before an answer. What `answer` or `faults` raise closes
+    the connection, and is raised again at the end of the block.
     """
 
     allow_reuse_address, daemon_threads, block_on_close, request_queue_size = (
@@ -178,7 +181,8 @@ class Server(ThreadingTCPServer):
             self.errors.append(error)
 
     def begin(self, record: Record, connection: socket.socket) -> None:
-        """Write a request down and choose its fault. Requests that a client has given up are not in flight."""
+        """Write a request down and choose its fault. Requests that a client has given up are not in
+        flight."""
         with self.lock:
             self.requests.append(record)
             if record["method"] == "GET":
@@ -265,7 +269,8 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def send(self, record: Record, status: int, body: bytes, text: str | None) -> None:
-        """Send a reply. How that ends is noted before the last byte leaves: who has read the reply finds it noted."""
+        """Send a reply. How that ends is noted before the last byte leaves: who has read the reply
+        finds it noted."""
         fault, kind = record["fault"], "text/html" if body.startswith(b"<") else "application/json"
         head = f"HTTP/1.1 {status} {responses[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         whole = (
@@ -288,7 +293,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def leaving(connections: Iterable[socket.socket], seconds: float = 0.0) -> set[Any]:
-    """Those whose client leaves within this time; while it waits for an answer it has nothing else to send."""
+    """Those whose client leaves within this time; while it waits for an answer it has nothing else
+    to send."""
     with selectors.DefaultSelector() as watch:
         for connection in connections:
             with suppress(ValueError, KeyError, OSError):  # closed just now by its own thread
@@ -308,7 +314,8 @@ def failure(
 
 
 def refused(record: Record, name: str, null_param: bool) -> Reply | None:
-    """The refusal of a parameter in the provider's own words; None if the request does not set it."""
+    """The refusal of a parameter in the provider's own words; None if the request does not set
+    it."""
     value = record["parameters"].get(name)
     if value is None or (name == "temperature" and value == 1):
         return None
@@ -331,7 +338,8 @@ def refused(record: Record, name: str, null_param: bool) -> Reply | None:
 
 
 def shortened(text: str, finish: str, wanted: Record) -> tuple[str, str]:
-    """Cut a text where a model would stop: at a stop string, or at the token limit (a token is 4 characters)."""
+    """Cut a text where a model would stop: at a stop string, or at the token limit (a token is 4
+    characters)."""
     stops = [wanted["stop"]] if isinstance(wanted.get("stop"), str) else wanted.get("stop") or []
     if ends := [text.index(stop) for stop in stops if stop in text]:
         text, finish = text[: min(ends)], "stop"
@@ -399,8 +407,8 @@ def words(dice: random.Random, chinese: bool, verb: bool = False) -> str:
 
 
 def scripted_model(seed: int = 0) -> Answer:
-    """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question or to each of a list,
-    else instances."""
+    """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question or
+    to each of a list, else instances."""
 
     def verdict(task: str, chinese: bool) -> str:
         yes = random.Random(f"{seed}/{task}").random() < 0.5

@@ -1,4 +1,5 @@
-"""Asking: every fault that a server can answer with, on both wire formats, through the real SDKs."""
+"""Asking: every fault that a server can answer with, on both wire formats, through the real
+SDKs."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def refusal(model: Model) -> str:
 
 
 class Odd(ThreadingHTTPServer):
-    """Says word for word what a test wants: (status, headers, body) in turn, the last one for ever."""
+    """Says word for word what a test wants: (status, headers, body) in turn, the last one for
+    ever."""
 
     daemon_threads, block_on_close = True, False
 
@@ -201,7 +203,8 @@ def test_a_slow_reply_that_keeps_coming_is_no_fault(settings: Settings, wire: st
 
 
 def trouble_on_second_try(model: Model, server: Odd, first: tuple, second: tuple) -> str:
-    """Let the server answer the next question in these two ways; say what went wrong, "" for nothing."""
+    """Let the server answer the next question in these two ways; say what went wrong, "" for
+    nothing."""
     server.answers = [first, second]
     server.posts = 0
     try:
@@ -415,7 +418,8 @@ def test_waits_double_with_some_chance_in_them_and_stop_growing_at_30_seconds(
 
 
 def test_the_deadline_ends_what_attempts_alone_would_not(settings: Settings, wire: str) -> None:
-    """Its pauses, at least half of 0.01, 0.02, 0.04... s, come to more than a second after the eighth request."""
+    """Its pauses, at least half of 0.01, 0.02, 0.04... s, come to more than a second after the
+    eighth request."""
     with Server(yes, faults=lambda index, prompt: "500") as server:
         config = settings(**about(wire, server.url), max_attempts=12, deadline=1.0)
         with Model(config) as model:

@@ -39,7 +39,8 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The last line that a wrong command line writes; it must end with exit code 2 and be one line."""
+    """The last line that a wrong command line writes; it must end with exit code 2 and be one
+    line."""
     with pytest.raises(SystemExit) as stopped:
         self_instruct.main(list(arguments))
     assert stopped.value.code == 2

@@ -1,4 +1,5 @@
-"""Interruptions: kills in every stage, Ctrl-C and SIGTERM at awkward moments, and a reader of the output who leaves."""
+"""Interruptions: kills in every stage, Ctrl-C and SIGTERM at awkward moments, and a reader of the
+output who leaves."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def begin(arguments: list[str], **how: object) -> subprocess.Popen[str]:
 
 
 def leaves(running: subprocess.Popen[str], sent: signal.Signals) -> str:
-    """Interrupt a run, which has to leave though its replies never come; return what it said on stderr."""
+    """Interrupt a run, which has to leave though its replies never come; return what it said on
+    stderr."""
     running.send_signal(sent)
     try:
         _, errors = running.communicate(timeout=PATIENCE / 2)

@@ -1,4 +1,5 @@
-"""The journal and the other files: nothing paid for is lost, nothing is asked twice, nothing is half written."""
+"""The journal and the other files: nothing paid for is lost, nothing is asked twice, nothing is
+half written."""
 
 from __future__ import annotations
 
@@ -303,7 +304,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(settings: Settings, tmp_path: 
 
 
 class Asked:
-    """Asks through the one door, each time with a new Model on the same folder, and counts what the server sees."""
+    """Asks through the one door, each time with a new Model on the same folder, and counts what the
+    server sees."""
 
     def __init__(self, settings: Settings, server: Server) -> None:
         self.settings, self.server = settings, server

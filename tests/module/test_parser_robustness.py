@@ -1,4 +1,5 @@
-"""Any text: no parser of either recipe raises, invents, or hangs. tests/bench/fuzz_parsers.py asks the same."""
+"""Any text: no parser of either recipe raises, invents, or hangs. tests/bench/fuzz_parsers.py asks
+the same."""
 
 from __future__ import annotations
 
@@ -98,8 +99,9 @@ def test_the_helpers_of_the_parsers_invent_nothing(text: str) -> None:
 
 
 def test_every_parser_comes_back_from_every_long_text() -> None:
-    """Each is a piece again and again, as models write when they are stuck: what takes the square of the length, or
-    more, shows here at the latest. tests/bench/parser_speed.py makes them a megabyte long and measures seconds."""
+    """Each is a piece again and again, as models write when they are stuck: what takes the square
+    of the length, or more, shows here at the latest. tests/bench/parser_speed.py makes them a
+    megabyte long and measures seconds."""
     failed = []
     for name, make in LONG.items():
         text = make(5_000)

@@ -1,4 +1,5 @@
-"""Providers: who is chosen, with which key, what goes over the wire, and what happens to parameters a model refuses."""
+"""Providers: who is chosen, with which key, what goes over the wire, and what happens to parameters
+a model refuses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Real runs of other people, replayed: `paper` makes of their raw replies what they made, `modern` what readers did.
+"""Real runs of other people, replayed: `paper` makes of their raw replies what they made, `modern`
+what readers did.
 
-The replies lie in the folder SELF_INSTRUCT_REAL_RUNS and are no part of this project. Below them stand made-up replies
-of the kinds that no real set has.
+The replies lie in the folder SELF_INSTRUCT_REAL_RUNS and are no part of this project. Below them
+stand made-up replies of the kinds that no real set has.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ needs_real_runs = pytest.mark.skipif(
 )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stage 1: the instructions that a run accepted, in order.
 
 
@@ -163,7 +164,7 @@ def test_no_stop_string_occurs_in_what_a_real_server_sent(name: str) -> None:
         assert [reply.text] == [row["response"]]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stages 2 to 4: labels and final instances.
 
 
@@ -211,7 +212,7 @@ def test_paper_keeps_the_instances_of_a_lesson_but_for_blanks_at_the_ends_of_lin
         assert kept == held != set(), row["instruction"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Readers' labels.
 
 
@@ -260,8 +261,9 @@ def test_every_label_lies_inside_its_reply_and_cuts_no_word(stage: int) -> None:
             )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Replies of kinds that no real set has, made up: other scripts, odd headings, thoughts without end, refusals.
+# --------------------------------------------------------------------------------------------------
+# Replies of kinds that no real set has, made up: other scripts, odd headings, thoughts without end,
+# refusals.
 
 LISTS = {
     "ko": ["스페인의 강 세 개를 말하세요.", "다음 문장을 영어로 번역하세요.", "봄에 관한 짧은 시를 쓰세요."],

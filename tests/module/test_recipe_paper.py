@@ -1,4 +1,5 @@
-"""The recipe `paper`: the official code's prompts, requests, parsing and filtering, rule by rule, oddities included."""
+"""The recipe `paper`: the official code's prompts, requests, parsing and filtering, rule by rule,
+oddities included."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def paper(settings: Settings) -> Settings:
     return lambda **changes: settings(**{"recipe": "paper", "provider": "practice", **changes})
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stage 1, the prompt.
 
 
@@ -146,7 +147,7 @@ def test_the_classification_only_mode_is_a_setting(
     assert {index for index, header in enumerate(headers) if "classification" in header} == labelled
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stages 2 and 3, the prompts.
 
 
@@ -215,7 +216,7 @@ def test_no_demonstration_holds_a_stop_string(stage: str, stops: list[str]) -> N
     assert not [stop for stop in stops if stop in json.dumps(shots)]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What goes over the wire.
 
 
@@ -398,7 +399,7 @@ def test_a_server_that_takes_no_top_p_of_0_is_asked_without_it(
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stage 1, candidates.
 
 
@@ -596,7 +597,7 @@ def test_a_task_must_begin_with_an_ascii_character(first: str) -> None:
     assert workshop.instruction_problem(f"A{first} b c d", recipe="paper") == ""
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stage 1, novelty: rouge_score's own float, above 0.7.
 
 
@@ -737,7 +738,7 @@ def test_ten_neighbours_and_the_mean_are_stored_with_prompt_and_reply(paper: Set
     assert notes["metadata"]["response"]["choices"] == [{"text": text, "finish_reason": "stop"}]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stage 2.
 
 
@@ -785,7 +786,7 @@ def test_an_empty_answer_is_a_no_and_is_not_asked_again(paper: Settings) -> None
     assert sum(request["body"]["max_tokens"] == 3 for request in server.requests) == 6
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stages 3 and 4, instances.
 
 
@@ -1008,7 +1009,7 @@ def test_several_answers_without_input_are_several_rows(paper: Settings) -> None
     assert [row["output"] for row in data] == ["x", "y"]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What cannot be, and whole runs.
 
 

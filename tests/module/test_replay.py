@@ -1,4 +1,5 @@
-"""The provider `replay`: a whole run from somebody's journal alone, byte for byte; nobody is asked, it is only read."""
+"""The provider `replay`: a whole run from somebody's journal alone, byte for byte; nobody is asked,
+it is only read."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, encoding="utf-8", timeout=60)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The same dataset.
 
 SHAPES = [
@@ -208,7 +209,7 @@ def test_a_run_over_the_wire_is_replayed_with_its_own_seeds(
     assert contents(Path(again.work_dir)) == contents(Path(first.work_dir))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Nobody is asked, and the journal is read and nothing else.
 
 
@@ -316,7 +317,7 @@ def test_a_journal_may_be_a_link_and_its_name_may_hold_any_letters(
     assert main(replay(tmp_path / "回答 {0} %s.txt")) == 0
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What the journal does not hold.
 
 
@@ -393,7 +394,7 @@ def test_a_damaged_line_in_the_middle_is_named_by_its_number(
     assert journal.read_bytes() == damaged
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is no journal.
 
 NO_JOURNAL = {

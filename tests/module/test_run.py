@@ -1,4 +1,5 @@
-"""The whole workshop: the practice run, its files, stopping and going on, kills, signals, odd places, a notebook."""
+"""The whole workshop: the practice run, its files, stopping and going on, kills, signals, odd
+places, a notebook."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config, Model, Task, Work
 Settings = Callable[..., Config]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The practice run.
 
 
@@ -199,7 +200,7 @@ def test_several_instances_for_a_task_stay_with_their_task(wanted: int, settings
     assert set(final.values()) == {wanted} and len(final) == 12
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stopping after a stage, going on, and a changed count.
 
 
@@ -320,7 +321,7 @@ def test_a_changed_threshold_asks_nothing_again_in_stage_1(settings: Settings) -
     assert strict["tokens"]["generate"]["asked_now"] <= 1
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # When novelty dries up.
 
 
@@ -378,7 +379,8 @@ def test_how_many_new_instructions_a_request_brings_is_counted_and_few_come_with
     written = iter(range(10**6))
 
     def drying_up(prompt: str, body: dict) -> str:
-        """Eight new tasks in the first five requests, then one in every third, and a copy otherwise."""
+        """Eight new tasks in the first five requests, then one in every third, and a copy
+        otherwise."""
         if stage_of(prompt) != "generate":
             return scripted_model()(prompt, body)
         number = next(written)
@@ -419,7 +421,7 @@ def test_stage_1_never_sends_more_requests_than_the_need(settings: Settings) -> 
         assert len([r for r in server.requests if r["method"] == "POST"]) == 64 // 8
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Speed changes nothing, nor do faults.
 
 
@@ -491,7 +493,8 @@ def test_requests_that_fail_for_good_are_counted_and_the_next_run_asks_them_alon
 def test_what_the_content_filter_holds_back_is_not_promised_to_the_next_run(
     settings: Settings,
 ) -> None:
-    """A held-back reply is in the journal, so that the same command never asks it again: it must not say it does."""
+    """A held-back reply is in the journal, so that the same command never asks it again: it must
+    not say it does."""
 
     def faults(index: int, prompt: str) -> str:
         return "filter" if stage_of(prompt) == "instances" else ""
@@ -520,7 +523,7 @@ def test_a_question_of_stage_2_that_the_content_filter_holds_back_leaves_null_an
     assert counts["classify"]["unknown"] == counts["filter"]["out"] == 2
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Runs that are killed or interrupted, as real processes.
 
 
@@ -703,7 +706,7 @@ def test_a_fatal_error_ends_the_process_though_slow_replies_are_in_flight(
     assert running.returncode == 1
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Places: odd paths, a read-only folder, a copied checkout.
 
 
@@ -804,7 +807,7 @@ def test_a_copied_checkout_runs_without_arguments_from_another_folder(tmp_path: 
     assert re.search(r"\nleft +\d+\n", done.stdout) and "Next: " in done.stdout
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Each stage by itself, as a notebook uses them.
 
 

@@ -1,4 +1,5 @@
-"""Seed files: every shape that people write, and a clear word about every shape that cannot be read."""
+"""Seed files: every shape that people write, and a clear word about every shape that cannot be
+read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Similarity: the tokens of any script, scores equal to rouge_score's own, and the pool of all instructions."""
+"""Similarity: the tokens of any script, scores equal to rouge_score's own, and the pool of all
+instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Stage 1, generate: reading what chat models write, the rules of a candidate, the prompt, and who is accounted for."""
+"""Stage 1, generate: reading what chat models write, the rules of a candidate, the prompt, and who
+is accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Stage 3, instances: reading worked examples, whatever the layout, and the prompt that asks for them."""
+"""Stage 3, instances: reading worked examples, whatever the layout, and the prompt that asks for
+them."""
 
 from __future__ import annotations
 

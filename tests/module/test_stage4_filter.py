@@ -1,4 +1,5 @@
-"""Stage 4, filter: each rule of an instance, conflicts and duplicates, the cap of five, and the counts that add up."""
+"""Stage 4, filter: each rule of an instance, conflicts and duplicates, the cap of five, and the
+counts that add up."""
 
 from __future__ import annotations
 

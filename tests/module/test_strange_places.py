@@ -1,4 +1,5 @@
-"""Strange places: full disks, folders that vanish, other users' folders, odd journals: one line, and nothing lost."""
+"""Strange places: full disks, folders that vanish, other users' folders, odd journals: one line,
+and nothing lost."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def refused(arguments: list[str], place: Path | str = "", **how: object) -> str:
 
 
 def goes_on(server: Server, folder: Path, whole: dict[str, bytes]) -> None:
-    """Once put right, the same command asks for nothing that the journal holds, and comes to the same end."""
+    """Once put right, the same command asks for nothing that the journal holds, and comes to the
+    same end."""
     held, mark = read_journal(folder)[1], len(server.requests)
     assert complete(server, folder, *FLAGS) == whole
     assert not held & {request["prompt"] for request in server.requests[mark:]}

@@ -1,4 +1,5 @@
-"""Instruction backtranslation without torch: rows, templates, ratings, the command lines, and rating over HTTP."""
+"""Instruction backtranslation without torch: rows, templates, ratings, the command lines, and
+rating over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""compare_recipes.py: what each recipe makes of the replies of one run, counted exactly, asking and writing nothing."""
+"""compare_recipes.py: what each recipe makes of the replies of one run, counted exactly, asking and
+writing nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def record(stage: str, text: str, **more: object) -> dict:
 
 
 def by_hand() -> list[dict]:
-    """A journal with known differences: a request of stage 1 each, and the questions that followed."""
+    """A journal with known differences: a request of stage 1 each, and the questions that
+    followed."""
     records = [record("generate", FIRST, request_idx=0), record("generate", SECOND, request_idx=1)]
     cut = "9. Give two synonyms of the word brave.\n10. Count the vow"
     records.append(record("generate", cut, request_idx=2, finish_reason="length"))

@@ -249,7 +249,8 @@ def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
 
 
 def at_terminal(arguments: list[str], keys: bytes) -> tuple[int, str]:
-    """Run the command line at a terminal of its own, and type these keys once it asks; return code and screen."""
+    """Run the command line at a terminal of its own, and type these keys once it asks; return code
+    and screen."""
     import pty
 
     ours, theirs = pty.openpty()

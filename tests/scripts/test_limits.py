@@ -69,7 +69,8 @@ def test_no_more_is_sent_in_a_minute_than_is_given(settings: Settings, wire: str
 
 
 def test_tokens_a_minute_are_kept_and_used(settings: Settings, wire: str) -> None:
-    """A request reserves far more than it uses; what it does not use is used by others. 240,000 are 4,000 a second."""
+    """A request reserves far more than it uses; what it does not use is used by others. 240,000 are
+    4,000 a second."""
     with Metered(lambda *_: "word " * 79) as server:
         model, clock = on_a_clock(settings(**about(wire, server)), tokens_per_minute=240_000)
         with model:
@@ -143,7 +144,8 @@ def test_more_of_the_same_429_slows_down_no_further() -> None:
 def simulated(
     allows: Callable[[float], bool], workers: int, latency: float, seconds: float, wanted: int
 ) -> tuple:
-    """So many workers without a pause, on a clock of their own; return the seconds they took, answers and refusals."""
+    """So many workers without a pause, on a clock of their own; return the seconds they took,
+    answers and refusals."""
     clock, counts, tie, dice = Clock(), Counter(), count(), random.Random(0)
     pace, events, waiting = Pace(None, None, clock), [(0.0, 0, "look", 0.0)], workers
 
@@ -213,7 +215,8 @@ def window(requests: int, seconds: float, sliding: bool = False) -> Callable[[fl
 def test_no_kind_of_limit_is_taken_for_chance(
     allows: Callable, workers: int, per_second: float
 ) -> None:
-    """Ten minutes without Retry-After: nine tenths and more are used, and most of what is sent is answered."""
+    """Ten minutes without Retry-After: nine tenths and more are used, and most of what is sent is
+    answered."""
     seconds, answered, refused = simulated(allows(), workers, 1.0, 600, 10**6)
     assert answered >= 0.9 * per_second * seconds
     assert refused <= 0.4 * answered
@@ -233,7 +236,8 @@ def test_429s_that_come_at_random_slow_a_run_down_for_a_short_time_only(share: s
 
 
 def test_when_most_is_refused_after_that_all_slow_down_again() -> None:
-    """First every seventh is refused, and from the 100th second on all that come faster than one a second."""
+    """First every seventh is refused, and from the 100th second on all that come faster than one a
+    second."""
     numbers, limit = count(), bucket(1, 10)
     changing = lambda now: next(numbers) % 7 != 3 if now < 100 else limit(now)  # noqa: E731
     _, early, _ = simulated(lambda now: next(numbers) % 7 != 3, 8, 1.0, 100, 10**6)
@@ -283,7 +287,8 @@ def test_headers_spread_what_is_left_over_the_time_until_the_reset() -> None:
 
 
 def test_while_it_is_refused_one_asks_now_and_then() -> None:
-    """A server that refuses all for a minute is asked 10 to 50 times, and once more at most 5 s after that."""
+    """A server that refuses all for a minute is asked 10 to 50 times, and once more at most 5 s
+    after that."""
     clock = Clock()
     pace = Pace(None, None, clock)
     asked = []
@@ -353,7 +358,8 @@ def test_a_request_that_is_too_large_for_a_minute_is_left_undone(
 
 
 def test_waiting_for_a_turn_does_not_use_up_the_deadline(settings: Settings, wire: str) -> None:
-    """Four requests, four turns a second, each of which may take 1 s; three are first answered 500."""
+    """Four requests, four turns a second, each of which may take 1 s; three are first answered
+    500."""
     faults = {1: "500", 3: "500", 5: "500"}
     with (
         Server(lambda *_: "Yes", faults=lambda index, prompt: faults.get(index, "")) as server,
@@ -457,7 +463,8 @@ def test_stop_ends_the_wait_for_what_is_in_flight(settings: Settings, keys: None
 
 
 def billed(seed: int, bill: Counter, worst: bool = False) -> Callable:
-    """A model that writes down what its provider would have us pay, for replies that got lost too."""
+    """A model that writes down what its provider would have us pay, for replies that got lost
+    too."""
     answer, lock = scripted_model(seed), threading.Lock()
 
     def billing(prompt: str, body: dict) -> str:
@@ -480,7 +487,8 @@ LOST = [fault for fault in TRANSIENT if not fault.startswith("429")]
 def test_a_limit_on_tokens_is_never_passed(
     settings: Settings, keys: None, seed: int, concurrency: int
 ) -> None:
-    """Whatever gets lost on the way, and however often the run is begun again, with the same limit or a higher one."""
+    """Whatever gets lost on the way, and however often the run is begun again, with the same limit
+    or a higher one."""
     bill, wire, usage = Counter(), WIRES[seed % 2], ("", "worst")[seed // 2]
     with Metered(
         billed(seed, bill, usage == "worst"), faults=storm(0.2, seed, LOST), usage=usage
@@ -613,7 +621,8 @@ def test_what_could_not_have_been_sent_costs_nothing(settings: Settings, wire: s
 
 
 def test_practice_and_replay_under_limits(settings: Settings, tmp_path: Path) -> None:
-    """The practice model keeps to them, at no price; a replay sends nothing, so that nothing can stop it."""
+    """The practice model keeps to them, at no price; a replay sends nothing, so that nothing can
+    stop it."""
     config = settings(num_instructions=10, provider="practice")
     assert limited_run(config, max_tokens_total=3000)["undone_because"]
     whole = limited_run(config, max_cost=0.01)
@@ -713,7 +722,8 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
 
 
 def test_a_storm_of_faults_changes_nothing(tmp_path: Path, keys: None) -> None:
-    """The command line, three of ten replies faults of all kinds: the dataset is that of a run without them."""
+    """The command line, three of ten replies faults of all kinds: the dataset is that of a run
+    without them."""
 
     def command(wire: str, name: str, server: Server) -> Path:
         where = [f"--{key.replace('_', '-')}={value}" for key, value in about(wire, server).items()]

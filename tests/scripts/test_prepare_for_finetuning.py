@@ -1,4 +1,5 @@
-"""prepare_for_finetuning.py: nothing is cut, nothing leaks between the sides of a split, and all counts add up."""
+"""prepare_for_finetuning.py: nothing is cut, nothing leaks between the sides of a split, and all
+counts add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The report of a run, read as a program reads it; tests/browser/test_report_browser.py looks at it in a browser."""
+"""The report of a run, read as a program reads it; tests/browser/test_report_browser.py looks at it
+in a browser."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ RUNS: dict[str, tuple[Path, dict]] = {}
 
 @pytest.fixture
 def practice(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict]]:
-    """The folder and the summary of a practice run; each kind is made once, so leave it as it is."""
+    """The folder and the summary of a practice run; each kind is made once, so leave it as it
+    is."""
 
     def make(kind: str) -> tuple[Path, dict]:
         if kind not in RUNS:
@@ -70,7 +72,7 @@ def page_of(folder: Path, tmp_path: Path, language: str = "") -> Page:
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Numbers.
 
 
@@ -196,7 +198,7 @@ def test_labels_are_the_outputs_of_classification_tasks(practice: Callable, tmp_
     assert {label for label, _ in data["rows"]} <= set(outputs)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rows and their raw replies.
 
 
@@ -361,7 +363,7 @@ def test_what_is_undone_is_shown(tmp_path: Path) -> None:
     assert {reply["finish_reason"] for reply in filtered} == {"content_filter"}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is not there.
 
 
@@ -520,7 +522,7 @@ def test_a_missing_package_is_one_line_with_the_command_to_install_it(
     assert err.count("\n") == 1 and "pip install -r scripts/requirements-report.txt" in err
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The file.
 
 
@@ -643,7 +645,7 @@ def test_names_passwords_and_paths_in_settings_are_not_passed_on(
     assert "s3cret" not in page.text and "anna" not in page.text
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Root verbs and their objects.
 
 

@@ -1,4 +1,5 @@
-"""review.py: sheets that hold the data unharmed and harmless, and figures that are those of the textbooks."""
+"""review.py: sheets that hold the data unharmed and harmless, and figures that are those of the
+textbooks."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ def error(capsys: pytest.CaptureFixture, *arguments: str, code: int = 1) -> str:
     return said.err
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is drawn.
 
 
@@ -228,7 +229,7 @@ def test_a_practice_run_is_sampled_filled_and_scored(
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The sheets.
 
 
@@ -354,7 +355,7 @@ def test_a_place_that_cannot_be_written_and_a_number_that_cannot_be_drawn_are_on
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The figures. Those of known examples are scikit-learn's (kappa) and statsmodels' (intervals).
 
 
@@ -473,7 +474,7 @@ def test_kappa_is_said_in_plain_words(pairs: list, told: str) -> None:
     assert told in review.kappa_cells(pairs)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Filled sheets as people and spreadsheet programs leave them.
 
 

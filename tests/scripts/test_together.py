@@ -1,4 +1,5 @@
-"""Several tasks in one request of stage 2: the same answers for fewer tokens, and one by one wherever that fails."""
+"""Several tasks in one request of stage 2: the same answers for fewer tokens, and one by one
+wherever that fails."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def verdicts(folder: str | Path) -> dict[str, bool | None]:
 
 
 def spoilt(how: Callable[[str, int], str]) -> Callable:
-    """The scripted model, whose lists of answers are changed; `how` gets the list and its number."""
+    """The scripted model, whose lists of answers are changed; `how` gets the list and its
+    number."""
     model, lists = scripted_model(), []
 
     def answer(prompt: str, body: dict) -> object:

@@ -1,4 +1,5 @@
-"""Instruction backtranslation with torch, on a tiny random model: what is learnt, what is asked, and going on."""
+"""Instruction backtranslation with torch, on a tiny random model: what is learnt, what is asked,
+and going on."""
 
 from __future__ import annotations
 
@@ -561,7 +562,8 @@ def test_what_the_hub_refuses_is_one_line_with_what_to_do(
 
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
-    """The README's command in a copy of the project: its folder, what it printed, seconds of one core."""
+    """The README's command in a copy of the project: its folder, what it printed, seconds of one
+    core."""
     resource = pytest.importorskip("resource")
     folder = tmp_path_factory.mktemp("copy")
     for name in ("scripts", "data"):
