@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from parsed_texts import DATA, TESTS, json_lines, real_rows
 
 sys.path.insert(0, str(TESTS))
-from server import Server, scripted_model
+from helpers.server import Server, scripted_model
 
 Views = dict[str, list[str]]  # name of a file or stream -> its lines, without times
 DONE = (["0"], ["3"])  # exit codes: done, and done with some tasks undone

@@ -26,8 +26,8 @@ from typing import Any
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS.parent))
 sys.path.insert(0, str(TESTS))
-from metered import Bucket, Metered, Window
-from server import storm
+from helpers.metered import Bucket, Metered, Window
+from helpers.server import storm
 
 import self_instruct
 import self_instruct_workshop as workshop
