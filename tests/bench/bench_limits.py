@@ -26,7 +26,7 @@ from helpers.metered import Bucket, Metered, Window
 from helpers.runs import ROOT, until
 from helpers.server import Server, scripted_model, storm
 
-from scripts.limits import LimitedModel
+from scripts.asking.limits import LimitedModel
 from self_instruct_workshop import Config, RequestFailed
 
 Settings = Callable[..., Config]

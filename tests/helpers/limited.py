@@ -7,8 +7,8 @@ from pathlib import Path
 
 import self_instruct
 from helpers.server import Server
-from scripts import estimate
-from scripts.limits import LimitedModel
+from scripts.asking import estimate
+from scripts.asking.limits import LimitedModel
 from self_instruct_workshop import STEP_FILES, Config, parameters, run
 
 WIRES = ["openai", "dashscope"]

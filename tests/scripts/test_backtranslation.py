@@ -25,7 +25,15 @@ from scripts import (
     self_curation,
 )
 from scripts.training import shared as backtranslation
-from scripts.training.shared import COLUMNS, SAMPLE, WEB_TAG, clip, first_turn, parse_rating, read_rows
+from scripts.training.shared import (
+    COLUMNS,
+    SAMPLE,
+    WEB_TAG,
+    clip,
+    first_turn,
+    parse_rating,
+    read_rows,
+)
 from self_instruct_workshop import WorkshopError
 
 SCRIPTS = (inverse_sft, self_augmentation_lima, self_curation, finetune_model)

@@ -559,8 +559,12 @@ def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(
     )
 
 
-def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(practice: Callable) -> None:
-    en, zh = json.loads((ROOT / "scripts" / "reporting" / "words.json").read_text(encoding="utf-8")).values()
+def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(
+    practice: Callable,
+) -> None:
+    en, zh = json.loads(
+        (ROOT / "scripts" / "reporting" / "words.json").read_text(encoding="utf-8")
+    ).values()
     assert en.keys() == zh.keys() and en["rules"].keys() == zh["rules"].keys()
     for name in en.keys() - {"rules", "funnel_steps"}:
         assert {*re.findall(r"\{\w+\}", en[name])} == {*re.findall(r"\{\w+\}", zh[name])}, name
