@@ -7,9 +7,7 @@ python self_instruct.py --check --provider local --base-url http://localhost:800
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit(
-        "check_providers.py is a part of self_instruct.py: run  python self_instruct.py --help"
-    )
+    raise SystemExit("check_providers.py is a part of self_instruct.py: run  python self_instruct.py --help")
 
 import io
 import tempfile
@@ -45,10 +43,7 @@ def check(config: workshop.Config) -> bool:
         "deadline": min(config.deadline, 30.0),
         "request_timeout": min(config.request_timeout, 30.0),
     }
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        redirect_stderr(io.StringIO()),
-    ):
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, redirect_stderr(io.StringIO()):
         try:
             with workshop.Model(replace(config, work_dir=folder, patience=2, **once)) as model:
                 line = f"ok: {ask(model)}"
@@ -61,14 +56,8 @@ def check(config: workshop.Config) -> bool:
 
 def ask(model: workshop.Model) -> str:
     """Send the tiny request; say what answered, how fast, and which parameters it made us leave out or rename."""
-    parameters = workshop.parameters(model.config, "classify") | {
-        "max_tokens": TOKENS,
-        **model.provider.extra,
-    }
+    parameters = workshop.parameters(model.config, "classify") | {"max_tokens": TOKENS, **model.provider.extra}
     started = time.monotonic()
     reply, _ = model.send(PROMPT, parameters)
-    took, adapted = (
-        time.monotonic() - started,
-        "".join(f"; {name}: {how}" for name, how in model.refused.items()),
-    )
+    took, adapted = time.monotonic() - started, "".join(f"; {name}: {how}" for name, how in model.refused.items())
     return f"{model.model} answered {workshop.one_line(reply.text, 20)!r} in {took:.1f} s{adapted}"

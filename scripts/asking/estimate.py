@@ -9,9 +9,7 @@ Prompts are measured on those that the run would send. What replies hold is a gu
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit(
-        "estimate.py is a part of self_instruct.py: run  python self_instruct.py --help"
-    )
+    raise SystemExit("estimate.py is a part of self_instruct.py: run  python self_instruct.py --help")
 
 import argparse
 import io
@@ -30,12 +28,8 @@ START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a secon
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "before the first paid request, by scripts/asking/estimate.py"
-    )
-    group.add_argument(
-        "--estimate", action="store_true", help="print requests, tokens, time, money; ask nothing"
-    )
+    group = parser.add_argument_group("before the first paid request, by scripts/asking/estimate.py")
+    group.add_argument("--estimate", action="store_true", help="print requests, tokens, time, money; ask nothing")
     group.add_argument("--yes", action="store_true", help="do not ask whether to go on")
 
 
@@ -48,28 +42,16 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
     stages, total = {}, Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
         questions, reply = guess(config, stage)
-        enough = config.responses or (
-            stage == "generate" and answered["classify"] >= config.num_instructions
-        )
+        enough = config.responses or (stage == "generate" and answered["classify"] >= config.num_instructions)
         several = size if stage == "classify" else 1
         n = 0 if enough else max(0, math.ceil((questions - answered[stage]) / several))
         reply *= several
         prompt = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
         stages[stage] = {"requests": n, "prompt_tokens": n * prompt, "reply_tokens": n * reply}
         total.update(stages[stage])
-        stages[stage] |= {
-            "in_journal": in_journal[stage],
-            "prompt_size": prompt,
-            "reply_size": reply,
-        }
+        stages[stage] |= {"in_journal": in_journal[stage], "prompt_size": prompt, "reply_size": reply}
     cost = limits.Purse(None, None, price).cost(total["prompt_tokens"], total["reply_tokens"])
-    found = {
-        "model": model,
-        "stages": stages,
-        **total,
-        "in_journal": in_journal.total(),
-        "cost": cost,
-    }
+    found = {"model": model, "stages": stages, **total, "in_journal": in_journal.total(), "cost": cost}
     return found | {"seconds": seconds(config, total, options)}
 
 
@@ -86,9 +68,7 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     """A prompt of each stage, made from the seed tasks."""
     with redirect_stderr(io.StringIO()):  # the run will say it
-        seeds = workshop.load_seed_tasks(
-            config.seed_file or workshop.DEFAULT_SEEDS[config.language]
-        )
+        seeds = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
     several = together.together_prompt(config, [task] * min(size, config.num_instructions))
     return {
@@ -98,9 +78,7 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     }
 
 
-def journalled(
-    config: workshop.Config, provider: str, model: str
-) -> tuple[Counter[str], Counter[str]]:
+def journalled(config: workshop.Config, provider: str, model: str) -> tuple[Counter[str], Counter[str]]:
     """By stage: replies to questions of these settings in the journal, and how many questions they answer."""
     found, answered = Counter(), {stage: set() for stage in workshop.STAGES}
     names = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
@@ -113,9 +91,7 @@ def journalled(
             if isinstance(which, (str, int)) and (record["text"] or "part_of" not in record):
                 answered[record["stage"]].add(which)
     sizes = Counter({stage: len(questions) for stage, questions in answered.items()})
-    return (
-        (found, sizes) if found["generate"] else (Counter(), Counter())
-    )  # later stages ask about what this made
+    return (found, sizes) if found["generate"] else (Counter(), Counter())  # later stages ask about what this made
 
 
 def projected(stages: dict, model: Any, ended: bool) -> tuple[int, int]:
@@ -145,9 +121,7 @@ def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -
     talking = START * total["requests"] + total["reply_tokens"] / SPEED
     limits = [
         60 * total["requests"] / (options.requests_per_minute or math.inf),
-        60
-        * (total["prompt_tokens"] + total["reply_tokens"])
-        / (options.tokens_per_minute or math.inf),
+        60 * (total["prompt_tokens"] + total["reply_tokens"]) / (options.tokens_per_minute or math.inf),
     ]
     return max(talking / config.concurrency, *limits)
 
@@ -157,23 +131,13 @@ def as_text(found: dict, config: workshop.Config) -> str:
     title = "estimate for " + workshop.one_line(found["model"], 32)
     lines = [f"{title:<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
     for stage, row in {**found["stages"], "in all": found}.items():
-        lines.append(
-            f"  {stage:<44}{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}"
-        )
-    money = (
-        "price not listed (--price-in, --price-out)"
-        if found["cost"] is None
-        else f"about ${found['cost']:.2f}"
-    )
+        lines.append(f"  {stage:<44}{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}")
+    money = "price not listed (--price-in, --price-out)" if found["cost"] is None else f"about ${found['cost']:.2f}"
     minutes = max(1, math.ceil(found["seconds"] / 60))
     lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
-    lines.append(
-        f"  guessed: {KEPT:.0%} of new tasks are kept, a task has {TASK} tokens, an instance {INSTANCE}"
-    )
+    lines.append(f"  guessed: {KEPT:.0%} of new tasks are kept, a task has {TASK} tokens, an instance {INSTANCE}")
     if found["in_journal"]:
-        lines.append(
-            f"  {found['in_journal']:,} replies are in the journal: paid for, and not asked again"
-        )
+        lines.append(f"  {found['in_journal']:,} replies are in the journal: paid for, and not asked again")
     return "\n".join(lines)
 
 

@@ -40,9 +40,7 @@ BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b|connection:.*(refused|establish|resol|
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add = partial(
-        parser.add_argument_group("limits, by scripts/asking/limits.py").add_argument, metavar="X"
-    )
+    add = partial(parser.add_argument_group("limits, by scripts/asking/limits.py").add_argument, metavar="X")
     add("--requests-per-minute", type=positive, help="send no more than this")
     add("--tokens-per-minute", type=positive, help="prompts and replies together")
     add("--max-cost", type=positive, help="stop before this many dollars; exit 3")
@@ -66,9 +64,7 @@ def positive(text: str) -> float:
 def who(config: workshop.Config) -> tuple[str, str]:
     """The provider and the model whose replies a run uses, before anything is opened."""
     if config.responses:
-        return tuple(
-            workshop.first_record(config.responses)[name] for name in ("provider", "model")
-        )
+        return tuple(workshop.first_record(config.responses)[name] for name in ("provider", "model"))
     name = workshop.provider_name(config)
     return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
 
@@ -77,41 +73,22 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
     """Dollars per million tokens of prompts and of replies, as given or else as data/prices.json lists them; None: not
     known, which is a UsageError where --max-cost or one of the two needs it."""
     table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
-    listed, given = (
-        table.get(provider, {}).get(model, (None, None)),
-        (options.price_in, options.price_out),
-    )
-    found = tuple(
-        theirs if ours is None else ours for ours, theirs in zip(given, listed, strict=True)
-    )
+    listed, given = table.get(provider, {}).get(model, (None, None)), (options.price_in, options.price_out)
+    found = tuple(theirs if ours is None else ours for ours, theirs in zip(given, listed, strict=True))
     if None in found and (options.max_cost or given != (None, None)):
-        raise workshop.UsageError(
-            f"price not listed for {model}: give both --price-in and --price-out"
-        )
+        raise workshop.UsageError(f"price not listed for {model}: give both --price-in and --price-out")
     return None if None in found else found
 
 
 def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
     """The journal's records of replies of this provider and model, as far as they can be read."""
-    needed = {
-        "provider",
-        "model",
-        "stage",
-        "attempt",
-        "prompt",
-        "max_tokens",
-        "prompt_tokens",
-        "reply_tokens",
-    }
+    needed = {"provider", "model", "stage", "attempt", "prompt", "max_tokens", "prompt_tokens", "reply_tokens"}
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with suppress(ValueError, AttributeError):
                 record = json.loads(line)
-                ours = needed <= record.keys() and (record["provider"], record["model"]) == (
-                    provider,
-                    model,
-                )
+                ours = needed <= record.keys() and (record["provider"], record["model"]) == (provider, model)
                 if ours and record["stage"] in workshop.STAGES[:3]:
                     yield from workshop.single_records(record)
 
@@ -123,22 +100,10 @@ class SlowDown(workshop.ParameterRefused):
 class Purse:
     """Tokens spent, by stage, and tokens reserved: each of prompts and of replies."""
 
-    def __init__(
-        self, max_tokens: float | None, max_cost: float | None, price: tuple[float, float] | None
-    ) -> None:
-        self.max_tokens, self.max_cost, self.price = (
-            max_tokens or math.inf,
-            max_cost or math.inf,
-            price,
-        )
-        self.changed, self.reserved, self.full = (
-            threading.Condition(),
-            (0, 0),
-            "",
-        )  # full: the limit that was hit
-        self.rows: dict[
-            str, tuple[int, int, int]
-        ] = {}  # stage, or "lost" -> requests, tokens of prompts, of replies
+    def __init__(self, max_tokens: float | None, max_cost: float | None, price: tuple[float, float] | None) -> None:
+        self.max_tokens, self.max_cost, self.price = max_tokens or math.inf, max_cost or math.inf, price
+        self.changed, self.reserved, self.full = threading.Condition(), (0, 0), ""  # full: the limit that was hit
+        self.rows: dict[str, tuple[int, int, int]] = {}  # stage, or "lost" -> requests, tokens of prompts, of replies
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -150,31 +115,19 @@ class Purse:
 
     def passes(self, prompt: int, reply: int) -> str:
         """The limit that a request of this size could pass, "" if none."""
-        total = [
-            sum(sizes) for sizes in zip(self.spent, self.reserved, (prompt, reply), strict=True)
-        ]
+        total = [sum(sizes) for sizes in zip(self.spent, self.reserved, (prompt, reply), strict=True)]
         if sum(total) > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        return (
-            f"--max-cost (${self.max_cost:g})" if (self.cost(*total) or 0.0) > self.max_cost else ""
-        )
+        return f"--max-cost (${self.max_cost:g})" if (self.cost(*total) or 0.0) > self.max_cost else ""
 
     def reserve(self, prompt: int, reply: int, stop: threading.Event) -> None:
         """Wait until it fits, as long as what is in flight may turn out to use less. Raises RequestFailed."""
         with self.changed:
-            while (
-                (limit := self.passes(prompt, reply))
-                and any(self.reserved)
-                and not (self.full or stop.is_set())
-            ):
+            while (limit := self.passes(prompt, reply)) and any(self.reserved) and not (self.full or stop.is_set()):
                 self.changed.wait(0.2)
-            self.full = (
-                self.full or limit
-            )  # from now on nothing is sent, and a run with a higher limit goes on here
+            self.full = self.full or limit  # from now on nothing is sent, and a run with a higher limit goes on here
             if self.full:
-                raise workshop.RequestFailed(
-                    f"the next request could pass {self.full}; a higher limit goes on"
-                )
+                raise workshop.RequestFailed(f"the next request could pass {self.full}; a higher limit goes on")
             self.reserved = (self.reserved[0] + prompt, self.reserved[1] + reply)
 
     def settle(self, reserved: tuple[int, int], row: str, prompt: int, reply: int) -> None:
@@ -194,20 +147,11 @@ class LimitedModel(workshop.Model):
         self, config: workshop.Config, options: argparse.Namespace, project: Callable | None = None,
         clock: Callable = time.monotonic,
     ) -> None:  # fmt: skip
-        limits = (
-            (None, None) if config.responses else (options.max_tokens_total, options.max_cost)
-        )  # a replay is free
+        limits = (None, None) if config.responses else (options.max_tokens_total, options.max_cost)  # a replay is free
         self.purse = Purse(*limits, price_of(*who(config), options))
-        self.pace, self.gate = (
-            Pace(options.requests_per_minute, options.tokens_per_minute, clock),
-            threading.Lock(),
-        )
+        self.pace, self.gate = Pace(options.requests_per_minute, options.tokens_per_minute, clock), threading.Lock()
         self.made = 0  # instructions so far
-        self.stage, self.warned, self.project = (
-            "",
-            False,
-            project or (lambda model, ended: model.purse.spent),
-        )
+        self.stage, self.warned, self.project = "", False, project or (lambda model, ended: model.purse.spent)
         super().__init__(config)
         self.together = together.group_size(config, self.name, options.classify_together)
         self.count_earlier()
@@ -282,10 +226,7 @@ class LimitedModel(workshop.Model):
             say, self.warned = news and (wait >= 10 or not self.warned), self.warned or news
         if say:
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""
-            print(
-                f"notice: {self.name} answers 429: all requests wait{how_long} and slow down",
-                file=sys.stderr,
-            )
+            print(f"notice: {self.name} answers 429: all requests wait{how_long} and slow down", file=sys.stderr)
         return SlowDown("")
 
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
@@ -313,9 +254,7 @@ class LimitedModel(workshop.Model):
         """Spent so far, of about how much in all."""
         spent, projected = self.purse.spent, self.project(self, False)
         text, cost = f"{sum(spent):,} of {sum(projected):,} tokens", self.purse.cost(*spent)
-        return (
-            text if cost is None else f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
-        )
+        return text if cost is None else f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
 
     def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost, by the most it can be."""

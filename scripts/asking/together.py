@@ -13,9 +13,7 @@ by one.
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit(
-        "together.py is a part of self_instruct.py: run  python self_instruct.py --help"
-    )
+    raise SystemExit("together.py is a part of self_instruct.py: run  python self_instruct.py --help")
 
 import argparse
 from contextlib import suppress
@@ -37,9 +35,7 @@ Say of each task in the last list below whether it is one. Answer with a numbere
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fewer tokens, by scripts/asking/together.py")
     text = "tasks that a request of stage 2 asks about (paper: 1) [10]"
-    group.add_argument(
-        "--classify-together", type=int, default=10, choices=range(1, 51), metavar="N", help=text
-    )
+    group.add_argument("--classify-together", type=int, default=10, choices=range(1, 51), metavar="N", help=text)
 
 
 def group_size(config: Config, provider: str, wanted: int) -> int:
@@ -56,14 +52,10 @@ def ask_about_all(model: workshop.Model, tasks: list[Task], size: int) -> None:
         with suppress(RequestFailed):  # each of them is asked about by itself
             return ask_about(model, group)
 
-    first = [
-        readable for _, readable in workshop.Model.ask_each(model, "classify", ask, groups[:1])
-    ]
+    first = [readable for _, readable in workshop.Model.ask_each(model, "classify", ask, groups[:1])]
     if any(first):
         replies = workshop.Model.ask_each(model, "classify", ask, groups[1:])
-        for _ in workshop.progress(
-            model, f"2 classify, {size} at a time", len(groups) - 1, replies
-        ):
+        for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups) - 1, replies):
             pass
 
 
@@ -71,10 +63,7 @@ def ask_about(model: workshop.Model, tasks: list[Task]) -> bool:
     """Ask about those of a group that the journal does not know; return whether the first has a readable answer."""
     config, sampling = model.config, workshop.parameters(model.config, "classify")
     questions = [workshop.classify_question(config, task) for task in tasks]
-    keys = {
-        question["instruction"]: model.question_key("classify", 0, sampling, question)[0]
-        for question in questions
-    }
+    keys = {question["instruction"]: model.question_key("classify", 0, sampling, question)[0] for question in questions}
     new = {text: key for text, key in keys.items() if key not in model.journal.starts}
 
     def derive(record: dict) -> list[dict]:
@@ -95,14 +84,9 @@ def ask_about(model: workshop.Model, tasks: list[Task]) -> bool:
 def together_prompt(config: Config, instructions: list[str]) -> str:
     """What is asked, the worked examples as a list with its answers, and then a list without."""
     words = workshop.wording(config, "together", TOGETHER_PROMPT)
-    answers = [
-        f"{n}. {words['answers'][shot['is_classification']]}"
-        for n, shot in enumerate(words["shots"], 1)
-    ]
+    answers = [f"{n}. {words['answers'][shot['is_classification']]}" for n, shot in enumerate(words["shots"], 1)]
     lists = [[shot["instruction"] for shot in words["shots"]], instructions]
-    blocks = [
-        [f"{words['task'].format(n)}\n{text}" for n, text in enumerate(texts, 1)] for texts in lists
-    ]
+    blocks = [[f"{words['task'].format(n)}\n{text}" for n, text in enumerate(texts, 1)] for texts in lists]
     shown, asked = ("\n".join([*block, words["answers_follow"]]) for block in blocks)
     return "\n\n".join([words["header"], "\n".join([shown, *answers]), asked])
 
@@ -114,9 +98,6 @@ def numbered_answers(reply: Reply, n: int) -> list[str]:
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     answers = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=bool(marks))]
     readable = all(workshop.parse_classification(answer) is not None for answer in answers)
-    ended = reply.finish_reason not in (
-        "length",
-        "content_filter",
-    )  # "stop", or a server's own word for it
+    ended = reply.finish_reason not in ("length", "content_filter")  # "stop", or a server's own word for it
     whole = readable and ended and [int(mark[2]) for mark in marks] == [*range(1, n + 1)]
     return answers if whole else [""] * n

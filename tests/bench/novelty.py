@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, InstructionPool, tokenize
 
 SECONDS, TIMES, SAMPLE = 60.0, 1000.0, 2000
@@ -35,7 +36,7 @@ def novel(instructions: list[str], threshold: float) -> tuple[InstructionPool, i
     """The greedy filter: each instruction against all kept before it. Return the pool and the
     number of pairs."""
     pool, pairs = InstructionPool(), 0
-    for instruction, scores in pool.scan(instructions):
+    for instruction, scores in workshop.in_blocks(pool, instructions):
         pairs += len(scores)
         if not len(scores) or scores.max() <= threshold:
             pool.add(instruction)

@@ -31,7 +31,7 @@ from helpers.server import storm
 
 import self_instruct
 import self_instruct_workshop as workshop
-from scripts import limits
+from scripts.asking import limits
 
 FAULTS = ["reset", "json-cut-200", "cut", "429"]  # dropped, malformed, disconnected, refused
 

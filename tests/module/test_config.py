@@ -14,6 +14,7 @@ import pytest
 from helpers.server import Server
 
 import self_instruct
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     DEFAULT_SEEDS,
     PROVIDERS,
@@ -79,12 +80,12 @@ def test_nan_is_no_number_for_any_setting(setting) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [f for f in SETTINGS if f.metadata["choices"]], ids=lambda f: f.name
+    "setting", [f for f in SETTINGS if workshop.choices(f.name) and f.default], ids=lambda f: f.name
 )
 def test_a_choice_outside_the_list_is_answered_with_the_list(setting) -> None:
-    for choice in setting.metadata["choices"]:
+    for choice in workshop.choices(setting.name):
         Config(**{setting.name: choice})
-    with pytest.raises(UsageError, match=", ".join(setting.metadata["choices"])):
+    with pytest.raises(UsageError, match=", ".join(workshop.choices(setting.name))):
         Config(**{setting.name: "esperanto"})
 
 
@@ -158,9 +159,8 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     for setting in SETTINGS:
         action = actions[setting.name]
         assert action.option_strings == [flag(setting.name)]
-        assert action.default == setting.default and action.type is type(setting.default)
-        wanted = tuple(PROVIDERS) if setting.name == "provider" else setting.metadata["choices"]
-        assert tuple(action.choices or ()) == wanted
+        assert action.default is None and action.type is type(setting.default)
+        assert tuple(action.choices or ()) == workshop.choices(setting.name)
 
 
 def test_a_command_line_without_flags_gives_the_defaults() -> None:

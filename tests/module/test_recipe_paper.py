@@ -623,7 +623,7 @@ def test_a_score_is_the_very_float_of_rouge_score(candidate: str, known: str) ->
     expected = SCORER.score(candidate, known)["rougeL"].fmeasure
     assert pool_of(known).similarities([candidate])[0, 0] == expected
     assert pool_of(known).nearest(candidate)[0][1] == expected
-    [(_, scores)] = pool_of(known).scan([candidate])
+    [(_, scores)] = workshop.in_blocks(pool_of(known), [candidate])
     assert scores.tolist() == [expected]
 
 
@@ -989,12 +989,11 @@ def test_at_most_five_instances_of_a_task_are_kept_and_the_seed_says_which(paper
     flawed = [{"input": "a", "output": ""}] * 9 + MANY[:1] * 3
     chosen = {}
     for seed in range(8):
-        with Model(paper(seed=seed)) as model:
-            task = Task("machine_task_0", TASK, False, [*flawed, *MANY])
-            data = filter_and_dedupe(
-                model.config, model, [task, Task("machine_task_1", "Name it now.", False, MANY[:5])]
-            )
-            rules = Counter(row["rule"] for row in model.results.rejected)
+        results = Results()
+        task = Task("machine_task_0", TASK, False, [*flawed, *MANY])
+        other = Task("machine_task_1", "Name it now.", False, MANY[:5])
+        data = filter_and_dedupe(paper(seed=seed), None, [task, other], results)
+        rules = Counter(row["rule"] for row in results.rejected)
         assert rules == {"empty_output": 9, "duplicate": 3, "over_five": 7}
         assert Counter(row["instruction"] for row in data) == {TASK: 5, "Name it now.": 5}
         chosen[seed] = tuple(row["input"] for row in data[:5])

@@ -19,6 +19,7 @@ from helpers.runs import ROOT
 from helpers.server import Server, scripted_model
 
 import self_instruct
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     DEFAULT_SEEDS,
     STEP_FILES,
@@ -213,7 +214,7 @@ def test_official_9_comparing_with_a_large_pool_takes_no_processes() -> None:
     for n in range(5_000):
         pool.add(" ".join(f"w{(n * k) % 997}" for k in range(1, 15)))
     candidates = [" ".join(f"w{(n * k + 1) % 997}" for k in range(1, 15)) for n in range(100)]
-    for candidate, _ in pool.scan(candidates):
+    for candidate, _ in workshop.in_blocks(pool, candidates):
         pool.add(candidate)
     assert len(pool) == 5_100
     assert multiprocessing.active_children() == []
@@ -508,7 +509,7 @@ def test_chinese_a_task_without_punctuation_is_fit() -> None:
 def test_chinese_all_shipped_seeds_keep_the_rules_and_none_is_blind_to_its_copy() -> None:
     seeds = [task.instruction for task in load_seed_tasks(DEFAULT_SEEDS["zh"])]
     pool = InstructionPool()
-    for candidate, scores in pool.scan(seeds):
+    for candidate, scores in workshop.in_blocks(pool, seeds):
         assert instruction_problem(candidate) == ""
         assert scores.max(initial=0) <= 0.7
         pool.add(candidate)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize as rouge_tokenize
 
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     Config,
     InstructionPool,
@@ -210,7 +211,7 @@ def test_a_scan_while_the_caller_adds_equals_scoring_one_by_one(
     news: list[str], known: list[str], block: int
 ) -> None:
     pool, rows = pool_of(*known), []
-    for candidate, scores in pool.scan(news, block):
+    for candidate, scores in workshop.in_blocks(pool, news, block):
         rows.append(scores.tolist())
         if max(rows[-1], default=0) <= 0.5:
             pool.add(candidate)

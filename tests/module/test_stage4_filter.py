@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, Model, Task, filter_and_dedupe, filter_instances
+from self_instruct_workshop import Config, Results, Task, filter_and_dedupe, filter_instances
 
 TASK = "Say it in other words."
 Settings = Callable[..., Config]
@@ -175,8 +175,8 @@ def test_each_instance_is_kept_or_rejected_once(pairs: list[tuple[str, str]]) ->
 
 def filtered(config: Config, *tasks: Task) -> tuple[list[dict], list[dict]]:
     """The dataset, and what was rejected on the way."""
-    with Model(config) as model:
-        return filter_and_dedupe(config, model, list(tasks)), model.results.rejected
+    results = Results()
+    return filter_and_dedupe(config, None, list(tasks), results), results.rejected
 
 
 def task(instruction: str, *pairs: tuple[str, str]) -> Task:

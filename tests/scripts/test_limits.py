@@ -30,7 +30,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import self_instruct
-from scripts.asking import estimate
 from scripts.asking.limits import FRAME, LimitedModel
 from scripts.asking.pace import Pace, seconds
 from self_instruct_workshop import (
