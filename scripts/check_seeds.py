@@ -95,11 +95,11 @@ def near_duplicates(rows: list[dict], limit: float) -> list[Near]:
     # Each instruction is compared with those above it.
     pool = InstructionPool()
     pairs: list[Near] = []
-    texts = [row["instruction"] for row in rows]
-    for (text, scores), row in zip(pool.scan(texts, block=1), rows, strict=True):
+    for row in rows:
+        scores = pool.similarities([row["instruction"]])[0]
         for index in (scores > limit).nonzero()[0]:
             pairs.append((float(scores[index]), rows[index], row))
-        pool.add(text)
+        pool.add(row["instruction"])
     return sorted(pairs, key=lambda pair: -pair[0])
 
 

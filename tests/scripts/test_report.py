@@ -211,7 +211,7 @@ def test_every_row_leads_to_the_replies_that_it_came_from(
     page, recipe = page_of(folder, tmp_path), summary["settings"]["recipe"]
     said = {stage: {row["instruction"]: row["response"] for row in read(folder, STEP_FILES[n])}
             for n, stage in ((1, "classify"), (2, "instances"))}  # fmt: skip
-    stops = workshop.PAPER["generate"]["stop"] if recipe == "paper" else []
+    stops = workshop.parameters(Config(recipe=recipe), "generate").get("stop", [])
     for row in page.of(status="kept") + page.of(status="rejected"):
         replies = [page.reply(number) for number in row["replies"]]
         first = workshop.Reply(replies[0]["text"], "stop", prompt=replies[0]["prompt"])

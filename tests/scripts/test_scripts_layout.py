@@ -1,4 +1,4 @@
-"""scripts/: programs on top that help from anywhere, and parts in folders that name their program."""
+"""scripts/: programs on top help from anywhere; parts in folders name their program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 SCRIPTS = ROOT / "scripts"
 PROGRAMS = sorted(path for path in SCRIPTS.glob("*.py") if path.name != "__init__.py")
@@ -21,7 +21,7 @@ PARTS = sorted(path for path in SCRIPTS.glob("*/*.py") if path.name != "__init__
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder with a foreign package `scripts`; in it, the companions' packages cannot be imported."""
+    """A folder with a foreign package `scripts`, and without the companions' own packages."""
     folder = tmp_path / "hostile"
     (folder / "scripts").mkdir(parents=True)
     (folder / "scripts" / "__init__.py").write_text("raise SystemExit('the foreign one')\n")
