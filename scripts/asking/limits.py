@@ -82,7 +82,7 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
 
 def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
     """The journal's records of replies of this provider and model, as far as they can be read."""
-    needed = {"provider", "model", "stage", "attempt", "prompt", "max_tokens", "prompt_tokens", "reply_tokens"}
+    needed = {"provider", "model", "stage", "attempt", "prompt", "text", "max_tokens", "prompt_tokens", "reply_tokens"}
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
