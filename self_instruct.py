@@ -1,14 +1,13 @@
-"""Command line of the workshop: each setting of `self_instruct_workshop.Config` is a flag, and Config is its only home.
+"""Command line of the workshop: each setting of `self_instruct_workshop.Config` is a flag.
 
-For example:
-
-    python self_instruct.py --num-instructions 20             the practice model, or the provider whose key is set
+    python self_instruct.py --num-instructions 20        practice, or a real model by its key
     python self_instruct.py --provider dashscope --language zh          a real model, in Chinese
     python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
-    python self_instruct.py --provider openai --num-instructions 5000 --max-cost 2     asks first; stops before $2
-    python self_instruct.py --show-prompts                              what each stage would send; nothing is asked
+    python self_instruct.py --provider openai --max-cost 2              asks first; stops before $2
+    python self_instruct.py --show-prompts                   what would be sent; asks nothing
 
-All flags and the exit codes: --help. What stands before and around a run is in scripts/: estimate.py, limits.py.
+All flags and the exit codes: --help. What stands around a run (its estimate, its limits) is in
+scripts/asking/.
 """
 
 from __future__ import annotations
@@ -17,60 +16,86 @@ import argparse
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts import check_providers, estimate, limits, together
+from scripts.asking import check_providers, estimate, limits, together
 
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, 130 interrupted by Ctrl-C"
+TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with tasks undone, "
+    "130 interrupted by Ctrl-C"
+)
+USAGE = "python self_instruct.py [--provider NAME] [--num-instructions N] [any other flag below]"
 
 
 def command_line() -> argparse.ArgumentParser:
     """A flag for every setting, with the setting's own type, default, choices and help."""
-    title = workshop.__doc__.splitlines()[0]
-    usage = "python self_instruct.py [--provider NAME] [--num-instructions N] [any other flag below]"
-    parser = argparse.ArgumentParser(usage=usage, description=title, epilog=EXIT_CODES, allow_abbrev=False)
-    for setting in fields(workshop.Config):
-        kind, choices = type(setting.default), setting.metadata["choices"] or None
-        shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
-        help_text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
-        parser.add_argument(
-            "--" + setting.name.replace("_", "-"),
-            type=kind,
-            default=setting.default,
-            choices=tuple(workshop.PROVIDERS) if setting.name == "provider" else choices,
-            metavar=None if choices or setting.name == "provider" else {int: "N", float: "X", str: "TEXT"}[kind],
-            help=help_text.replace("%", "%%"),
-        )
-    parser.add_argument("--show-prompts", action="store_true", help="print what each stage would send, and ask nothing")
-    parser.add_argument(
-        "--report", action="store_true", help="write report.html about the run in --work-dir; ask nothing"
+    parser = argparse.ArgumentParser(
+        usage=USAGE, description=TITLE, epilog=EXIT_CODES, allow_abbrev=False
     )
-    parser.add_argument("--check", action="store_true", help="send each provider that has a key one tiny request")
+    for setting in fields(workshop.Config):
+        add_setting(parser, setting)
+    actions = {
+        "--show-prompts": "print what each stage would send, and ask nothing",
+        "--report": "write report.html about the run in --work-dir; ask nothing",
+        "--check": "send each provider that has a key one tiny request",
+    }
+    for flag, text in actions.items():
+        parser.add_argument(flag, action="store_true", help=text)
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
-    parser.add_argument("--version", action="version", version=f"self-instruct {workshop.__version__}")
+    version = f"self-instruct {workshop.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     return parser
 
 
+def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
+    """A flag for one setting. Without it the value is None, which Config takes for the default."""
+    kind = type(setting.default)
+    choices = workshop.choices(setting.name) or None
+    shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
+    text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
+    parser.add_argument(
+        "--" + setting.name.replace("_", "-"),
+        type=kind,
+        choices=choices,
+        metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
+        help=text.replace("%", "%%"),
+    )
+
+
 def settings(options: argparse.Namespace) -> workshop.Config:
-    return workshop.Config(**{setting.name: getattr(options, setting.name) for setting in fields(workshop.Config)})
+    """The settings that were typed. A journal that is replayed never wins over them."""
+    names = [setting.name for setting in fields(workshop.Config)]
+    typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = workshop.Config(**typed)
+    for name, value in typed.items():
+        setattr(config, name, value)
+    return config
 
 
 def show_prompts(config: workshop.Config) -> str:
     """The first prompt of each kind, made from the seed tasks."""
-    seed_tasks = workshop.load_seed_tasks(config.seed_file or workshop.DEFAULT_SEEDS[config.language])
-    instruction = seed_tasks[0].instruction
-    labelled = next((task.instruction for task in seed_tasks if task.is_classification), instruction)
+    seed_file = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
+    seed_tasks = workshop.load_seed_tasks(seed_file)
+    instructions = [task.instruction for task in seed_tasks]
+    labelled = [task.instruction for task in seed_tasks if task.is_classification]
+    every = config.classification_every
+
     prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
-    if every := config.classification_every:
-        prompts["stage 1, classification"] = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
-    prompts["stage 2"] = workshop.classify_prompt(config, instruction)
-    if config.recipe == "modern":
-        several = [task.instruction for task in seed_tasks[:3]]
-        prompts["stage 2, several tasks (--classify-together)"] = together.together_prompt(config, several)
-    prompts["stage 3, input-first"] = workshop.instances_prompt(config, instruction, False)
-    prompts["stage 3, output-first"] = workshop.instances_prompt(config, labelled, True)
+    if every:
+        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
+        prompts["stage 1, classification"] = prompt
+    prompts["stage 2"] = workshop.classify_prompt(config, instructions[0])
+    if not workshop.RECIPES[config.recipe].continues_text:
+        prompt = together.together_prompt(config, instructions[:3])
+        prompts["stage 2, several tasks (--classify-together)"] = prompt
+    prompt = workshop.instances_prompt(config, instructions[0], False)
+    prompts["stage 3, input-first"] = prompt
+    prompt = workshop.instances_prompt(config, [*labelled, *instructions][0], True)
+    prompts["stage 3, output-first"] = prompt
     return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())
 
 
@@ -79,21 +104,26 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:
-        return print(text)
+        print(text)
+        return None
+    # Only a provider with a key costs money.
     key = workshop.PROVIDERS[workshop.provider_name(config)].key
     if key and found["requests"] and not estimate.agreed(text, options):
         print("nothing was asked, nothing was paid")
         return 1
     project = partial(estimate.projected, found["stages"])
-    return workshop.run(config, model_class=partial(limits.LimitedModel, options=options, project=project))
+    model_class = partial(limits.LimitedModel, options=options, project=project)
+    return workshop.run(config, model_class=model_class)
 
 
 def report(config: workshop.Config) -> None:
     """A page to look at, by scripts/report.py, which needs packages of its own."""
     from scripts.report import write_report
 
-    language = config.language if config.language != workshop.Config.language else ""  # the default: that of the run
-    print(f"report: {write_report(Path(config.work_dir), language=language)} (a double click opens it)")
+    # Without --language the page is in the language of the run.
+    typed = config.language != workshop.Config.language
+    path = write_report(Path(config.work_dir), language=config.language if typed else "")
+    print(f"report: {path} (a double click opens it)")
 
 
 def main(arguments: list[str] | None = None) -> int:

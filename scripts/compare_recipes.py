@@ -1,13 +1,20 @@
-"""Read the replies of a run once more by both recipes, `modern` and `paper`, and show what each makes of them.
+"""Read the replies of a run once more by both recipes, `modern` and `paper`, and show what each
+makes of them.
 
-    python scripts/compare_recipes.py                                a second; data/workshop, after any run
+    python scripts/compare_recipes.py                                a second; data/workshop
     python scripts/compare_recipes.py WORK_DIR --seed-file FILE      a minute for 50,000 replies
 
-Asks nothing and writes nothing: the journal, responses.jsonl, has it all; of several runs in it, the newest counts. In
-stage 1 each recipe has a pool of its own, which begins with the seed tasks. Stages 2 to 4 are about the instructions
-that the run itself kept. Both columns read replies to the run's own prompts, `paper` up to its stop strings; what the
-prompts of the other recipe would have brought, no journal can say. How many instructions were wanted, and how novel,
-is in run.json; without it every candidate that is fit, and novel at 0.7, is kept.
+It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
+journal has several runs, the newest run counts.
+
+    stage 1         each recipe has a pool of its own, which begins with the seed tasks
+    stages 2 to 4   both recipes read the replies about the instructions that the run kept
+
+Both columns read replies to the run's own prompts; `paper` reads each reply up to its stop
+strings. No journal can say what the prompts of the other recipe would have brought.
+
+run.json says how many instructions were wanted, and how novel they had to be. Without it,
+every candidate is kept that breaks no rule and is novel at 0.7.
 """
 
 from __future__ import annotations
@@ -27,44 +34,344 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import RECIPES, Config, Journal, Model, Reply, RequestFailed, Results, Task, one_line
+from self_instruct_workshop import (
+    RECIPES,
+    Config,
+    Journal,
+    Model,
+    Reply,
+    RequestFailed,
+    Results,
+    Task,
+    one_line,
+)
 
-Outcome = tuple[str, tuple[str, ...]]  # the verdict, "kept" or a rule, and on what: (task,) or (input, output)
-REPLY = {f.name for f in fields(Reply)}
-NOT_THE_RUN = {"version", "key", "attempt", "request_idx", "max_tokens", "parameters", "base_url", *REPLY}
-NEEDED = {"stage", "attempt", "provider", "model", "recipe", *REPLY}
-NEEDED_TOO = {"generate": {"request_idx", "seed", "language", "seed_tasks"}}
-TITLES = {"generate": "Stage 1, candidates", "classify": "Stage 2, answers", "instances": "Stages 3 and 4, instances"}
+# What a recipe makes of a text: the verdict, which is "kept" or the name of a rule, and what it
+# is about: (instruction,), or (input, output), or () for an answer of stage 2.
+Outcome = tuple[str, tuple[str, ...]]
+
+# The key of each reply in the journal, by stage, question and attempt. The question is the index
+# of a request in stage 1, and an instruction in stages 2 and 3.
+Keys = dict[tuple[str, Any, int], str]
+
+TITLES = {
+    "generate": "Stage 1, candidates",
+    "classify": "Stage 2, answers",
+    "instances": "Stages 3 and 4, instances",
+}
 ANSWERS = {True: "Yes", False: "No", None: "unread"}
+REPLY = {f.name for f in fields(Reply)}
+
+
+# --------------------------------------------------------------------------------------------------
+# The run: its journal, and what its run.json says.
+
+# What every record of the journal has, and what a record of stage 1 has beside it.
+NEEDED = {"stage", "attempt", "provider", "model", "recipe", *REPLY}
+NEEDED_IN_STAGE_1 = {"request_idx", "seed", "language", "seed_tasks"}
+
+# What differs between the records of one run.
+NOT_THE_RUN = {
+    "version",
+    "key",
+    "attempt",
+    "request_idx",
+    "max_tokens",
+    "parameters",
+    "base_url",
+    *REPLY,
+}
+
+
+def open_run(path: Path) -> tuple[Journal, dict, Keys]:
+    """The journal, what all questions of its newest run share, and the key of each reply.
+
+    Raises WorkshopError for a file that cannot be read, or has no reply of stage 1.
+    """
+    # Open the journal, to read it only.
+    try:
+        journal = Journal(path, "rb")
+    except OSError as error:
+        problem = f"cannot read {path} ({error.strerror})"
+        raise workshop.WorkshopError(f"{problem}: give the folder of a run") from None
+
+    # Find the newest run, and its replies.
+    newest_first = sorted(journal.starts, key=lambda key: -journal.starts[key])
+    run = newest_run(journal, newest_first)
+    return journal, run, keys_of(journal, newest_first, run)
+
+
+def newest_run(journal: Journal, newest_first: list[str]) -> dict:
+    """What all questions share of the run that has the newest reply of stage 1.
+
+    Raises WorkshopError where there is none, and where a record is not whole.
+    """
+    # Look at all records: each must be whole.
+    run = {}
+    for key in newest_first:
+        record = journal.get(key)
+        if not is_whole(record):
+            line = f"the line with the key {one_line(key)} is no reply"
+            raise workshop.WorkshopError(f"{journal.path}: {line}: delete that line")
+        if record["stage"] == "generate" and not run:
+            run = {name: record[name] for name in record if name not in NOT_THE_RUN}
+
+    # One of them must be of stage 1.
+    if not run:
+        problem = f"{journal.path} holds no reply of stage 1"
+        raise workshop.WorkshopError(f"{problem}: run self_instruct.py first")
+    return run
+
+
+def keys_of(journal: Journal, newest_first: list[str], run: dict) -> Keys:
+    """The keys of the run's replies. Of two replies to a question, the newer one counts."""
+    keys: Keys = {}
+    for record in map(journal.get, newest_first):
+        if belongs(record, run):
+            for question, key in questions_of(record):
+                keys.setdefault((record["stage"], question, record["attempt"]), key)
+    return keys
+
+
+def is_whole(record: dict) -> bool:
+    """Whether a record has all that is needed to read it."""
+    needed = NEEDED | {"instructions" if "instructions" in record else "instruction"}
+    if record.get("stage") == "generate":
+        needed = NEEDED | NEEDED_IN_STAGE_1
+    return needed <= record.keys()
+
+
+def belongs(record: dict, run: dict) -> bool:
+    """Whether a record is of this run. Stages 2 and 3 need only have the same model."""
+    shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
+    return all(record.get(name) == run[name] for name in shared)
+
+
+def questions_of(record: dict) -> list[tuple[Any, str]]:
+    """The question that a record replies to, with its key; none where it replies to no single one.
+
+    The reply to a list has a record of its own for each of its questions. Where the text of that
+    is empty, the list could not be read, and its tasks were asked about one by one.
+    """
+    unreadable = "part_of" in record and record["text"] == ""
+    if "instructions" in record or unreadable:
+        return []
+    return [(record.get("request_idx", record.get("instruction")), record["key"])]
+
+
+# What stage 1 needs and the journal does not say.
+LIMITS = ("num_instructions", "rouge_threshold")
+
+
+def limits(folder: Path, run: dict) -> dict:
+    """How many instructions were wanted, and how novel, as the same run's run.json says it."""
+    settings = settings_in(folder / "run.json")
+    shared = settings.keys() & run.keys()
+    same_run = all(settings[name] == run[name] for name in shared)
+    if same_run and settings.keys() >= set(LIMITS):
+        return {name: settings[name] for name in LIMITS}
+    return {"num_instructions": sys.maxsize}
+
+
+def settings_in(path: Path) -> dict:
+    """The settings in a run.json; empty where they cannot be read."""
+    told = None
+    with suppress(OSError, ValueError):
+        told = json.loads(path.read_text(encoding="utf-8"))
+    settings = told.get("settings") if isinstance(told, dict) else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def read_seeds(path: str, run: dict) -> list[Task]:
+    """The seed tasks. A notice says so where the run had others."""
+    seeds_of = workshop.DEFAULT_SEEDS
+    default = seeds_of.get(run["language"], seeds_of["en"])
+    seeds = workshop.load_seed_tasks(path or default)
+    if workshop.digest(seeds) != run["seed_tasks"]:
+        advice = "give them as --seed-file, or novelty may differ"
+        print(f"notice: the run had other seed tasks: {advice}", file=sys.stderr)
+    return seeds
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading again: the pipeline's own stages, with a model that answers from the journal.
 
 
 class Recorded(Model):
-    """A model that answers from a journal, whichever recipe asks; where a second try is not there, with the first."""
+    """A model that answers from a journal, whichever recipe asks.
 
-    def __init__(self, config: Config, journal: Journal, keys: dict[tuple, str]) -> None:
-        self.config, self.journal, self.keys = config, journal, keys
-        self.results, self.undone, self.stop = Results(), [], threading.Event()
-        self.read: dict[tuple, tuple[str, dict[str, Outcome]]] = {}  # (stage, which) -> reply, text -> its outcome
+    Where the journal has no reply to a second try, the reply to the first one is given.
+    """
+
+    def __init__(self, config: Config, journal: Journal, keys: Keys) -> None:
+        # What the stages need of a model.
+        self.config = config
+        self.journal = journal
+        self.keys = keys
+        self.results = Results()
+        self.undone = []
+        self.stop = threading.Event()
+
+        # What we note: (stage, question) -> the reply, and text -> its outcome.
+        self.read: dict[tuple[str, Any], tuple[str, dict[str, Outcome]]] = {}
         self.cut: Counter[str] = Counter()  # stage -> replies that max_tokens cut
-        self.columns: dict[str, dict[str, int]] = {}  # stage -> this recipe's figures, row by row
+        self.columns: dict[str, dict[str, int]] = {}  # stage -> this recipe's figures
 
-    def ask_once(self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict) -> Reply:
-        which = question.get("request_idx", question.get("instruction"))
-        key = next(filter(None, (self.keys.get((stage, which, n)) for n in (attempt, 0, 1))), None)
-        if not key:
-            raise RequestFailed("not in the journal")
-        record = self.journal.get(key)
-        reply = Reply(**{name: record[name] for name in REPLY} | several(record, key))
-        reply.stop_at(parameters.get("stop", []))
-        return reply
+    def ask_once(
+        self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict
+    ) -> Reply:
+        """The logged reply, whatever the prompt. Raises RequestFailed where there is none."""
+        # A second try may be missing: then the reply to the first try counts.
+        asked = question.get("request_idx", question.get("instruction"))
+        for number in (attempt, 0, 1):
+            key = self.keys.get((stage, asked, number))
+            if key:
+                reply = self.logged(key)
+                reply.stop_at(parameters.get("stop", []))
+                return reply
+        raise RequestFailed("not in the journal")
 
-    def note(self, stage: str, which: Any, reply: str, finish_reason: str, made: list[Outcome]) -> None:
-        """Keep what became of a reply; texts that differ in capitals or space are one text."""
+    def logged(self, key: str) -> Reply:
+        """The reply that stands under a key."""
+        return workshop.reply_of(self.journal.get(key))
+
+    def note(
+        self, stage: str, question: Any, text: str, finish_reason: str, made: list[Outcome]
+    ) -> None:
+        """Keep what became of a reply. Texts that differ only in capitals or space are one."""
         self.cut[stage] += finish_reason == "length"
         outcomes: dict[str, Outcome] = {}
         for verdict, texts in made:
-            outcomes.setdefault(" ".join(" ".join(texts).casefold().split()), (verdict, texts))
-        self.read[stage, which] = reply, outcomes
+            plain = " ".join(" ".join(texts).casefold().split())
+            outcomes.setdefault(plain, (verdict, texts))
+        self.read[stage, question] = text, outcomes
+
+
+def generate(model: Recorded, seeds: list[Task]) -> None:
+    """Stage 1 again, in the order of the requests, with a pool of this recipe's own."""
+    # The pool begins with the seed tasks.
+    pool = workshop.InstructionPool(model.config.recipe)
+    for task in seeds:
+        pool.add(task.instruction)
+
+    # Read the replies.
+    requests = {question for stage, question, _ in model.keys if stage == "generate"}
+    for request_idx in sorted(requests):
+        generate_once(model, pool, request_idx)
+    model.columns["generate"] = column(model, "generate")
+
+
+def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: int) -> None:
+    """Read the reply to one request of stage 1, and note what became of its candidates."""
+    # Get the reply.
+    parameters = workshop.parameters(model.config, "generate")
+    try:
+        reply = model.ask("generate", "", parameters, {"request_idx": request_idx})
+    except RequestFailed as failure:
+        model.undone.append(("generate", str(failure)))
+        return
+
+    # Let the pipeline judge its candidates.
+    results = model.results
+    accepted = len(results.tasks)
+    rejected = len(results.rejected)
+    workshop.take_candidates(model.config, pool, reply, request_idx, results)
+
+    # Note what is new in the results.
+    made = [("kept", (task.instruction,)) for task in results.tasks[accepted:]]
+    for row in results.rejected[rejected:]:
+        made.append((row["rule"], (row["instruction"],)))
+    model.note("generate", request_idx, reply.text, reply.finish_reason, made)
+
+
+def answer(model: Recorded, instructions: list[str]) -> None:
+    """Stages 2, 3 and 4 again."""
+    # Let the pipeline do them.
+    results = model.results
+    results.tasks = [Task(str(n), text) for n, text in enumerate(instructions)]
+    tasks = results.tasks
+    for stage in workshop.STAGE_FUNCTIONS[1:]:
+        tasks = stage(model.config, model, tasks, results)
+
+    # Note what became of each reply.
+    made = instance_outcomes(results)
+    for task in results.tasks:
+        for stage, notes in task.notes.items():
+            outcomes = made[task.instruction]
+            if stage == "classify":
+                outcomes = [(ANSWERS[task.is_classification], ())]
+            finish_reason = notes["metadata"].get("finish_reason", "stop")
+            model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
+    for stage in ("classify", "instances"):
+        model.columns[stage] = column(model, stage)
+
+
+def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
+    """What became of the instances of each instruction."""
+    # Those that were kept, then those that a rule took.
+    made = defaultdict(list)
+    for row in results.dataset:
+        made[row["instruction"]].append(("kept", (row["input"], row["output"])))
+    for row in results.rejected:
+        if row["stage"] in ("instances", "filter"):
+            pair = (row["input"], row["output"])
+            pair = () if row["rule"] == "no_instance" else pair
+            made[row["instruction"]].append((row["rule"], pair))
+    return made
+
+
+# --------------------------------------------------------------------------------------------------
+# The tables: the figures of each stage, side by side.
+
+
+def column(model: Recorded, stage: str) -> dict[str, int]:
+    """The figures of a stage, as the pipeline itself counts them."""
+    # The replies.
+    counts = workshop.count(model, model.results)
+    rows = {
+        "replies": sum(name == stage for name, _ in model.read),
+        "  cut at max_tokens": model.cut[stage],
+        "no reply": counts[stage]["undone"],
+    }
+
+    # What was read out of them.
+    if stage == "classify":
+        rows["Yes"] = counts[stage]["classification"]
+        rows["No"] = counts[stage]["not_classification"]
+        rows["unread"] = counts[stage]["unknown"]
+        return rows
+    if stage == "generate":
+        return rows | judged("candidates", counts["generate"])
+    rows["replies without an instance"] = counts[stage]["rejected"].get("no_instance", 0)
+    return rows | judged("instances", counts["filter"])
+
+
+def judged(name: str, counts: dict) -> dict[str, int]:
+    """How many there were, how many were kept, and what each rule took."""
+    rows = {name: counts["in"], "kept": counts["out"]}
+    for rule, count in counts["rejected"].items():
+        rows[f"  - {rule}"] = count
+    return rows
+
+
+def table(models: list[Recorded], stage: str) -> str:
+    """The columns of a stage, side by side."""
+    # The rows that at least one column has, in order.
+    names: dict[str, None] = {}
+    for model in models:
+        names |= dict.fromkeys(model.columns[stage])
+
+    # A line for each of them.
+    heads = "".join(f"{model.config.recipe:>9}" for model in models)
+    lines = [f"{TITLES[stage]:<32}{heads}"]
+    for name in names:
+        figures = "".join(f"{model.columns[stage].get(name, 0):>9}" for model in models)
+        lines.append(f"{name:<32}{figures}")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# The differences: what one recipe judges in another way than the other.
 
 
 @dataclass
@@ -78,202 +385,210 @@ class Difference:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """The stage and the two verdicts; where both keep something, in what it differs."""
-        (ours, one), (theirs, other) = self.modern, self.paper
-        how = "with other capitals" if [*map(str.casefold, one)] == [*map(str.casefold, other)] else "with another text"
-        return self.stage, f"{ours} | {theirs}" + f", {how}" * (ours == theirs)
+        """The stage and both verdicts; where the verdicts are the same, how the texts differ."""
+        verdict, texts = self.modern
+        other_verdict, other_texts = self.paper
+        kind = f"{verdict} | {other_verdict}"
+        if verdict == other_verdict:
+            alike = folded(texts) == folded(other_texts)
+            kind += ", with other capitals" if alike else ", with another text"
+        return self.stage, kind
 
 
-def open_run(path: Path) -> tuple[Journal, dict, dict[tuple, str]]:
-    """The journal, what all questions of its newest run share, and the key of each reply: (stage, which, attempt)."""
-    try:
-        journal = Journal(path, "rb")
-    except OSError as error:
-        raise workshop.WorkshopError(f"cannot read {path} ({error.strerror}): give the folder of a run") from None
-    newest_first, run = sorted(journal.starts, key=lambda key: -journal.starts[key]), {}
-    for key in newest_first:
-        record = journal.get(key)
-        needed = {"instructions" if "answers" in record else "instruction"}
-        complete = NEEDED | NEEDED_TOO.get(record.get("stage"), needed) <= record.keys()
-        if not complete or len(record.get("instructions", ())) != len(record.get("answers", ())):
-            raise workshop.WorkshopError(f"{path}: the line with the key {one_line(key)} is no reply: delete that line")
-        if record["stage"] == "generate" and not run:
-            run = {name: value for name, value in record.items() if name not in NOT_THE_RUN}
-    if not run:
-        raise workshop.WorkshopError(f"{path} holds no reply of stage 1: run self_instruct.py first")
-    keys: dict[tuple, str] = {}
-    for record in map(journal.get, newest_first):
-        shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
-        if all(record.get(name) == run[name] for name in shared):
-            answers = record.get("answers", {})
-            asked = zip(record.get("instructions", ()), answers, strict=True)
-            alone = (record.get("request_idx", record.get("instruction")), record["key"])
-            for which, key in [*asked] or [alone]:
-                if answers.get(key) != "":  # of a list that could not be read; its tasks were asked about one by one
-                    keys.setdefault((record["stage"], which, record["attempt"]), key)
-    return journal, run, keys
-
-
-def several(record: dict, key: str) -> dict:
-    """Of a reply to several questions, what it says to one."""
-    return {"text": record["answers"][key], "finish_reason": "stop"} if key in record.get("answers", {}) else {}
-
-
-def limits(folder: Path, run: dict) -> dict:
-    """What the journal does not say: how many instructions were wanted, and how novel; from the same run's run.json."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
-        if all(told[name] == run[name] for name in told.keys() & run.keys()):
-            return {name: told[name] for name in ("num_instructions", "rouge_threshold")}
-    return {"num_instructions": sys.maxsize}
-
-
-def read_seeds(path: str, run: dict) -> list[Task]:
-    seeds = workshop.load_seed_tasks(path or workshop.DEFAULT_SEEDS.get(run["language"], workshop.DEFAULT_SEEDS["en"]))
-    if workshop.digest(seeds) != run["seed_tasks"]:
-        print("notice: the run had other seed tasks: give them as --seed-file, or novelty may differ", file=sys.stderr)
-    return seeds
-
-
-def generate(model: Recorded, seeds: list[Task]) -> None:
-    """Stage 1 over again, in request order, with a pool of this recipe's own."""
-    config, results, pool = model.config, model.results, workshop.InstructionPool(model.config.recipe)
-    for task in seeds:
-        pool.add(task.instruction)
-    for i in sorted({which for stage, which, _ in model.keys if stage == "generate"}):
-        accepted, rejected = len(results.tasks), len(results.rejected)
-        try:
-            reply = model.ask("generate", "", workshop.parameters(config, "generate"), {"request_idx": i})
-        except RequestFailed as failure:
-            model.undone.append(("generate", str(failure)))
-            continue
-        workshop.take_candidates(config, pool, reply, i, results)
-        made = [("kept", (task.instruction,)) for task in results.tasks[accepted:]]
-        made += [(row["rule"], (row["instruction"],)) for row in results.rejected[rejected:]]
-        model.note("generate", i, reply.text, reply.finish_reason, made)
-    model.columns["generate"] = column(model, "generate")
-
-
-def answer(model: Recorded, instructions: list[str]) -> None:
-    """Stages 2, 3 and 4 over again."""
-    results, made = model.results, defaultdict(list)
-    results.tasks = tasks = [Task(str(n), text) for n, text in enumerate(instructions)]
-    for stage in workshop.STAGE_FUNCTIONS[1:]:
-        tasks = stage(model.config, model, tasks)
-    for row in results.dataset:
-        made[row["instruction"]].append(("kept", (row["input"], row["output"])))
-    for row in results.rejected:
-        if row["stage"] in ("instances", "filter"):
-            pair = () if row["rule"] == "no_instance" else (row["input"], row["output"])
-            made[row["instruction"]].append((row["rule"], pair))
-    for task in results.tasks:
-        for stage, notes in task.notes.items():
-            outcomes = [(ANSWERS[task.is_classification], ())] if stage == "classify" else made[task.instruction]
-            finish_reason = notes["metadata"].get("finish_reason", "stop")
-            model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
-    model.columns |= {stage: column(model, stage) for stage in ("classify", "instances")}
-
-
-def column(model: Recorded, stage: str) -> dict[str, int]:
-    """The figures of a stage, as the pipeline itself counts them."""
-    counts, rows = workshop.count(model), {"replies": sum(name == stage for name, _ in model.read)}
-    rows |= {"  cut at max_tokens": model.cut[stage], "no reply": counts[stage]["undone"]}
-    if stage == "classify":
-        names = ("classification", "not_classification", "unknown")
-        return rows | {answer: counts[stage][name] for answer, name in zip(ANSWERS.values(), names, strict=True)}
-    if stage == "instances":
-        rows["replies without an instance"] = counts[stage]["rejected"].get("no_instance", 0)
-    part = counts["filter" if stage == "instances" else stage]
-    rows |= {"instances" if stage == "instances" else "candidates": part["in"], "kept": part["out"]}
-    return rows | {f"  - {rule}": n for rule, n in part["rejected"].items()}
-
-
-def table(models: list[Recorded], stage: str) -> str:
-    lines = [f"{TITLES[stage]:<32}" + "".join(f"{model.config.recipe:>9}" for model in models)]
-    for name in dict.fromkeys(name for model in models for name in model.columns[stage]):
-        lines.append(f"{name:<32}" + "".join(f"{model.columns[stage].get(name, 0):>9}" for model in models))
-    return "\n".join(lines)
+def folded(texts: tuple[str, ...]) -> list[str]:
+    return [text.casefold() for text in texts]
 
 
 def differences(modern: Recorded, paper: Recorded) -> Iterator[Difference]:
-    """What the recipes judge in two ways, or keep as two texts; `not_needed` is no judgement."""
-    for (stage, which), (reply, ours) in modern.read.items():
-        heard, theirs = paper.read.get((stage, which), ("", {}))
-        pairs = [(one, theirs.get(same(text, theirs), missed(text, reply, heard))) for text, one in ours.items()]
-        pairs += [(("not found", ()), other) for text, other in theirs.items() if same(text, ours) is None]
-        for one, other in pairs:
-            verdicts = {one[0], other[0]}
-            if one != other and (verdicts == {"kept"} or len(verdicts - {"not_needed"}) > 1):
+    """What the recipes judge in two ways, or keep as two texts."""
+    for (stage, question), (reply, ours) in modern.read.items():
+        heard, theirs = paper.read.get((stage, question), ("", {}))
+        for one, other in side_by_side(reply, ours, heard, theirs):
+            if differ(one, other):
                 yield Difference(stage, reply, one, other)
 
 
+def side_by_side(
+    reply: str, ours: dict[str, Outcome], heard: str, theirs: dict[str, Outcome]
+) -> list[tuple[Outcome, Outcome]]:
+    """The outcomes of each text by both recipes, `modern` first.
+
+    `reply` is what `modern` read, and `heard` is what `paper` read of it.
+    """
+    # What `modern` found.
+    pairs = []
+    for text, one in ours.items():
+        partner = same(text, theirs)
+        other = missed(text, reply, heard) if partner is None else theirs[partner]
+        pairs.append((one, other))
+
+    # What only `paper` found.
+    for text, other in theirs.items():
+        if same(text, ours) is None:
+            pairs.append((("not found", ()), other))
+    return pairs
+
+
 def same(text: str, others: Collection[str]) -> str | None:
-    """The one of `others` that is the text, holds it, or is held by it, as where one recipe splits what is whole."""
-    near = [text] * (text in others) or [one for one in others if one and (one in text or text in one)]
-    return near[0] if near else "" if "" in others else None
+    """The one of `others` that is the text, or contains it, or is contained in it.
+
+    One recipe may split what is whole for the other recipe. None: there is no such text.
+    """
+    if text in others:
+        return text
+    for other in others:
+        if other and (other in text or text in other):
+            return other
+    return "" if "" in others else None
 
 
 def missed(text: str, reply: str, heard: str) -> Outcome:
-    """Why `paper` did not find a text: mostly, a stop string came before it."""
+    """Why `paper` did not find a text. Mostly a stop string came before it."""
     stopped = len(heard) < len(reply) and text not in " ".join(heard.casefold().split())
     return "behind a stop" if stopped else "not found", ()
 
 
+def differ(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes are two judgements; `not_needed` is none."""
+    verdicts = {one[0], other[0]}
+    if verdicts == {"kept"}:
+        return one != other
+    return len(verdicts - {"not_needed"}) > 1
+
+
 def by_kind(found: list[Difference]) -> dict[tuple, list[Difference]]:
-    """The kinds of difference, by turns from each stage, its frequent ones first."""
+    """The kinds of difference: one of each stage in turn, frequent kinds first."""
+    # Collect them.
     kinds = defaultdict(list)
     for difference in found:
         kinds[difference.kind].append(difference)
+
+    # Take the stages in turn.
     often = sorted(kinds, key=lambda kind: -len(kinds[kind]))
-    turns = zip_longest(*([kind for kind in often if kind[0] == stage] for stage in TITLES))
-    return {kind: kinds[kind] for turn in turns for kind in turn if kind}
+    by_stage = []
+    for stage in TITLES:
+        by_stage.append([kind for kind in often if kind[0] == stage])
+    return {kind: kinds[kind] for kind in in_turn(by_stage)}
+
+
+def in_turn(lists: Collection[list]) -> list:
+    """The first of each list, then the second of each list, and so on."""
+    found = []
+    for turn in zip_longest(*lists):
+        found += [one for one in turn if one is not None]
+    return found
 
 
 def example(difference: Difference, often: int) -> str:
-    """What the reply said, and what each recipe made of it; long texts from where they differ."""
-    outcomes, reply = (difference.modern, difference.paper), " ".join(difference.reply.split())
-    starts = [start_of(*texts) for texts in zip_longest(*(texts for _, texts in outcomes), fillvalue="")]
-    shown = [["…" * bool(at) + text[at:] for text, at in zip(texts, starts, strict=False)] for _, texts in outcomes]
-    at = max(0, reply.find(" ".join((shown[0] or shown[1] or [""])[0].strip("…").split())[:20]) - 20)
-    lines = [f"{TITLES[difference.stage].split(',')[0]}, {difference.kind[1]} ({often} such)"]
-    lines.append(f"    reply   {'…' * bool(at)}{one_line(reply[at:])}")
-    for recipe, (verdict, _), texts in zip(RECIPES, outcomes, shown, strict=True):
-        parts = " -> ".join(one_line(text, 96 // len(texts)) or "(empty)" for text in texts)
-        lines.append(f"    {recipe:<8}{verdict}{': ' * bool(parts)}{parts}")
+    """What the reply said, and what each recipe made of it."""
+    # Long texts are shown from where they differ.
+    verdict, texts = difference.modern
+    other_verdict, other_texts = difference.paper
+    starts = []
+    for one, other in zip_longest(texts, other_texts, fillvalue=""):
+        starts.append(start_of(one, other))
+    ours = from_starts(texts, starts)
+    theirs = from_starts(other_texts, starts)
+
+    # The reply is shown from a little before the text.
+    reply = " ".join(difference.reply.split())
+    first = (ours or theirs or [""])[0]
+    start = " ".join(first.strip("…").split())[:20]
+    at = max(0, reply.find(start) - 20)
+    dots = "…" if at else ""
+
+    # Put the lines together.
+    stage = TITLES[difference.stage].split(",")[0]
+    lines = [f"{stage}, {difference.kind[1]} ({often} such)"]
+    lines.append(f"    reply   {dots}{one_line(reply[at:])}")
+    lines.append(f"    modern  {outcome_line(verdict, ours)}")
+    lines.append(f"    paper   {outcome_line(other_verdict, theirs)}")
     return "\n".join(lines)
 
 
 def start_of(one: str, other: str) -> int:
-    """Where to begin so that the place at which two texts part is seen."""
-    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
-    return at - 20 if at > 40 else 0
+    """Where to begin, so that the place is seen at which two texts part."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i - 20 if i > 40 else 0
+    return 0
+
+
+def from_starts(texts: tuple[str, ...], starts: list[int]) -> list[str]:
+    """Each text from its start on. Dots stand for what is left out."""
+    shown = []
+    for text, at in zip(texts, starts, strict=False):
+        dots = "…" if at else ""
+        shown.append(dots + text[at:])
+    return shown
+
+
+def outcome_line(verdict: str, texts: list[str]) -> str:
+    """A verdict and what it is about, in one line of about 100 characters."""
+    if not texts:
+        return verdict
+    room = 96 // len(texts)
+    parts = [one_line(text, room) or "(empty)" for text in texts]
+    return f"{verdict}: {' -> '.join(parts)}"
+
+
+# --------------------------------------------------------------------------------------------------
+# The program.
+
+EXAMPLES = 5  # differences that are shown
 
 
 def compare(folder: Path, seed_file: str) -> str:
     """All tables, and five examples."""
+    # Open the run.
     journal, run, keys = open_run(folder / "responses.jsonl")
-    told, seeds = limits(folder, run), read_seeds(seed_file, run)
-    models = [Recorded(Config(recipe=recipe, seed=run["seed"], **told), journal, keys) for recipe in RECIPES]
-    for model in models:
+    told = limits(folder, run)
+    seeds = read_seeds(seed_file, run)
+    models = {}
+    for recipe in RECIPES:
+        config = Config(recipe=recipe, seed=run["seed"], **told)
+        models[recipe] = Recorded(config, journal, keys)
+
+    # Read stage 1. Both recipes go on with the instructions that the run itself kept.
+    for model in models.values():
         generate(model, seeds)
-    kept = [task.instruction for task in models[RECIPES.index(run["recipe"])].results.tasks]
-    for model in models:
+    kept = [task.instruction for task in models[run["recipe"]].results.tasks]
+    for model in models.values():
         answer(model, kept)
     journal.file.close()
-    kinds = by_kind(list(differences(*models)))
-    chosen = [difference for turn in zip_longest(*kinds.values()) for difference in turn if difference][:5]
-    n = len({journal.starts[key] for key in keys.values()})
-    head = f"{n} replies of {one_line(run['model'])} to the prompts of the recipe {run['recipe']}, read by both"
-    total = f"differences: {sum(map(len, kinds.values()))}, of {len(kinds)} kinds (modern | paper); "
-    total += f"{len(chosen)} of them:"
-    examples = [example(difference, len(kinds[difference.kind])) for difference in chosen]
-    return "\n\n".join([head, *(table(models, stage) for stage in TITLES), total, *examples])
+
+    # Show the tables and the differences.
+    records = [journal.get(key) for key in keys.values()]
+    replies = len({record.get("part_of", record["key"]) for record in records})
+    who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
+    parts = [f"{replies} replies of {who}, read by both"]
+    for stage in TITLES:
+        parts.append(table(list(models.values()), stage))
+    parts += difference_parts(list(differences(models["modern"], models["paper"])))
+    return "\n\n".join(parts)
+
+
+def difference_parts(found: list[Difference]) -> list[str]:
+    """How many differences there are, and an example of each of the first kinds."""
+    kinds = by_kind(found)
+    chosen = in_turn(kinds.values())[:EXAMPLES]
+    total = f"differences: {len(found)}, of {len(kinds)} kinds (modern | paper)"
+    parts = [f"{total}; {len(chosen)} of them:"]
+    for difference in chosen:
+        parts.append(example(difference, len(kinds[difference.kind])))
+    return parts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work_dir", nargs="?", type=Path, default=Path(Config.work_dir), help="folder of the run")
-    parser.add_argument("--seed-file", default="", help="its seed tasks [the project's own, in the run's language]")
+    # The flags.
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add = parser.add_argument
+    default = Path(Config.work_dir)
+    seeds = "its seed tasks [the project's own, in the run's language]"
+    add("work_dir", nargs="?", type=Path, default=default, help="folder of the run")
+    add("--seed-file", default="", help=seeds)
+
+    # Compare, and print.
     options = parser.parse_args(arguments)
     return workshop.main(None, lambda _: print(compare(options.work_dir, options.seed_file)))
 

@@ -1,14 +1,21 @@
-"""Step 1 of instruction backtranslation: train a base model to write the instruction that an answer answers.
+"""Step 1 of instruction backtranslation: train a base model to write the instruction that
+an answer answers.
 
-    python scripts/inverse_sft.py --sample                     a tiny random model on our own rows: 20 s on any CPU
-    python scripts/inverse_sft.py                              Llama-2-7B on Guanaco; a GPU with 24 GB
+    python scripts/inverse_sft.py --sample      a tiny random model, our own rows: 20 s on any CPU
+    python scripts/inverse_sft.py               Llama-2-7B on Guanaco; a GPU with 24 GB
     python scripts/inverse_sft.py --model Qwen/Qwen3-0.6B-Base --out out/qwen       any base model
 
-LoRA, loss on the instruction alone. Reads the first turns of OpenAssistant-Guanaco, which data/preprocessing.ipynb puts
-into --data (a file of Guanaco's own shape does as well), and writes an adapter to --out. A run that was killed goes on
-from its last checkpoint. At the end the model writes instructions for --eval-data, which it was not trained on, and for
-as many rows of its training: ROUGE-L with what people asked, and exact matches. Works on one GPU, the first unless
-CUDA_VISIBLE_DEVICES names another.
+It trains a LoRA adapter, and takes the loss on the instruction alone.
+
+--data    the first turns of OpenAssistant-Guanaco; data/preprocessing.ipynb makes this file.
+          A file of Guanaco's own shape works, too.
+--out     the adapter. A run that was killed goes on from its last checkpoint.
+
+At the end the model writes instructions for the rows of --eval-data, which it was not trained
+on, and for as many rows of its training. It prints ROUGE-L with what people asked, and the
+share of exact matches.
+
+It uses one GPU: the first, unless CUDA_VISIBLE_DEVICES names another.
 """
 
 from __future__ import annotations
@@ -16,23 +23,34 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
-from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row
+from scripts.training import shared as backtranslation
+from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import leave, one_line, tokenize
 
-FOR_SAMPLE = {"model": SAMPLE_OUT / "tiny", "data": SAMPLE / "guanaco_train.jsonl", "out": SAMPLE_OUT / "backward"}
-FOR_SAMPLE |= {"eval_data": SAMPLE / "guanaco_test.jsonl", "lr": 1e-2, "epochs": 24, "max_new_tokens": 48}
-FOR_SAMPLE |= {"max_length": 256, "batch_size": 16}
+FOR_SAMPLE = {
+    "model": SAMPLE_OUT / "tiny",
+    "data": SAMPLE / "guanaco_train.jsonl",
+    "out": SAMPLE_OUT / "backward",
+    "eval_data": SAMPLE / "guanaco_test.jsonl",
+    "lr": 1e-2,
+    "epochs": 24,
+    "max_new_tokens": 48,
+    "max_length": 256,
+    "batch_size": 16,
+}
 CARD = """---
 base_model: {base}
 library_name: peft
 datasets: [timdettmers/openassistant-guanaco]
 ---
-A backward model: it writes the instruction to an answer (instruction backtranslation, https://arxiv.org/abs/2308.06259).
-A LoRA adapter of {base}, trained by scripts/inverse_sft.py on {examples} pairs, loss on the instruction only.
+A backward model: it writes the instruction to an answer \
+(instruction backtranslation, https://arxiv.org/abs/2308.06259).
+A LoRA adapter of {base}, trained by scripts/inverse_sft.py on {examples} pairs, \
+loss on the instruction only.
 
 Held-out rows: ROUGE-L {rouge:.3f}, exact {exact:.3f}. The prompt:
 
@@ -41,34 +59,37 @@ Held-out rows: ROUGE-L {rouge:.3f}, exact {exact:.3f}. The prompt:
 
 
 def inverse_sft(options: argparse.Namespace) -> None:
+    # Train. --sample first builds its tiny model.
     if options.sample:
         sample_model(SAMPLE_OUT / "tiny")
-    rows, unseen = backtranslation.read_rows(options.data), backtranslation.read_rows(options.eval_data)
+    rows = backtranslation.read_rows(options.data)
+    unseen = backtranslation.read_rows(options.eval_data)[: options.eval_rows]
     figures = backtranslation.train(options, [(row, "") for row in rows], backward=True)
-    unseen = unseen[: options.eval_rows]
+
+    # Write instructions for new rows and for as many known rows, and score both.
     written = write_instructions(options, unseen + rows[: len(unseen)])
     rouge, exact = score("not trained on", unseen, written[: len(unseen)])
     score("trained on", rows, written[len(unseen) :])
-    for row, text in list(zip(unseen, written, strict=False))[:5]:
-        print(f"  asked    {one_line(row['instruction'])}\n  written  {one_line(text)}")
+    show(unseen[:5], written[:5])
     print(f"the adapter is in {options.out}")
-    card = CARD.format(**figures, rouge=rouge, exact=exact, prompt=backtranslation.backward_prompt("(the answer)"))
-    backtranslation.push(options, "model", options.out, ["adapter_*", "*token*", "chat_template*"], card)
+
+    # Upload the adapter where --push-to says.
+    prompt = backtranslation.backward_prompt("(the answer)")
+    card = CARD.format(**figures, rouge=rouge, exact=exact, prompt=prompt)
+    names = ["adapter_*", "*token*", "chat_template*"]
+    backtranslation.push(options, "model", options.out, names, card)
 
 
 def write_instructions(options: argparse.Namespace, rows: list[Row]) -> list[str]:
     """The likeliest instruction for each answer, from the model just trained."""
     options = argparse.Namespace(**{**vars(options), "model": str(options.out)})
-    prompts = backtranslation.prompts_for(options, rows, lambda row, answer: backtranslation.backward_prompt(answer))
-    return [reply.text for reply in backtranslation.generate(options, "held-out", prompts, temperature=0.0)]
+    prompts = backtranslation.prompts_for(options, rows, prompt_of)
+    replies = backtranslation.generate(options, "held-out", prompts, temperature=0.0)
+    return [reply.text for reply in replies]
 
 
-def rouge_l(one: str, other: str) -> float:
-    """ROUGE-L F1 in the tokens of self_instruct_workshop, so that Chinese counts like English."""
-    from rapidfuzz.distance import Indel
-
-    texts = tokenize(one), tokenize(other)
-    return Indel.normalized_similarity(*texts) if any(texts) else 0.0
+def prompt_of(row: Row, answer: str) -> str:
+    return backtranslation.backward_prompt(answer)
 
 
 def score(name: str, rows: list[Row], written: list[str]) -> tuple[float, float]:
@@ -80,37 +101,88 @@ def score(name: str, rows: list[Row], written: list[str]) -> tuple[float, float]
     return rouge, exact
 
 
+def rouge_l(one: str, other: str) -> float:
+    """ROUGE-L F1 in the tokens of self_instruct_workshop: Chinese counts like English."""
+    from rapidfuzz.distance import Indel
+
+    texts = (tokenize(one), tokenize(other))
+    return Indel.normalized_similarity(*texts) if any(texts) else 0.0
+
+
+def show(rows: list[Row], written: list[str]) -> None:
+    for row, text in zip(rows, written, strict=False):
+        print(f"  asked    {one_line(row['instruction'])}")
+        print(f"  written  {one_line(text)}")
+
+
+# --------------------------------------------------------------------------------------------------
+# The model of --sample: a Llama of 200,000 random weights.
+
+SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
 def sample_model(folder: Path) -> str:
-    """Build the model of --sample, once: a random Llama of 200,000 weights with a tokenizer made of our own texts."""
-    import tokenizers
+    """Build the model of --sample, unless it is there already. Returns its folder."""
     import transformers
 
+    # The weights are written last.
     if (folder / "model.safetensors").exists():
         return str(folder)
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    texts = [path.read_text(encoding="utf-8") for path in sorted(SAMPLE.glob("*.json*"))]
-    pieces = tokenizers.ByteLevelBPETokenizer()
-    pieces.train_from_iterator(texts, vocab_size=1200, special_tokens=[*special.values()], show_progress=False)
-    core = tokenizers.Tokenizer.from_str(pieces.to_str())
-    begin = {"single": "<s> $A", "special_tokens": [("<s>", 1)]}
-    core.post_processor = tokenizers.processors.TemplateProcessing(**begin)
+
+    # Save the tokenizer, then the weights.
     transformers.logging.disable_progress_bar()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
+    core = sample_tokenizer()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, **SPECIAL_TOKENS)
+    tokenizer.save_pretrained(folder)
     transformers.set_seed(42)
     config = transformers.LlamaConfig(
-        vocab_size=core.get_vocab_size(), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=4096, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=core.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
 
+def sample_tokenizer() -> Any:
+    """A tokenizer that learns its pieces from our own texts. Each text begins with <s>."""
+    import tokenizers
+
+    # Learn the pieces.
+    paths = sorted(SAMPLE.glob("*.json*"))
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    special = list(SPECIAL_TOKENS.values())
+    pieces = tokenizers.ByteLevelBPETokenizer()
+    pieces.train_from_iterator(texts, vocab_size=1200, special_tokens=special, show_progress=False)
+
+    # Add the <s>.
+    core = tokenizers.Tokenizer.from_str(pieces.to_str())
+    core.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return core
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    data, unseen, out = DATA / "guanaco_inverse.json", DATA / "guanaco_inverse_test.json", Path("out/backward")
-    add = backtranslation.add_flags(parser, "meta-llama/Llama-2-7b-hf", data, out, batch=4, epochs=2)
+    # The flags that all four steps have.
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    base = "meta-llama/Llama-2-7b-hf"
+    data = DATA / "guanaco_inverse.json"
+    out = Path("out/backward")
+    add = backtranslation.add_flags(parser, base, data, out, batch=4, epochs=2)
+
+    # The flags of this step.
+    unseen = DATA / "guanaco_inverse_test.json"
     add("--eval-data", type=Path, default=unseen, help="held-out rows [Guanaco's test split]")
-    add("--eval-rows", type=backtranslation.positive, default=518, metavar="N", help="how many of them [518: all]")
+    count = backtranslation.positive
+    text = "how many of them [518: all]"
+    add("--eval-rows", type=count, default=518, metavar="N", help=text)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, inverse_sft)
 
 

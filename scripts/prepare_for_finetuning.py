@@ -1,25 +1,37 @@
 """Make of a run's dataset the files that trainers take, with a dataset card beside them.
 
-    python scripts/prepare_for_finetuning.py                              data/workshop/step4_final.jsonl; a second
-    python scripts/prepare_for_finetuning.py FILE --format messages --split 0.05 --include-seed-tasks
-    python scripts/prepare_for_finetuning.py FILE --num-instructions 1000         10 s for 50,000 rows; needs no GPU
+    python scripts/prepare_for_finetuning.py
+    python scripts/prepare_for_finetuning.py FILE --num-instructions 1000
+    python scripts/prepare_for_finetuning.py FILE --format messages --split 0.05 \\
+        --include-seed-tasks
 
-FILE holds instruction, input and output (the Alpaca shape), or tasks with `instances`, as a JSON array or as JSON
-Lines. It is filtered once more by the rules of stage 4: the run's own recipe, else `modern`. Formats:
+The first command reads data/workshop/step4_final.jsonl and takes a second. 50,000 rows take
+10 s. No GPU is needed.
 
-    alpaca              [{"instruction": ..., "input": ..., "output": ...}, ...]              LLaMA-Factory, axolotl
-    messages            {"messages": [{"role": "user", "content": ...}, ...]} a line         OpenAI, TRL, axolotl
-    sharegpt            [{"conversations": [{"from": "human", "value": ...}, ...]}, ...]     LLaMA-Factory, FastChat
-    prompt-completion   {"prompt": ..., "completion": ...} a line                             TRL, base models
+FILE holds instruction, input and output (the Alpaca shape), or tasks with `instances`. It is a
+JSON array or JSON Lines. The rules of stage 4 filter it once more: those of the run's own
+recipe, else of `modern`. The formats, and who reads them:
 
-prompt-completion draws one of 7 shapes for an instance with input, one of 6 without, as the paper did, so that a model
-does not depend on one of them (its appendix on fine-tuning, and encode_instance in the official code); in Chinese
-the field names are Chinese. There is no end mark: trainers add that of their tokenizer. Texts are never cut: the
-official code removes, half of the time, what stands before an input's only colon, and makes "30 tomorrow" of
-"at 10:30 tomorrow".
+    alpaca              LLaMA-Factory, axolotl
+                        [{"instruction": ..., "input": ..., "output": ...}, ...]
+    messages            OpenAI, TRL, axolotl
+                        {"messages": [{"role": "user", "content": ...}, ...]} a line
+    sharegpt            LLaMA-Factory, FastChat
+                        [{"conversations": [{"from": "human", "value": ...}, ...]}, ...]
+    prompt-completion   TRL, base models
+                        {"prompt": ..., "completion": ...} a line
 
-Draws depend on --seed and on the instruction alone: the instructions of a smaller --num-instructions are among those
-of a larger one. The folder is one dataset: what an earlier call wrote there is replaced, so edit the card last.
+In prompt-completion, each prompt has a shape that is drawn: one of 7 with an input, one of 6
+without. The paper did so, too, and so does encode_instance in the official code: a model then
+does not depend on one shape (paper, appendix on fine-tuning). In Chinese, the field names are
+Chinese. There is no end mark: trainers add the end mark of their tokenizer.
+
+Texts are never cut. The official code removes, half of the time, what stands before an input's
+only colon. It makes "30 tomorrow" of "at 10:30 tomorrow".
+
+What is drawn depends on --seed and on the instruction alone. So the instructions of a smaller
+--num-instructions are among those of a larger one. The folder is one dataset: a new call
+replaces what an earlier call wrote there. So edit the card last.
 """
 
 from __future__ import annotations
@@ -32,7 +44,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -41,171 +53,352 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import DATA, DEFAULT_SEEDS, RECIPES, UsageError, WorkshopError, one_line, to_json
+from self_instruct_workshop import (
+    DATA,
+    DEFAULT_SEEDS,
+    RECIPES,
+    UsageError,
+    WorkshopError,
+    one_line,
+    to_json,
+)
 
 Row = dict[str, str]  # instruction, input, output
-BOUNDS = {"num_instructions": (1, math.inf), "max_instances": (1, math.inf), "split": (0, 0.5)}
+
+# What a setting may be: the lowest and the highest value.
+BOUNDS = {
+    "num_instructions": (1, math.inf),
+    "max_instances": (1, math.inf),
+    "split": (0, 0.5),
+}
 OPENAI_LEAST = 10  # lines that OpenAI asks of a fine-tuning file
-RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")  # settings that the card names
-SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", math.inf: "n>1M"}
 
 
 def notice(text: str) -> None:
     print("notice:", text, file=sys.stderr)
 
 
+# --------------------------------------------------------------------------------------------------
 # What comes in.
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The instances of a JSON array or of JSON Lines. Raises WorkshopError, naming the file and the place in it."""
+    """The instances of a JSON array or of JSON Lines.
+
+    Raises WorkshopError, which names the file and the place in it.
+    """
+    # One array is the whole file. Otherwise each line is a record.
     try:
         text = path.read_text(encoding="utf-8-sig")
         whole = text.lstrip().startswith("[")
         found = json.loads(text) if whole else text.split("\n")
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", "") or one_line(str(error))
-        raise WorkshopError(
-            f"cannot read {path} as JSON in UTF-8 ({why}): run self_instruct.py, or name a file"
-        ) from None
-    places = [(f"{path}, {'record' if whole else 'line'} {n}", record) for n, record in enumerate(found, 1)]
-    rows = [row for where, record in places if whole or record.strip() for row in instances(where, record)]
+        problem = f"cannot read {path} as JSON in UTF-8 ({why})"
+        raise WorkshopError(f"{problem}: run self_instruct.py, or name a file") from None
+
+    # A record can hold several instances.
+    rows = []
+    kind = "record" if whole else "line"
+    for number, record in enumerate(found, 1):
+        if whole or record.strip():
+            rows += instances(f"{path}, {kind} {number}", record)
     if not rows:
-        raise WorkshopError(f"{path} holds no instance: run all four stages, or name another file")
+        problem = "holds no instance: run all four stages, or name another file"
+        raise WorkshopError(f"{path} {problem}")
     return rows
 
 
-def instances(where: str, record: Any) -> Iterator[Row]:
-    """The rows of one record, or of the text of one; an input or output that is null is empty."""
-    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        record = json.loads(record) if isinstance(record, str) else record
-        record = json.loads(to_json(record).encode("utf-8", "replace"))  # lone surrogates become question marks
-        for pair in record.get("instances", [record]):
-            texts = [record["instruction"].strip(), pair.get("input"), pair["output"]]
-            instruction, source, target = ("" if text is None else "" + text for text in texts)
-            yield {"instruction": instruction, "input": source if source.strip() else "", "output": target}
-        if record["instruction"].strip():
-            return
-    raise WorkshopError(f"{where}: a JSON record with instruction and output, or with instances, is needed")
+def instances(where: str, record: Any) -> list[Row]:
+    """The rows of one record, or of the line that holds it.
+
+    An input or output that is null is empty, and so is an input of spaces. Raises
+    WorkshopError for a record of another shape.
+    """
+    # The record must have the right shape.
+    task = decoded(record)
+    if not is_task(task):
+        needed = "a JSON record with instruction and output, or with instances"
+        raise WorkshopError(f"{where}: {needed}, is needed")
+
+    # Make a row of each instance. In the Alpaca shape, the record is the instance.
+    rows = []
+    instruction = task["instruction"].strip()
+    for pair in task.get("instances", [task]):
+        source = pair.get("input") or ""
+        source = source if source.strip() else ""
+        target = pair["output"] or ""
+        rows.append({"instruction": instruction, "input": source, "output": target})
+    return rows
+
+
+def decoded(record: Any) -> Any:
+    """The value of a record or of its line; None for a text that is not JSON.
+
+    Lone surrogates become question marks: no file in UTF-8 can hold them.
+    """
+    with suppress(ValueError, RecursionError):  # recursion: lists in lists, a thousand deep
+        value = json.loads(record) if isinstance(record, str) else record
+        return json.loads(to_json(value).encode("utf-8", "replace"))
+    return None
+
+
+def is_task(task: Any) -> bool:
+    """Whether this is an instruction with one instance, or with a list of instances."""
+    if not isinstance(task, dict):
+        return False
+    instruction = task.get("instruction")
+    if not isinstance(instruction, str) or not instruction.strip():
+        return False
+    pairs = task.get("instances", [task])
+    return isinstance(pairs, list) and all(is_instance(pair) for pair in pairs)
+
+
+def is_instance(pair: Any) -> bool:
+    """Whether this has an output, and perhaps an input: texts, or null."""
+    if not isinstance(pair, dict) or "output" not in pair:
+        return False
+    texts = (pair.get("input"), pair["output"])
+    return all(text is None or isinstance(text, str) for text in texts)
+
+
+# The settings of a run that the card names.
+RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
 
 
 def run_beside(path: Path) -> dict[str, str]:
-    """What run.json beside the input says of the run; nothing where there is none."""
+    """What run.json beside the input says of the run; empty where there is no run.json."""
+    # Read it.
     place = path.parent / "run.json"
+    told = None
     try:
         told = json.loads(place.read_text(encoding="utf-8"))
-        facts = {name: str(told["settings"][name]) for name in RUN_FACTS}
-        return {**facts, "date": told["ended_at"][:10], "version": str(told["versions"]["self_instruct"])}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
+        pass  # the notice below says so
+
+    # Take what the card names.
+    facts = facts_of(told)
+    if not facts:
         notice(f"{place} cannot be read: the card does not say who made the data")
+    return facts
+
+
+def facts_of(told: Any) -> dict[str, str]:
+    """The facts in a run.json; empty where one of them is missing."""
+    # Is everything there?
+    if not isinstance(told, dict):
         return {}
+    settings = told.get("settings")
+    versions = told.get("versions")
+    ended_at = told.get("ended_at")
+    if not isinstance(settings, dict) or not isinstance(versions, dict):
+        return {}
+    known = settings.keys() >= set(RUN_FACTS) and "self_instruct" in versions
+    if not known or not isinstance(ended_at, str):
+        return {}
+
+    # The date is the day on which the run ended.
+    facts = {name: str(settings[name]) for name in RUN_FACTS}
+    return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
 
 
 def language_of(run: dict[str, str], rows: list[Row]) -> str:
-    """As run.json says; without it "zh" where most letters of the instructions are Chinese, else unknown, ""."""
-    if run.get("language") in DEFAULT_SEEDS:
-        return run["language"]
-    letters = [c for row in rows for c in row["instruction"] if c.isalpha()]
-    return "zh" if sum("\u4e00" <= c <= "\u9fff" for c in letters) > len(letters) / 2 else ""
+    """The language as run.json says it.
+
+    Without run.json: "zh" where most letters of the instructions are Chinese, else "",
+    which is unknown.
+    """
+    # What the run says.
+    language = run.get("language")
+    if language in DEFAULT_SEEDS:
+        return language
+
+    # Otherwise count letters.
+    letters = 0
+    chinese = 0
+    for row in rows:
+        for character in row["instruction"]:
+            if character.isalpha():
+                letters += 1
+                chinese += "\u4e00" <= character <= "\u9fff"
+    return "zh" if chinese > letters / 2 else ""
 
 
 def seed_rows(path: Path) -> list[Row]:
-    """The instances of the seed tasks."""
+    """The instances of the seed tasks. Seed tasks without an instance are counted."""
+    # Say how many cannot be used.
     tasks = workshop.load_seed_tasks(path)
-    if without := sum(not task.instances for task in tasks):
+    without = sum(not task.instances for task in tasks)
+    if without:
         notice(f"{path}: {without} of {len(tasks)} seed tasks have no instance to train on")
-    return [{"instruction": task.instruction, **instance} for task in tasks for instance in task.instances]
+
+    # Make a row of each instance.
+    rows = []
+    for task in tasks:
+        for instance in task.instances:
+            rows.append({"instruction": task.instruction, **instance})
+    return rows
 
 
+# --------------------------------------------------------------------------------------------------
 # What is kept, and on which side of the split.
 
 
 def sift(rows: list[Row], recipe: str, most: int, seed: int, dropped: Counter[str]) -> list[Row]:
-    """Leave out what the rules of stage 4 turn away, counted by name, and what is over `most` of one instruction."""
+    """The rows that the rules of stage 4 keep, and at most `most` of one instruction.
+
+    What is left out is counted in `dropped`, by the name of its rule.
+    """
+    # Put the instances of an instruction together.
     tasks: dict[str, workshop.Pairs] = {}
     for row in rows:
-        tasks.setdefault(row["instruction"], []).append((row["input"], row["output"]))
+        pairs = tasks.setdefault(row["instruction"], [])
+        pairs.append((row["input"], row["output"]))
+
+    # Filter them. Of too many, draw some; they stay in their order.
     kept = []
     for instruction, pairs in tasks.items():
-        fine, out = workshop.filter_instances(instruction, pairs, recipe=recipe)
-        chosen = random.Random(f"{seed}/{instruction}").sample(range(len(fine)), min(most, len(fine)))
-        dropped.update([rule for *_, rule in out] + ["over_max_instances"] * (len(fine) - len(chosen)))
-        kept += [{"instruction": instruction, "input": fine[i][0], "output": fine[i][1]} for i in sorted(chosen)]
+        fine, rejected = workshop.filter_instances(instruction, pairs, recipe=recipe)
+        count = min(most, len(fine))
+        chosen = random.Random(f"{seed}/{instruction}").sample(range(len(fine)), count)
+        for i in sorted(chosen):
+            source, target = fine[i]
+            kept.append({"instruction": instruction, "input": source, "output": target})
+
+        # Count what is left out.
+        dropped.update(rule for _, _, rule in rejected)
+        if count < len(fine):
+            dropped["over_max_instances"] += len(fine) - count
     return kept
 
 
 def same(instruction: str) -> str:
-    """One name for instructions that differ only in capitals, spaces or the width of characters."""
+    """One name for instructions that differ only in capitals, spaces or width of characters."""
     return " ".join(unicodedata.normalize("NFKC", instruction).casefold().split())
 
 
 def draw(rows: list[Row], number: int, purpose: str) -> tuple[list[Row], list[Row]]:
-    """All rows of `number` instructions, and the others. A larger number draws the same ones and more."""
+    """All rows of `number` instructions, and all other rows.
+
+    Each instruction has a random rank of its own, and the first ranks are drawn. So a
+    larger number draws the same instructions and more.
+    """
+    # Rank the instructions.
     names = {same(row["instruction"]) for row in rows}
-    first = set(sorted(names, key=lambda name: random.Random(f"{purpose}/{name}").random())[:number])
-    drawn, rest = [], []
+    ranks = {name: random.Random(f"{purpose}/{name}").random() for name in names}
+    first = set(sorted(names, key=ranks.__getitem__)[:number])
+
+    # Part the rows.
+    drawn = []
+    rest = []
     for row in rows:
-        (drawn if same(row["instruction"]) in first else rest).append(row)
+        side = drawn if same(row["instruction"]) in first else rest
+        side.append(row)
     return drawn, rest
 
 
 def instructions(rows: list[Row]) -> int:
+    """How many instructions the rows have."""
     return len({same(row["instruction"]) for row in rows})
 
 
 def split(rows: list[Row], share: float, seed: int) -> dict[str, list[Row]]:
-    """Train, and where a share is asked for validation; no instruction is on both sides. Each is shuffled."""
-    n = instructions(rows)
-    if share and n < 2:
-        raise WorkshopError("one instruction cannot be on both sides: leave out --split")
-    held_out, rest = draw(rows, max(1, round(share * n)) if share else 0, f"{seed}/split")
-    parts = {"train": rest, "validation": held_out} if share else {"train": rest}
+    """The part "train", and where a share is asked for "validation". Each is shuffled.
+
+    No instruction is in both. Raises WorkshopError where there is only one instruction.
+    """
+    # Hold out the share.
+    parts = {"train": list(rows)}
+    if share:
+        total = instructions(rows)
+        if total < 2:
+            problem = "one instruction cannot be on both sides"
+            raise WorkshopError(f"{problem}: leave out --split")
+        number = max(1, round(share * total))
+        held_out, rest = draw(rows, number, f"{seed}/split")
+        parts = {"train": rest, "validation": held_out}
+
+    # Shuffle.
     for part in parts.values():
         random.Random(seed).shuffle(part)
     return parts
 
 
+# --------------------------------------------------------------------------------------------------
 # The formats: how an instance is written, and what LLaMA-Factory must be told about it.
+# Each function takes a row, the language and the seed.
+
+
+def alpaca(row: Row, language: str, seed: int) -> dict:
+    return row
+
+
+def messages(row: Row, language: str, seed: int) -> dict:
+    asked = {"role": "user", "content": question(row)}
+    said = {"role": "assistant", "content": row["output"]}
+    return {"messages": [asked, said]}
+
+
+def sharegpt(row: Row, language: str, seed: int) -> dict:
+    asked = {"from": "human", "value": question(row)}
+    said = {"from": "gpt", "value": row["output"]}
+    return {"conversations": [asked, said]}
 
 
 def question(row: Row) -> str:
-    return "\n\n".join(filter(None, [row["instruction"], row["input"]]))
+    if row["input"]:
+        return f"{row['instruction']}\n\n{row['input']}"
+    return row["instruction"]
 
 
-def messages(row: Row, *_: Any) -> dict:
-    said = [("user", question(row)), ("assistant", row["output"])]
-    return {"messages": [{"role": role, "content": text} for role, text in said]}
-
-
-def sharegpt(row: Row, *_: Any) -> dict:
-    said = [("human", question(row)), ("gpt", row["output"])]
-    return {"conversations": [{"from": role, "value": text} for role, text in said]}
-
-
-WITH_INPUT = [  # what stands before the instruction, between it and the input, and behind that
-    *[(task, "\nInput: ", "\nOutput:") for task in ("", "Task: ")],
-    *[("", f"\n\n{field}", "\n\nOutput:") for field in ("", "Input: ")],
-    *[(task, "\n\n", "\n\n") for task in ("", "Task: ")],
+# The shapes of a prompt: what stands before the instruction, between it and the input,
+# and behind the input.
+WITH_INPUT = [
+    ("", "\nInput: ", "\nOutput:"),
+    ("Task: ", "\nInput: ", "\nOutput:"),
+    ("", "\n\n", "\n\nOutput:"),
+    ("", "\n\nInput: ", "\n\nOutput:"),
+    ("", "\n\n", "\n\n"),
+    ("Task: ", "\n\n", "\n\n"),
     ("", "\n", "\n\n"),
 ]
-WITHOUT_INPUT = [  # the same, with nothing between
-    *[("", "", gap + "Output:") for gap in (" ", "\n", "\n\n")],
-    *[("", "", gap) for gap in ("\n", "\n\n")],
+WITHOUT_INPUT = [
+    ("", "", " Output:"),
+    ("", "", "\nOutput:"),
+    ("", "", "\n\nOutput:"),
+    ("", "", "\n"),
+    ("", "", "\n\n"),
     ("Task: ", "", "\n\n"),
 ]
-CHINESE = {"Task: ": "任务：", "Input: ": "输入：", "Output:": "输出：\n"}  # "：答" may be one token, "：\n" ends one
+
+# "：" and the character behind it may be one token; "：\n" ends one.
+CHINESE = {"Task: ": "任务：", "Input: ": "输入：", "Output:": "输出：\n"}
 
 
 def prompt_completion(row: Row, language: str, seed: int) -> dict:
-    """One of the shapes, drawn for this instance alone: other rows change nothing."""
+    """An instance in one of the shapes, which is drawn for it alone.
+
+    Other rows change nothing.
+    """
+    # Draw the shape.
     drawn = random.Random("/".join([str(seed), *row.values()]))
-    before, between, after = drawn.choice(WITH_INPUT if row["input"] else WITHOUT_INPUT)
-    for english, chinese in CHINESE.items() if language == "zh" else ():
-        before, between, after = (part.replace(english, chinese) for part in (before, between, after))
+    shape = drawn.choice(WITH_INPUT if row["input"] else WITHOUT_INPUT)
+    if language == "zh":
+        shape = tuple(in_chinese(part) for part in shape)
+    before, between, after = shape
+
+    # Behind a colon, the completion begins with a space.
     prompt = before + row["instruction"] + between + row["input"] + after
-    return {"prompt": prompt, "completion": " " * prompt.endswith(":") + row["output"]}
+    space = " " if prompt.endswith(":") else ""
+    return {"prompt": prompt, "completion": space + row["output"]}
+
+
+def in_chinese(text: str) -> str:
+    for english, chinese in CHINESE.items():
+        text = text.replace(english, chinese)
+    return text
 
 
 @dataclass(frozen=True)
@@ -215,21 +408,41 @@ class Format:
     told: dict  # to LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's
 
 
-ROLES = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-CHAT = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": ROLES | {"system_tag": "system"}}
-PROMPT = {"prompt": "prompt", "response": "completion"}
+CHAT = {
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages"},
+    "tags": {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    },
+}
+SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+PROMPT = {"columns": {"prompt": "prompt", "response": "completion"}}
 FORMATS = {
-    "alpaca": Format(".json", lambda row, *_: row, {}),
+    "alpaca": Format(".json", alpaca, {}),
     "messages": Format(".jsonl", messages, CHAT),
-    "sharegpt": Format(".json", sharegpt, {"formatting": "sharegpt", "columns": {"messages": "conversations"}}),
-    "prompt-completion": Format(".jsonl", prompt_completion, {"columns": PROMPT}),
+    "sharegpt": Format(".json", sharegpt, SHAREGPT),
+    "prompt-completion": Format(".jsonl", prompt_completion, PROMPT),
 }
 
 
-# What goes out.
+# --------------------------------------------------------------------------------------------------
+# The card: who made the data, and how.
 
-MARK = "scripts/prepare_for_finetuning.py"  # a folder whose card does not name it is not ours to replace
-OURS = ["train.json", "train.jsonl", "validation.json", "validation.jsonl", "dataset_info.json", "README.md"]
+# A folder belongs to us if its card names this program. Other folders are not replaced.
+MARK = "scripts/prepare_for_finetuning.py"
+
+# The size as the Hugging Face hub names it: below so many rows -> its name.
+SIZES = {
+    1_000: "n<1K",
+    10_000: "1K<n<10K",
+    100_000: "10K<n<100K",
+    1_000_000: "100K<n<1M",
+    math.inf: "n>1M",
+}
 CARD = """---
 {language}license: other
 pretty_name: Self-Instruct dataset
@@ -250,7 +463,8 @@ configs:
 # Self-Instruct dataset
 
 Instructions with inputs and outputs, written by a language model that was shown seed tasks, as in
-[Self-Instruct](https://arxiv.org/abs/2212.10560). Nobody has checked each of them; of the paper's own, reviewers found
+[Self-Instruct](https://arxiv.org/abs/2212.10560). \
+Nobody has checked each of them; of the paper's own, reviewers found
 54 in 100 right in every field. The format is `{format}`, made by `{mark}`.
 
 | split | file | instructions | instances |
@@ -265,140 +479,289 @@ Instructions with inputs and outputs, written by a language model that was shown
 
 ## Licence
 
-`license: other` is a placeholder: decide before you publish this folder, and change it. What a model writes is under
+`license: other` is a placeholder: \
+decide before you publish this folder, and change it. What a model writes is under
 the terms of its provider, some of which do not allow to train other models on it.{remarks}
 """
 
 
-def card(options: argparse.Namespace, run: dict[str, str], language: str, parts: dict[str, list[Row]]) -> str:
-    """README.md of the folder: YAML for `load_dataset` and the Hugging Face hub, then words for people."""
-    suffix, total = FORMATS[options.format].suffix, sum(map(len, parts.values()))
-    sizes = {name: (f"`{name}{suffix}`", instructions(rows), len(rows)) for name, rows in parts.items()}
+def card(
+    options: argparse.Namespace,
+    run: dict[str, str],
+    language: str,
+    parts: dict[str, list[Row]],
+) -> str:
+    """README.md of the folder: YAML for `load_dataset` and the hub, then words for people."""
+    # What is in each file.
+    suffix = FORMATS[options.format].suffix
+    files = []
+    table_rows = []
+    for name, rows in parts.items():
+        file = f"{name}{suffix}"
+        files.append(f"  - split: {name}\n    path: {file}")
+        table_rows.append(f"| {name} | `{file}` | {instructions(rows)} | {len(rows)} |")
+
+    # Who made it, and how large it is.
+    total = sum(len(rows) for rows in parts.values())
+    facts = origin(options, run)
+    cells = [f"| {name} | {shown(value)} |" for name, value in facts.items()]
+
+    # Fill in the card.
     return CARD.format(
-        language=f"language:\n- {language}\n" * bool(language),
+        language=f"language:\n- {language}\n" if language else "",
         size=next(name for limit, name in SIZES.items() if total < limit),
-        data_files="\n".join(f"  - split: {name}\n    path: {name}{suffix}" for name in parts),
+        data_files="\n".join(files),
         format=options.format,
         mark=MARK,
-        parts="\n".join(f"| {name} | {file} | {tasks} | {n} |" for name, (file, tasks, n) in sizes.items()),
-        origin="\n".join(f"| {name} | {shown(value)} |" for name, value in origin(options, run).items()),
+        parts="\n".join(table_rows),
+        origin="\n".join(cells),
         remarks="".join(f"\n\n{remark}" for remark in remarks(options, run)),
     )
 
 
 def origin(options: argparse.Namespace, run: dict[str, str]) -> dict[str, Any]:
     """Who made the data and how. No address of a server is in it."""
-    seeds = Path(options.seed_file).name or "this project's own"
-    drawn = {"seed tasks": seeds} if options.include_seed_tasks else {}
-    drawn |= {"most instances of an instruction": options.max_instances, "seed of the draws": options.seed}
-    return {"made of": options.file.name, **run, **drawn}
+    facts = {"made of": options.file.name, **run}
+    if options.include_seed_tasks:
+        facts["seed tasks"] = Path(options.seed_file).name or "this project's own"
+    facts["most instances of an instruction"] = options.max_instances
+    facts["seed of the draws"] = options.seed
+    return facts
+
+
+# How a path or an address begins: "/", "~", "../", "C:\", "https://".
+PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\w+://")
 
 
 def shown(value: Any) -> str:
-    """A fact as a cell of a table: of a path on the maker's disk only the name, and nothing that is Markdown."""
+    """A fact as a cell of a table. Nothing in it is read as Markdown.
+
+    Of a path on the maker's disk, only the name is shown.
+    """
     text = one_line(str(value))
-    text = PureWindowsPath(text).name if re.match(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\w+://", text) else text
+    if PATH.match(text):
+        text = PureWindowsPath(text).name
     return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", text)
 
 
-def remarks(options: argparse.Namespace, run: dict[str, str]) -> Iterator[str]:
-    """What else whoever publishes the data must know."""
+def remarks(options: argparse.Namespace, run: dict[str, str]) -> list[str]:
+    """What else people must know before they publish the data."""
+    # Who wrote it?
+    found = []
     if not run:
-        yield "No run.json says who or what wrote the data: correct what this card says of it."
+        missing = "No run.json says who or what wrote the data"
+        found.append(f"{missing}: correct what this card says of it.")
     if run.get("provider") == "practice":
-        yield "The practice model is a bank of written tasks (CC BY 4.0), no language model: for trying out a trainer."
+        bank = "a bank of written tasks (CC BY 4.0), no language model"
+        found.append(f"The practice model is {bank}: for trying out a trainer.")
+
+    # Whose are the seed tasks?
     if options.include_seed_tasks:
-        yield "People wrote the seed tasks: " + ("mind their licence." if options.seed_file else "CC BY 4.0.")
+        licence = "mind their licence." if options.seed_file else "CC BY 4.0."
+        found.append(f"People wrote the seed tasks: {licence}")
+    return found
 
 
-def contents(options: argparse.Namespace, run: dict, language: str, parts: dict) -> dict[str, list[str]]:
-    """Name and lines of each file: data, LLaMA-Factory's description of it, and last the card."""
-    form, files, described = FORMATS[options.format], {}, {}
+# --------------------------------------------------------------------------------------------------
+# What goes out.
+
+OURS = [
+    "train.json",
+    "train.jsonl",
+    "validation.json",
+    "validation.jsonl",
+    "dataset_info.json",
+    "README.md",
+]
+
+
+def contents(
+    options: argparse.Namespace,
+    run: dict[str, str],
+    language: str,
+    parts: dict[str, list[Row]],
+) -> dict[str, list[str]]:
+    """The files: their names and lines. The data come first, the card comes last."""
+    # The data, and what LLaMA-Factory is told of them.
+    form = FORMATS[options.format]
+    files = {}
+    described = {}
     for part, rows in parts.items():
         name = part + form.suffix
         lines = [to_json(form.encode(row, language, options.seed)) for row in rows]
-        files[name] = lines if form.suffix == ".jsonl" else ["[\n", ",\n".join(line[:-1] for line in lines), "\n]\n"]
-        described["self_instruct" + "_validation" * (part != "train")] = {"file_name": name, **form.told}
+        files[name] = lines if form.suffix == ".jsonl" else as_array(lines)
+        title = "self_instruct" if part == "train" else "self_instruct_validation"
+        described[title] = {"file_name": name, **form.told}
+
+    # What describes them.
     files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
-    return files | {"README.md": [card(options, run, language, parts)]}
+    files["README.md"] = [card(options, run, language, parts)]
+    return files
+
+
+def as_array(lines: list[str]) -> list[str]:
+    """Lines of JSON as one array, still a line for each."""
+    inner = ",\n".join(line.removesuffix("\n") for line in lines)
+    return ["[\n", inner, "\n]\n"]
 
 
 def write(folder: Path, files: dict[str, list[str]]) -> None:
-    """Replace what an earlier call wrote there. Another format or an old split must not stay beside the new files."""
-    there = [name for name in OURS if (folder / name).exists()]
+    """Write the files, in place of those of an earlier call.
+
+    Files of another format, or of an old split, must not stay beside the new files.
+    Raises UsageError where the folder is not ours, and WorkshopError where it cannot be
+    written to.
+    """
     try:
-        if there and (there[-1] != "README.md" or MARK not in (folder / "README.md").read_text("utf-8", "replace")):
-            raise UsageError(f"{folder} holds another {there[-1]}: name another folder by --output-dir")
-        for name in set(there) - {"README.md"}:
-            (folder / name).unlink()
-        for name in reversed(files):  # the card first: what a call that is broken off leaves is ours to replace
+        # Is the folder ours?
+        there = [name for name in OURS if (folder / name).exists()]
+        if there and not has_our_card(folder):
+            advice = "name another folder by --output-dir"
+            raise UsageError(f"{folder} holds another {there[-1]}: {advice}")
+
+        # Remove the old data, then write the card first. If this call is broken off, the
+        # card says that the folder is ours.
+        for name in there:
+            if name != "README.md":
+                (folder / name).unlink()
+        for name in reversed(files):
             workshop.write_whole(folder / name, files[name])
     except OSError as error:
-        raise WorkshopError(f"cannot write to {folder} ({error.strerror}): name another by --output-dir") from None
+        problem = f"cannot write to {folder} ({error.strerror})"
+        raise WorkshopError(f"{problem}: name another by --output-dir") from None
+
+
+def has_our_card(folder: Path) -> bool:
+    path = folder / "README.md"
+    return path.exists() and MARK in path.read_text("utf-8", "replace")
 
 
 def table(read: dict[str, list[Row]], dropped: Counter[str], files: dict[str, list[Row]]) -> str:
-    """What came in, what each rule took, and what is left; the instances add up."""
+    """What came in, what each rule took, and what is left. The instances add up."""
     lines = [f"{'':<40} {'instructions':>12} {'instances':>10}"]
-    lines += [f"{name:<40} {instructions(rows):>12,} {len(rows):>10,}" for name, rows in read.items()]
-    lines += [f"  - {rule:<36} {'':>12} {n:>10,}" for rule, n in dropped.most_common() if n]
-    return "\n".join(lines + [f"{name:<40} {instructions(rows):>12,} {len(rows):>10,}" for name, rows in files.items()])
+    lines += [line(name, rows) for name, rows in read.items()]
+    for rule, count in dropped.most_common():
+        if count:
+            lines.append(f"  - {rule:<36} {'':>12} {count:>10,}")
+    lines += [line(name, rows) for name, rows in files.items()]
+    return "\n".join(lines)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Fill in the folder. Raises UsageError for a setting out of bounds, as Config does."""
-    for name, (low, high) in BOUNDS.items():
-        value, flag = getattr(options, name), "--" + name.replace("_", "-")
-        if value is not None and not low <= value <= high:
-            allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-            raise UsageError(f"{flag} must be {allowed}, not {value}")
-    if options.seed_file and not options.include_seed_tasks:
-        raise UsageError("--seed-file is for --include-seed-tasks")
-    options.output_dir = options.output_dir or DATA / "finetuning" / options.format
-    if options.file.resolve().parent == options.output_dir.resolve():
-        raise UsageError(f"--output-dir must be another folder than that of {options.file}, which it would replace")
+def line(name: str, rows: list[Row]) -> str:
+    return f"{name:<40} {instructions(rows):>12,} {len(rows):>10,}"
+
+
+# --------------------------------------------------------------------------------------------------
+# The program.
 
 
 def prepare(options: argparse.Namespace) -> None:
+    # Read the dataset, and what is known about its run.
     check(options)
-    rows, run, dropped = read_rows(options.file), run_beside(options.file), Counter()
-    language, recipe = language_of(run, rows), run["recipe"] if run.get("recipe") in RECIPES else "modern"
-    read = {f"read: {one_line(options.file.name, 34)}": rows}
+    rows = read_rows(options.file)
+    read = {title(options.file): rows}
+    run = run_beside(options.file)
+    language = language_of(run, rows)
+    recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
+
+    # Choose the rows.
+    dropped: Counter[str] = Counter()
     rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
     if options.num_instructions:
-        if (n := instructions(rows)) < options.num_instructions:
-            notice(f"{n} instructions are all there are, and --num-instructions asks for {options.num_instructions}")
-        rows, others = draw(rows, options.num_instructions, f"{options.seed}/instructions")
-        dropped["not_drawn"] += len(others)
+        rows = draw_some(rows, options, dropped)
     if options.include_seed_tasks:
         path = Path(options.seed_file or DEFAULT_SEEDS[language or "en"])
-        read[f"read: {one_line(path.name, 34)}"] = seeds = seed_rows(path)
+        seeds = seed_rows(path)
+        read[title(path)] = seeds
         rows = sift(rows + seeds, recipe, options.max_instances, options.seed, dropped)
     if not rows:
         raise WorkshopError(f"nothing of {options.file} is left: {', '.join(dropped)}")
+
+    # Write the files, and say what is in them.
     parts = split(rows, options.split, options.seed)
     files = contents(options, run, language, parts)
     write(options.output_dir, files)
     print(table(read, dropped, dict(zip(files, parts.values(), strict=False))))
     print(f"\nFiles in {options.output_dir}: {', '.join(files)}")
-    if options.format == "messages" and (n := len(parts["train"])) < OPENAI_LEAST:
-        notice(f"OpenAI asks for at least {OPENAI_LEAST} lines, and train.jsonl has {n}")
+    give_notice(options, run, len(parts["train"]))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Fill in the folder. Raises UsageError for a setting out of bounds, as Config does."""
+    # Numbers within their bounds.
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            flag = "--" + name.replace("_", "-")
+            allowed = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+            raise UsageError(f"{flag} must be {allowed}, not {value}")
+
+    # Flags that go together.
+    if options.seed_file and not options.include_seed_tasks:
+        raise UsageError("--seed-file is for --include-seed-tasks")
+
+    # A folder for the files, not the folder of the run.
+    options.output_dir = options.output_dir or DATA / "finetuning" / options.format
+    if options.file.resolve().parent == options.output_dir.resolve():
+        problem = f"--output-dir must be another folder than that of {options.file}"
+        raise UsageError(f"{problem}, which it would replace")
+
+
+def title(path: Path) -> str:
+    return f"read: {one_line(path.name, 34)}"
+
+
+def draw_some(rows: list[Row], options: argparse.Namespace, dropped: Counter[str]) -> list[Row]:
+    """The rows of --num-instructions instructions. The other rows are counted."""
+    # Are there enough?
+    wanted = options.num_instructions
+    there = instructions(rows)
+    if there < wanted:
+        said = f"{there} instructions are all there are"
+        notice(f"{said}, and --num-instructions asks for {wanted}")
+
+    # Draw them.
+    drawn, others = draw(rows, wanted, f"{options.seed}/instructions")
+    dropped["not_drawn"] += len(others)
+    return drawn
+
+
+def give_notice(options: argparse.Namespace, run: dict[str, str], lines: int) -> None:
+    """Say where the files are not fit to train with."""
+    if options.format == "messages" and lines < OPENAI_LEAST:
+        least = f"OpenAI asks for at least {OPENAI_LEAST} lines"
+        notice(f"{least}, and train.jsonl has {lines}")
     if run.get("provider") == "practice":
-        notice("the practice model is no language model: use this to try out a trainer, not to teach a model")
+        use = "use this to try out a trainer, not to teach a model"
+        notice(f"the practice model is no language model: {use}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    # What goes in, and what comes out.
+    about = (__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    add = parser.add_argument
     default = Path(workshop.Config.work_dir) / "step4_final.jsonl"
-    parser.add_argument("file", nargs="?", type=Path, default=default, help="[data/workshop/step4_final.jsonl]")
-    parser.add_argument("--format", choices=FORMATS, default="alpaca", help="what the trainer takes [alpaca]")
-    parser.add_argument("--output-dir", type=Path, help="folder for the files [data/finetuning/FORMAT]")
-    parser.add_argument("--split", type=float, default=0.0, help="share of instructions for validation [0: none]")
-    parser.add_argument("--num-instructions", type=int, help="draw so many, with all their instances [all]")
-    parser.add_argument("--max-instances", type=int, default=5, help="most instances of one instruction (paper: 5) [5]")
-    parser.add_argument("--include-seed-tasks", action="store_true", help="add the seed tasks, as the paper did")
-    parser.add_argument("--seed-file", default="", help="those [the project's own, in the language of the run]")
-    parser.add_argument("--seed", type=int, default=42, help="random seed of all draws [42]")
+    folder = "folder for the files [data/finetuning/FORMAT]"
+    form = "what the trainer takes [alpaca]"
+    add("file", nargs="?", type=Path, default=default, help="[data/workshop/step4_final.jsonl]")
+    add("--format", choices=FORMATS, default="alpaca", help=form)
+    add("--output-dir", type=Path, help=folder)
+
+    # Which rows.
+    share = "share of instructions for validation [0: none]"
+    number = "draw so many, with all their instances [all]"
+    most = "most instances of one instruction (paper: 5) [5]"
+    seeds = "add the seed tasks, as the paper did"
+    seed_file = "those [the project's own, in the language of the run]"
+    add("--split", type=float, default=0.0, help=share)
+    add("--num-instructions", type=int, help=number)
+    add("--max-instances", type=int, default=5, help=most)
+    add("--include-seed-tasks", action="store_true", help=seeds)
+    add("--seed-file", default="", help=seed_file)
+    add("--seed", type=int, default=42, help="random seed of all draws [42]")
+
+    # Do it.
     options = parser.parse_args(arguments)
     return workshop.main(None, lambda _: prepare(options))
 

@@ -1,12 +1,15 @@
-"""A run as one HTML file to look at: funnel, Table 1, histograms, verbs, tokens, and every row with its raw replies.
+"""A run as one HTML file to look at: funnel, Table 1, histograms, verbs, tokens, and every row with
+its raw replies.
 
     pip install -r scripts/requirements-report.txt
-    python scripts/report.py                                       of data/workshop; seconds; a double click opens it
-    python scripts/report.py --work-dir MY_RUN --language zh --out my_run.html      half a minute for 50,000 rows
+    python scripts/report.py                    of data/workshop; seconds; a double click opens it
+    python scripts/report.py --work-dir MY_RUN --language zh --out my_run.html
+                                                half a minute for 50,000 rows
 
-The file needs no network and no server: plotly's script and the data stand in it. What a model wrote is data: it is
-shown as text, and the page's Content-Security-Policy lets nothing run but the page's own scripts, by their hashes.
-Figures that run.json has are taken from there. `self_instruct.py --report` does the same.
+The file needs no network and no server: plotly's script and the data stand in it. What a model
+wrote is data: it is shown as text. The page's Content-Security-Policy lets nothing run but the
+page's own scripts, by their hashes. Figures that run.json has are taken from there.
+`self_instruct.py --report` does the same.
 """
 
 from __future__ import annotations
@@ -17,103 +20,181 @@ import html
 import json
 import re
 import sys
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from string import Template
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from scripts import report_numbers, report_rows, report_run
+from scripts.reporting.numbers import numbers
+from scripts.reporting.rows import REPLIES, ROWS, Rows, packed, read_replies
+from scripts.reporting.run import Run, read_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
-HERE = Path(__file__).resolve().parent
-NEEDED = "plotly", "textblob", "jieba"
+PARTS = Path(__file__).resolve().parent / "reporting"  # the template, its style, script and words
+NEEDED = ("plotly", "textblob", "jieba")  # the packages of requirements-report.txt
+
+Pieces = dict[str, Iterable[str]]  # "rows" and "replies" -> their packed pieces
 
 
 def write_report(folder: Path, out: Path | None = None, language: str = "") -> Path:
-    """Write the report of a run's folder; return where. Raises WorkshopError for what the user can put right."""
-    plotly, run = plotly_script(), report_run.read_run(folder)
+    """Write the report of a run's folder, and return where it is.
+
+    `language` is that of the labels: "en", "zh", or "" for the run's own.
+    Raises WorkshopError where a package is missing, the folder holds no run or a damaged file,
+    or the report cannot be written.
+    """
+    # Without the packages there is no report, so look for them before the run is read.
+    plotly = plotly_script()
+    run = read_run(folder)
     try:
-        replies = report_rows.read_replies(run)
-        numbers = report_numbers.numbers(run, max(replies.candidates, default=-1) + 1)
-        rows = list(report_rows.Rows(run, replies).all())
+        shown, pieces = contents(run)
     finally:
         if run.journal:
             run.journal.file.close()
-    known = json.loads((HERE / "report_words.json").read_text(encoding="utf-8"))
+
+    # Take the labels of the language asked for, else of the run's, else the English ones.
+    known = json.loads(part("words.json"))
     language = next(name for name in (language, run.language, "en") if name in known)
     words = known[language]
-    shown = numbers | {"rows": len(rows), "replies_in_a_piece": report_rows.REPLIES}
-    pieces = {"rows": report_rows.packed(rows, report_rows.ROWS), "replies": replies.pieces}
-    title = f"{words['title']}: {one_line(numbers['run']['folder'], 60)}"
+    title = f"{words['title']}: {one_line(shown['run']['folder'], 60)}"
+
+    # Write the file whole, so that a half one never stands there.
     path = out or folder / "report.html"
+    text = page(title, language, {"words": words, **shown}, pieces, plotly)
     try:
-        workshop.write_whole(path, [page(title, language, {"words": words, **shown}, pieces, plotly), "\n"])
+        workshop.write_whole(path, [text, "\n"])
     except OSError as error:
-        problem = f"cannot write {path} ({error.strerror}): name another file by scripts/report.py --out"
-        raise WorkshopError(problem) from None
+        problem = f"cannot write {path} ({error.strerror})"
+        raise WorkshopError(f"{problem}: name another file by scripts/report.py --out") from None
     return path
 
 
 def plotly_script() -> str:
+    """Plotly's JavaScript. Raises WorkshopError where a package of the report is missing."""
+    # The numbers need the other two, but only after the run was read: ask for them now.
     try:
         import jieba  # noqa: F401
         import textblob  # noqa: F401
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        needed = f"{sys.executable} -m pip install -r scripts/requirements-report.txt"
-        raise WorkshopError(f"the report needs {error.name or ', '.join(NEEDED)}: run  {needed}  first") from None
+        missing = error.name or ", ".join(NEEDED)
+        command = f"{sys.executable} -m pip install -r scripts/requirements-report.txt"
+        raise WorkshopError(f"the report needs {missing}: run  {command}  first") from None
     return get_plotlyjs()
 
 
-def page(title: str, language: str, numbers: dict, pieces: dict, plotly: str) -> str:
-    """Fill in the template. Of the scripts and the styles in it, those run that the policy names by their hashes."""
-    style, script = ((HERE / f"report_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    plotly, script, charts = (text.replace("</script", r"<\/script") for text in (plotly, script, "charts();"))
-    policy = {
+def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
+    """All that the page shows of a run: its numbers, and its rows and replies in packed pieces."""
+    # The requests of stage 1 are numbered from 0: the highest number tells how many were sent.
+    replies = read_replies(run)
+    requests = max(replies.candidates, default=-1) + 1
+    shown = numbers(run, requests)
+
+    # The page must know how many rows there are, and in which piece a reply stands.
+    rows = list(Rows(run, replies).all())
+    shown |= {"rows": len(rows), "replies_in_a_piece": REPLIES}
+    return shown, {"rows": packed(rows, ROWS), "replies": replies.pieces}
+
+
+def part(name: str) -> str:
+    """The text of a file in scripts/reporting/."""
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def page(title: str, language: str, shown: dict, pieces: Pieces, plotly: str) -> str:
+    """Fill in the template and return the page.
+
+    Of the scripts and the styles in it, those run that the policy names by their hashes.
+    """
+    # A "</script" within a script would end it too early.
+    style = part("page.css")
+    script = inside_script(part("page.js"))
+    plotly = inside_script(plotly)
+    charts = "charts();"
+
+    # Every name here is a place in page.html.
+    return Template(part("page.html")).substitute(
+        title=html.escape(title),
+        language={"zh": "zh-CN"}.get(language, language),
+        policy=policy([script, plotly, charts], style),
+        style=style,
+        unused=unused_styles(plotly),
+        numbers=json.dumps(shown, ensure_ascii=False).replace("<", r"\u003c"),
+        script=script,
+        plotly=plotly,
+        charts=charts,
+        pieces="\n".join(piece_tags(pieces)),
+    )
+
+
+def inside_script(text: str) -> str:
+    """JavaScript that can stand between <script> and </script>."""
+    return text.replace("</script", r"<\/script")
+
+
+def policy(scripts: list[str], style: str) -> str:
+    """The Content-Security-Policy of a page with these scripts and this style."""
+    # Nothing is allowed, except what is listed here by the hash of its text.
+    rules = {
         "default-src": "'none'",
-        "script-src": " ".join(map(allowed, (script, plotly, charts))),
+        "script-src": " ".join(allowed(script) for script in scripts),
         "style-src": f"{allowed(style)} {allowed('')}",  # plotly fills an empty <style> by script
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    template = Template((HERE / "report_page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=html.escape(title),
-        language={"zh": "zh-CN"}.get(language, language),
-        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
-        style=style,
-        unused="".join(f'<template id="{name}"></template>' for name in map_styles(plotly)),
-        numbers=json.dumps(numbers, ensure_ascii=False).replace("<", r"\u003c"),
-        script=script,
-        plotly=plotly,
-        charts=charts,
-        pieces="\n".join(
-            f'<script type="text/plain" id="{name}-{n}">{piece}</script>'
-            for name, packed in pieces.items()
-            for n, piece in enumerate(packed)
-        ),
-    )
-
-
-def map_styles(plotly: str) -> set[str]:
-    """Ids of styles for maps, which plotly puts into the page unless they are there. Here are no maps."""
-    return set(re.findall(r'getElementById\("([0-9a-f]{32,})"\)', plotly))
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
 def allowed(text: str) -> str:
     """The source expression that allows a script or a style with exactly this text."""
-    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
+    digest = sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def unused_styles(plotly: str) -> str:
+    """Empty elements with the ids of plotly's styles for maps.
+
+    Plotly puts these styles into the page unless an element with their id is there, and the
+    policy would forbid them. A report has no maps.
+    """
+    ids = re.findall(r'getElementById\("([0-9a-f]{32,})"\)', plotly)
+    return "".join(f'<template id="{name}"></template>' for name in sorted(set(ids)))
+
+
+def piece_tags(pieces: Pieces) -> list[str]:
+    """An element for each packed piece, which the page's script unpacks."""
+    tags = []
+    for name, texts in pieces.items():
+        for number, text in enumerate(texts):
+            tags.append(f'<script type="text/plain" id="{name}-{number}">{text}</script>')
+    return tags
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The flags of the report."""
+    # Without flags: the run in data/workshop, with labels in its own language.
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    default = Path(Config.work_dir)
+    languages = tuple(workshop.DEFAULT_SEEDS)
+    add = parser.add_argument
+    add("--work-dir", type=Path, default=default, help="folder of the run")
+    add("--out", type=Path, help="the file to write [report.html in that folder]")
+    add("--language", choices=languages, default="", help="of labels [the run's]")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work-dir", type=Path, default=Path(Config.work_dir), help="folder of the run")
-    parser.add_argument("--out", type=Path, help="the file to write [report.html in that folder]")
-    parser.add_argument("--language", choices=tuple(workshop.DEFAULT_SEEDS), default="", help="of labels [the run's]")
-    options = parser.parse_args(arguments)
-    return workshop.main(None, lambda _: print(write_report(options.work_dir, options.out, options.language)))
+    """Write a report, print where it is, and return the exit code."""
+    options = command_line().parse_args(arguments)
+
+    def write(_: Config | None) -> None:
+        print(write_report(options.work_dir, options.out, options.language))
+
+    return workshop.main(None, write)
 
 
 if __name__ == "__main__":

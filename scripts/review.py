@@ -1,13 +1,19 @@
-"""Have people judge a sample of a dataset, as the paper did, and put their figures beside the paper's.
+"""Have people judge a sample of a dataset, as the paper did, and put their figures beside the
+paper's.
 
-    python scripts/review.py sample                    a second; writes review.csv and review.html, fill in one of them
-    python scripts/review.py score review-ana.csv                   a second; the shares of yes, beside the paper's
-    python scripts/review.py score review-ana.csv review-bo.csv     how far two people agree, too
+    python scripts/review.py sample
+                    a second; writes review.csv and review.html: fill in one of them
+    python scripts/review.py score review-ana.csv
+                    a second; the shares of yes, beside the paper's
+    python scripts/review.py score review-ana.csv review-bo.csv
+                    how far two people agree, too
 
-Section 3.3 of the paper: 200 instructions, one instance of each, three questions. The sample here is in proportion to
-its kinds (classification or not, with or without input); the first of them is read from step2 or step3 beside the data.
-The HTML sheet needs no server; both sheets give the same CSV. In it, a text that a spreadsheet would take for a formula
-begins with an apostrophe, and so does a text that began with one.
+Section 3.3 of the paper: 200 instructions, one instance of each, three questions. The sample here
+is in proportion to its kinds: classification or not, with or without input. Which tasks are
+classification is read from step2 or step3 beside the data.
+
+The HTML sheet needs no server; both sheets give the same CSV. In it, a text that a spreadsheet
+would take for a formula begins with an apostrophe, and so does a text that began with one.
 """
 
 from __future__ import annotations
@@ -24,116 +30,206 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import NormalDist
 from string import Template
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, UsageError, WorkshopError, one_line
 
-PAPER = {"valid_task": 92, "input_fits": 79, "output_right": 58, "all three": 54}  # % of 200; table 2 of the paper
+# The paper's shares of yes in % of 200 instructions, table 2. The first three are the questions.
+PAPER = {"valid_task": 92, "input_fits": 79, "output_right": 58, "all three": 54}
 QUESTIONS = tuple(PAPER)[:3]
 TEXTS = ("instruction", "input", "output")
-FORMULA = r"^\s*[=+\-@＝＋－＠']|^[\t\r\n]"  # how a cell begins that a spreadsheet may run, or that looks defused
-ANSWERS = {
-    **dict.fromkeys(("yes", "y", "1", "true", "是", "对"), True),
-    **dict.fromkeys(("no", "n", "0", "false", "否", "错"), False),
-    "": None,
+UNKNOWN = "classification unknown"
+
+# How a cell begins that a spreadsheet may run, or that looks as if it had been made harmless.
+FORMULA = r"^\s*[=+\-@＝＋－＠']|^[\t\r\n]"
+
+YES = ("yes", "y", "1", "true", "是", "对")
+NO = ("no", "n", "0", "false", "否", "错")
+ANSWERS = dict.fromkeys(YES, True) | dict.fromkeys(NO, False) | {"": None}
+
+# A kappa above the number has this name (Landis and Koch, 1977).
+AGREEMENT = {
+    0: "slight",
+    0.2: "fair",
+    0.4: "moderate",
+    0.6: "substantial",
+    0.8: "almost perfect",
 }
-AGREEMENT = {0: "slight", 0.2: "fair", 0.4: "moderate", 0.6: "substantial", 0.8: "almost perfect"}  # kappa above it
 Z = NormalDist().inv_cdf(0.975)  # 1.96, for intervals of 95 %
 
-HERE = Path(__file__).resolve().parent
-WORDS = json.loads((HERE / "review_words.json").read_text(encoding="utf-8"))  # of the sheets, by language
+PARTS = Path(__file__).resolve().parent / "reviewing"  # the sheet and its words, by language
+WORDS = json.loads((PARTS / "words.json").read_text(encoding="utf-8"))
 
-# ----------------------------------------------------------------------------------------------------------------------
-# sample: draw rows and write the sheets.
+Words = dict[str, str]  # part of the sheet -> what it says
+Pairs = list[tuple[bool, bool]]  # the answers of two people to one question
+Interval = tuple[float, float]
+
+# --------------------------------------------------------------------------------------------------
+# sample: read the dataset.
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a dataset, each with its id and its kind."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise WorkshopError(f"cannot read {path} ({error.strerror}): run self_instruct.py, or give --data") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"{path} is not UTF-8 text: give a dataset as --data") from None
-    rows, labelled = [], classification(path.parent)
-    for number, line in enumerate(lines, 1):
+    """The rows of a dataset, each with its id and its kind.
+
+    Raises WorkshopError where the file cannot be read, or a line in it is no row.
+    """
+    # Each line that is not empty is a row.
+    rows = []
+    for number, line in enumerate(data_lines(path), 1):
         if line.strip():
             rows.append(read_row(line, f"{path}, line {number}"))
-            label = labelled.get(rows[-1]["instruction"], "classification unknown" if labelled else "")
-            given = "with input" if rows[-1]["input"].strip() else "no input"
-            rows[-1]["kind"] = ", ".join(filter(None, [label, given]))
     if not rows:
         raise WorkshopError(f"{path} holds no row: there is nothing to review")
+
+    # Its kind, as far as it is known: "classification, with input".
+    labels = classification(path.parent)
+    for row in rows:
+        label = labels.get(row["instruction"], UNKNOWN) if labels else ""
+        given = "with input" if row["input"].strip() else "no input"
+        row["kind"] = f"{label}, {given}" if label else given
     return rows
 
 
+def data_lines(path: Path) -> list[str]:
+    """The lines of a dataset. Raises WorkshopError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        problem = f"cannot read {path} ({error.strerror})"
+        raise WorkshopError(f"{problem}: run self_instruct.py, or give --data") from None
+    except UnicodeDecodeError:
+        raise WorkshopError(f"{path} is not UTF-8 text: give a dataset as --data") from None
+
+
 def read_row(line: str, where: str) -> dict:
-    with suppress(ValueError, TypeError, LookupError, RecursionError):
-        row = json.loads(line)
-        texts = [("" + row[name]).encode("utf-8", "replace").decode() for name in TEXTS]
-        if texts[0].strip():
-            digest = sha256(json.dumps(texts).encode()).hexdigest()[:12]  # behind an r: a spreadsheet would read 12e4
-            return {"id": "r" + digest, **dict(zip(TEXTS, texts, strict=True))}
-    raise WorkshopError(f"{where}: a JSON record with the texts instruction, input and output is needed")
+    """A row of the dataset with its id. Raises WorkshopError where it lacks a text."""
+    # An instruction is needed; the input and the output may be empty.
+    record = parsed(line)
+    given = [record.get(name) for name in TEXTS] if isinstance(record, dict) else [None]
+    if not (all(isinstance(text, str) for text in given) and given[0].strip()):
+        needed = "a JSON record with the texts instruction, input and output is needed"
+        raise WorkshopError(f"{where}: {needed}")
+
+    # Lone surrogates, which no file can hold, become question marks.
+    texts = [text.encode("utf-8", "replace").decode() for text in given]
+
+    # The id begins with a letter: a spreadsheet would read 12e4 as a number.
+    digest = sha256(json.dumps(texts).encode()).hexdigest()[:12]
+    return {"id": "r" + digest, **dict(zip(TEXTS, texts, strict=True))}
+
+
+def parsed(line: str) -> Any:
+    """The value of a line of JSON, or None where it is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def classification(folder: Path) -> dict[str, str]:
-    """What stage 2 said of each instruction, from a step file beside the data; nothing where there is none."""
-    names, found = {True: "classification", False: "not classification"}, {}
-    for path in (folder / workshop.STEP_FILES[1], folder / workshop.STEP_FILES[2]):
-        with suppress(OSError, ValueError, TypeError, LookupError):
-            for line in path.read_text(encoding="utf-8").strip().split("\n"):
-                row = json.loads(line)
-                found[row["instruction"]] = names.get(row["is_classification"], "classification unknown")
+    """What stage 2 said of each instruction, from the step files beside the data.
+
+    Nothing where there are none. A file is read up to its first damaged line.
+    """
+    # The later file wins where both know an instruction.
+    names = {True: "classification", False: "not classification"}
+    found = {}
+    for name in workshop.STEP_FILES[1:3]:
+        for line in step_lines(folder / name):
+            row = parsed(line)
+            if not (isinstance(row, dict) and {"instruction", "is_classification"} <= row.keys()):
+                break
+            flag = row["is_classification"]
+            found[row["instruction"]] = names[flag] if isinstance(flag, bool) else UNKNOWN
     return found
 
 
+def step_lines(path: Path) -> list[str]:
+    """The lines of a step file; none where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip().split("\n")
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+# --------------------------------------------------------------------------------------------------
+# sample: draw rows.
+
+
+def draw(rows: list[dict], number: int, seed: int) -> tuple[list[dict], Counter]:
+    """A sample in random order, one instance of an instruction, and the size of each kind.
+
+    The size of a kind is the number of its instructions in the whole dataset.
+    """
+    # Of each instruction, choose one instance.
+    generator = random.Random(seed)
+    instances = defaultdict(list)
+    for row in rows:
+        instances[row["instruction"]].append(row)
+    chosen = [generator.choice(group) for group in instances.values()]
+
+    # Sort them by kind.
+    kinds = defaultdict(list)
+    for row in chosen:
+        kinds[row["kind"]].append(row)
+    sizes = Counter({kind: len(kinds[kind]) for kind in sorted(kinds)})
+
+    # Draw from each kind, and mix.
+    sample = []
+    for kind, count in shares(sizes, number).items():
+        sample += generator.sample(kinds[kind], count)
+    generator.shuffle(sample)
+    return sample, sizes
+
+
 def shares(sizes: dict[str, int], number: int) -> dict[str, int]:
-    """How many to draw of each kind: in proportion, and of each at least one where the number allows."""
-    number, total = min(number, sum(sizes.values())), sum(sizes.values())
-    least = int(number >= len(sizes))
+    """How many to draw of each kind: in proportion to the sizes.
+
+    Of each kind at least one is drawn, where the number allows.
+    """
+    # Begin with the whole part of each share.
+    total = sum(sizes.values())
+    number = min(number, total)
+    least = 1 if number >= len(sizes) else 0
     drawn = {kind: max(least, number * size // total) for kind, size in sizes.items()}
 
     def too_many(kind: str) -> float:
         return drawn[kind] - number * sizes[kind] / total
 
+    # Where some are missing, the kind that got too few takes one more; and the other way round.
     while sum(drawn.values()) < number:
         drawn[min(drawn, key=too_many)] += 1
     while sum(drawn.values()) > number:
-        drawn[max((kind for kind in drawn if drawn[kind] > least), key=too_many)] -= 1
+        spare = [kind for kind in drawn if drawn[kind] > least]
+        drawn[max(spare, key=too_many)] -= 1
     return drawn
 
 
-def draw(rows: list[dict], number: int, seed: int) -> tuple[list[dict], Counter]:
-    """A sample in random order, one instance of an instruction; and how many instructions of each kind there are."""
-    generator, instances, kinds = random.Random(seed), defaultdict(list), defaultdict(list)
-    for row in rows:
-        instances[row["instruction"]].append(row)
-    for row in map(generator.choice, instances.values()):
-        kinds[row["kind"]].append(row)
-    sizes = Counter({kind: len(kinds[kind]) for kind in sorted(kinds)})
-    sample = [row for kind, n in shares(sizes, number).items() for row in generator.sample(kinds[kind], n)]
-    generator.shuffle(sample)
-    return sample, sizes
+# --------------------------------------------------------------------------------------------------
+# sample: the sheets.
 
 
 def csv_line(cells: list[str]) -> str:
+    """A line of CSV, in which no cell is a formula."""
+    safe = ["'" + cell if re.match(FORMULA, cell) else cell for cell in cells]
     buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerow("'" + cell if re.match(FORMULA, cell) else cell for cell in cells)
+    csv.writer(buffer).writerow(safe)
     return buffer.getvalue().removesuffix("\r\n")
 
 
-def header(words: dict[str, str]) -> str:
+def header(words: Words) -> str:
     """The names of the columns; `score` reads what stands before the colon."""
-    asked = [f"{question}: {words[question]} ({words['yes']}/{words['no']})" for question in QUESTIONS]
+    choice = f"({words['yes']}/{words['no']})"
+    asked = [f"{question}: {words[question]} {choice}" for question in QUESTIONS]
     return csv_line(["id", "kind", *TEXTS, *asked, f"notes: {words['notes']}"])
 
 
@@ -142,30 +238,18 @@ def csv_start(row: dict) -> str:
     return csv_line([row["id"], row["kind"], *(row[name] for name in TEXTS)])
 
 
-def csv_sheet(sample: list[dict], words: dict[str, str]) -> list[str]:
+def csv_sheet(sample: list[dict], words: Words) -> list[str]:
     """The lines of the sheet; Excel takes it for UTF-8 by the mark at its start."""
-    return ["\ufeff" + header(words) + "\r\n", *(f"{csv_start(row)},,,,\r\n" for row in sample)]
+    rows = [f"{csv_start(row)},,,,\r\n" for row in sample]
+    return ["\ufeff" + header(words) + "\r\n", *rows]
 
 
-def card(row: dict, place: str, words: dict[str, str]) -> str:
-    """One task and its questions as HTML; what the model wrote is text, never markup."""
-    parts = [f'<article id="{row["id"]}"><h2>{place}</h2>']
-    for name in TEXTS:
-        kind, text = ("text", row[name]) if row[name].strip() else ("none", words["none"])
-        parts.append(f'<h3>{words[name]}</h3><p class="{kind}" dir="auto">{html.escape(text)}</p>')
-    for question in QUESTIONS:
-        name = f'type="radio" name="{row["id"]}.{question}"'
-        buttons = [f'<label><input {name} value="{value}">{words[value]}</label>' for value in ("yes", "no")]
-        parts.append(f"<fieldset><legend>{words[question]}</legend>{''.join(buttons)}</fieldset>")
-    notes = f'<textarea name="{row["id"]}.notes" rows="1"></textarea>'
-    return "\n".join([*parts, f'<label class="notes">{words["notes"]}{notes}</label></article>'])
-
-
-def html_sheet(sample: list[dict], words: dict[str, str], name: str) -> str:
-    template = (HERE / "review_sheet.html").read_text(encoding="utf-8")
-    ids = [row["id"] for row in sample]
+def html_sheet(sample: list[dict], words: Words, name: str) -> str:
+    """The sheet as a page. What is filled in there can be saved as `name`.csv."""
+    # The browser keeps the answers under the key, so another sample needs another one.
+    ids = "".join(row["id"] for row in sample)
     sheet = {
-        "key": "review-" + sha256("".join(ids).encode()).hexdigest()[:12],  # its place in the browser's memory
+        "key": "review-" + sha256(ids.encode()).hexdigest()[:12],
         "file": name,
         "questions": QUESTIONS,
         "formula": FORMULA,
@@ -173,10 +257,45 @@ def html_sheet(sample: list[dict], words: dict[str, str], name: str) -> str:
         "rows": [(row["id"], csv_start(row)) for row in sample],
         "words": {part: words[part] for part in ("status", "kept", "lost", "sure")},
     }
-    hashes = {f"{tag}_hash": content_hash(template, tag) for tag in ("script", "style")}
-    cards = "\n".join(card(row, f"{n} / {len(sample)}", words) for n, row in enumerate(sample, 1))
     data = json.dumps(sheet, ensure_ascii=False).replace("<", "\\u003c")
-    return Template(template).substitute(words, **hashes, cards=cards, sheet=data)
+
+    # A card for each row, in a page that runs nothing but its own script.
+    template = (PARTS / "sheet.html").read_text(encoding="utf-8")
+    total = len(sample)
+    cards = [card(row, f"{n} / {total}", words) for n, row in enumerate(sample, 1)]
+    return Template(template).substitute(
+        words,
+        script_hash=content_hash(template, "script"),
+        style_hash=content_hash(template, "style"),
+        cards="\n".join(cards),
+        sheet=data,
+    )
+
+
+def card(row: dict, place: str, words: Words) -> str:
+    """One task and its questions as HTML; what the model wrote is text, never markup."""
+    # The task.
+    parts = [f'<article id="{row["id"]}"><h2>{place}</h2>']
+    for name in TEXTS:
+        is_empty = not row[name].strip()
+        kind = "none" if is_empty else "text"
+        text = html.escape(words["none"] if is_empty else row[name])
+        parts.append(f'<h3>{words[name]}</h3><p class="{kind}" dir="auto">{text}</p>')
+
+    # The questions, and a place for notes.
+    for question in QUESTIONS:
+        parts.append(question_buttons(row["id"], question, words))
+    notes = f'<textarea name="{row["id"]}.notes" rows="1"></textarea>'
+    parts.append(f'<label class="notes">{words["notes"]}{notes}</label></article>')
+    return "\n".join(parts)
+
+
+def question_buttons(row_id: str, question: str, words: Words) -> str:
+    """A question with a button for yes and one for no."""
+    name = f'type="radio" name="{row_id}.{question}"'
+    yes = f'<label><input {name} value="yes">{words["yes"]}</label>'
+    no = f'<label><input {name} value="no">{words["no"]}</label>'
+    return f"<fieldset><legend>{words[question]}</legend>{yes}{no}</fieldset>"
 
 
 def content_hash(template: str, tag: str) -> str:
@@ -186,176 +305,356 @@ def content_hash(template: str, tag: str) -> str:
 
 
 def sample_command(options: argparse.Namespace, _: Config) -> None:
+    """Draw rows, write the sheets, and say what was drawn."""
     if options.num < 1:
         raise UsageError(f"--num must be at least 1, not {options.num}")
-    formats = ("csv", "html") if options.format == "both" else (options.format,)
-    out = options.out.with_suffix("") if options.out.suffix in (".csv", ".html") else options.out
-    paths = {kind: Path(f"{out}.{kind}") for kind in formats}
-    for path in paths.values():
-        if path.exists():
-            raise WorkshopError(f"{path} is there already, maybe filled in: move it away, or give another --out")
-    words, (sample, sizes) = WORDS[options.language], draw(read_rows(options.data), options.num, options.seed)
-    try:
-        for kind, path in paths.items():
-            lines = csv_sheet(sample, words) if kind == "csv" else [html_sheet(sample, words, out.name)]
-            workshop.write_whole(path, lines)
-    except OSError as error:
-        raise WorkshopError(f"cannot write {path} ({error.strerror}): give another --out") from None
+    paths = sheet_paths(options.out, options.format)
+    rows = read_rows(options.data)
+    sample, sizes = draw(rows, options.num, options.seed)
+    write_sheets(paths, sample, WORDS[options.language])
+
+    # Each kind: how many were drawn, and how many there are.
     drawn = Counter(row["kind"] for row in sample)
     print(f"{len(sample)} of {sizes.total()} instructions, one instance of each")
-    print("\n".join(f"  {kind:<36}{drawn[kind]:>6} of {size:>6}" for kind, size in sizes.items()))
+    for kind, size in sizes.items():
+        print(f"  {kind:<36}{drawn[kind]:>6} of {size:>6}")
+
+    # What is missing, and what comes next.
     if len(sample) < options.num:
         print(f"notice: {options.num} were asked for, and there are no more", file=sys.stderr)
-    print(f"written: {', '.join(map(str, paths.values()))}; fill in one, then: {Path(__file__).name} score FILLED.csv")
+    written = ", ".join(map(str, paths.values()))
+    print(f"written: {written}; fill in one, then: {Path(__file__).name} score FILLED.csv")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# score: read filled sheets; shares with their intervals, and how far two people agree.
+def sheet_paths(out: Path, form: str) -> dict[str, Path]:
+    """The files to write, by format. Raises WorkshopError where one is there already."""
+    # `out` may have the ending of a sheet, or none.
+    formats = ("csv", "html") if form == "both" else (form,)
+    stem = out.with_suffix("") if out.suffix in (".csv", ".html") else out
+    paths = {kind: Path(f"{stem}.{kind}") for kind in formats}
+    for path in paths.values():
+        if path.exists():
+            problem = f"{path} is there already, maybe filled in"
+            raise WorkshopError(f"{problem}: move it away, or give another --out")
+    return paths
 
-Sheet = dict[str, dict]  # id -> the row, its answers and `all three` True, False, or None where it is open
+
+def write_sheets(paths: dict[str, Path], sample: list[dict], words: Words) -> None:
+    """Write each sheet. Raises WorkshopError where that is not possible."""
+    # Each sheet is written whole, so that a full disk leaves no half one.
+    for kind, path in paths.items():
+        lines = csv_sheet(sample, words)
+        if kind == "html":
+            lines = [html_sheet(sample, words, path.name.removesuffix(".html"))]
+        try:
+            workshop.write_whole(path, lines)
+        except OSError as error:
+            problem = f"cannot write {path} ({error.strerror})"
+            raise WorkshopError(f"{problem}: give another --out") from None
+
+
+# --------------------------------------------------------------------------------------------------
+# score: read filled sheets.
+
+# id -> the row: its cells, and its answers and `all three` as True, False, or None where open
+Sheet = dict[str, dict]
 
 
 def read_sheet(path: Path) -> Sheet:
-    """The answers of a sheet, as a spreadsheet program may have saved it."""
-    text, sheet = sheet_text(path), {}
+    """The answers of a sheet, as a spreadsheet program may have saved it.
+
+    Raises WorkshopError where the sheet cannot be read, or holds no answer.
+    """
+    # Programs separate cells by a comma, a semicolon or a tab: the first line tells.
+    text = sheet_text(path)
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(2**31 - 1)  # bytes; the default ends at 131,072
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = [cell.split(":")[0].strip().casefold() for cell in next(lines, [])]
-        if missing := [name for name in ("id", *QUESTIONS) if name not in names]:
-            raise WorkshopError(f"{path} has no column {missing[0]}: give a sheet that `sample` made")
-        for number, cells in enumerate(lines, 2):
-            row = dict(zip(names, cells, strict=False))
-            if any(cells):
-                where, which = f"{path}, row {number}", row.get("id", "").strip()
-                if not which or which in sheet:
-                    problem = f"the id {one_line(which)!r} stands twice" if which else "there is no id"
-                    raise WorkshopError(f"{where}, column id: {problem}: take that row out")
-                said = {name: answer(row.get(name, ""), f"{where}, column {name}") for name in QUESTIONS}
-                whole = None if None in said.values() else all(said.values())  # open where one is, be another a no
-                sheet[which] = row | said | {"all three": whole}
+        sheet = sheet_rows(path, lines)
     except csv.Error as error:
-        raise WorkshopError(f"{path} is no CSV that can be read ({error}): save it as CSV UTF-8") from None
-    if not any(row[name] is not None for row in sheet.values() for name in QUESTIONS):
+        problem = f"{path} is no CSV that can be read ({error})"
+        raise WorkshopError(f"{problem}: save it as CSV UTF-8") from None
+
+    # A sheet that nobody has filled in says nothing.
+    if all(said is None for said in all_answers(sheet)):
         raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
     return sheet
 
 
 def sheet_text(path: Path) -> str:
+    """The text of a sheet. Raises WorkshopError where it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WorkshopError(f"cannot read {path} ({error.strerror}): give a filled CSV sheet") from None
+        problem = f"cannot read {path} ({error.strerror})"
+        raise WorkshopError(f"{problem}: give a filled CSV sheet") from None
     if data.startswith(b"PK"):
         raise WorkshopError(f"{path} is a workbook: save it as CSV UTF-8")
+
+    # Older Excel writes in the system's encoding, mostly GBK where answers are not ASCII.
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError:  # older Excel: the system's encoding, mostly GBK where answers are not ASCII
+    except UnicodeDecodeError:
         return data.decode("gb18030", "replace")
 
 
+def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
+    """The rows of a sheet by id. Raises WorkshopError at the first row that is wrong."""
+    # The first line has the names of the columns, before a colon.
+    lines = iter(lines)
+    names = [cell.split(":")[0].strip().casefold() for cell in next(lines, [])]
+    missing = [name for name in ("id", *QUESTIONS) if name not in names]
+    if missing:
+        problem = f"{path} has no column {missing[0]}"
+        raise WorkshopError(f"{problem}: give a sheet that `sample` made")
+
+    # A line may be shorter than the first one, or empty.
+    sheet: Sheet = {}
+    for number, cells in enumerate(lines, 2):
+        if any(cells):
+            row = dict(zip(names, cells, strict=False))
+            where = f"{path}, row {number}"
+            row_id = checked_id(row.get("id", "").strip(), sheet, where)
+            sheet[row_id] = row | row_answers(row, where)
+    return sheet
+
+
+def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
+    """The id itself. Raises WorkshopError where it is empty, or in the sheet already."""
+    if not row_id:
+        raise WorkshopError(f"{where}, column id: there is no id: take that row out")
+    if row_id in sheet:
+        problem = f"the id {one_line(row_id)!r} stands twice"
+        raise WorkshopError(f"{where}, column id: {problem}: take that row out")
+    return row_id
+
+
+def row_answers(row: dict[str, str], where: str) -> dict[str, bool | None]:
+    """The answers of a row, and `all three`: open where one answer is, even beside a no."""
+    said = {}
+    for name in QUESTIONS:
+        said[name] = answer(row.get(name, ""), f"{where}, column {name}")
+    is_open = None in said.values()
+    return said | {"all three": None if is_open else all(said.values())}
+
+
+def all_answers(sheet: Sheet) -> list[bool | None]:
+    """The answers of all rows to all questions."""
+    answers = []
+    for row in sheet.values():
+        answers += [row[name] for name in QUESTIONS]
+    return answers
+
+
 def answer(cell: str, where: str) -> bool | None:
-    with suppress(KeyError):
-        return ANSWERS[unicodedata.normalize("NFKC", cell).strip().casefold()]
-    raise WorkshopError(f"{where}: {one_line(cell, 40)!r} is neither yes nor no: write yes, no, or nothing")
+    """Yes, no or nothing. Raises WorkshopError for anything else."""
+    said = unicodedata.normalize("NFKC", cell).strip().casefold()
+    if said not in ANSWERS:
+        problem = f"{one_line(cell, 40)!r} is neither yes nor no"
+        raise WorkshopError(f"{where}: {problem}: write yes, no, or nothing")
+    return ANSWERS[said]
 
 
-def wilson(yes: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share by Wilson's score, which holds for few answers and near 0 and 1."""
-    middle, width = yes / n + Z * Z / (2 * n), Z * math.sqrt(yes * (n - yes) / n**3 + Z * Z / (4 * n * n))
-    return max(0.0, (middle - width) / (1 + Z * Z / n)), min(1.0, (middle + width) / (1 + Z * Z / n))
-
-
-def kappa(pairs: list[tuple[bool, bool]]) -> tuple[float, float, float] | None:
-    """Cohen's kappa with its 95 % interval (Fleiss, Cohen and Everitt, 1969); None where it is undefined, as both
-    gave one and the same answer everywhere."""
-    n, cells = len(pairs), Counter(pairs)
-    first, second = ({side: sum(pair[i] == side for pair in pairs) / n for side in (True, False)} for i in (0, 1))
-    same, chance = (cells[True, True] + cells[False, False]) / n, sum(first[side] * second[side] for side in first)
-    if chance == 1:
-        return None
-    value, spread = (same - chance) / (1 - chance), 0.0
-    for (one, other), times in cells.items():
-        off = (1 - value) * (second[one] + first[other])
-        spread += times / n * ((1 - off) ** 2 if one == other else off**2)
-    error = math.sqrt(max(0.0, spread - (value - chance * (1 - value)) ** 2) / n) / (1 - chance)
-    return value, max(-1.0, value - Z * error), min(1.0, value + Z * error)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+# --------------------------------------------------------------------------------------------------
+# score: shares of yes, with their intervals.
 
 
 def results(path: Path, sheet: Sheet) -> str:
     """The shares of yes of one sheet, and below them those of each kind of task."""
-    lines = [f"{path}: {len(sheet)} rows", f"{'':<50}{'yes':>6}{'rated':>7}{'share':>9}   {'95 % interval':<18}paper"]
-    for name, paper in PAPER.items():
-        given = [row[name] for row in sheet.values()]
-        yes, n = given.count(True), len(given) - given.count(None)
-        low, high = wilson(yes, n) if n else (0, 1)
-        shown = f"{percent(yes / n):>9}   {percent(low) + ' to ' + percent(high):<18}" if n else f"{'':<30}"
-        lines.append(f"{WORDS['en'].get(name, name):<50}{yes:>6}{n:>7}{shown}{paper:>3} %")
-    if blank := sum(row[name] is None for row in sheet.values() for name in QUESTIONS):
-        lines.append(f"not rated: {blank} of {3 * len(sheet)} answers; `all three` counts rows where nothing is open")
-    kinds = sorted({row.get("kind", "") for row in sheet.values()})
+    # A line for each question, and one for all three.
+    interval = f"{'95 % interval':<18}"
+    lines = [
+        f"{path}: {len(sheet)} rows",
+        f"{'':<50}{'yes':>6}{'rated':>7}{'share':>9}   {interval}paper",
+    ]
+    for name in PAPER:
+        lines.append(result_line(name, [row[name] for row in sheet.values()]))
+
+    # How much is open.
+    blank = all_answers(sheet).count(None)
+    if blank:
+        open_rows = "`all three` counts rows where nothing is open"
+        lines.append(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}")
+
+    # The kinds, where there are several.
+    kinds = defaultdict(list)
+    for row in sheet.values():
+        kinds[row.get("kind", "")].append(row)
     if len(kinds) > 1:
-        lines += ["", f"{'share of yes':<36}{'rows':>6}" + "".join(f"{name:>14}" for name in PAPER)]
-        lines += [kind_line(kind, [row for row in sheet.values() if row.get("kind", "") == kind]) for kind in kinds]
+        names = "".join(f"{name:>14}" for name in PAPER)
+        lines += ["", f"{'share of yes':<36}{'rows':>6}{names}"]
+        lines += [kind_line(kind, kinds[kind]) for kind in sorted(kinds)]
     return "\n".join(lines)
 
 
+def result_line(name: str, answers: list[bool | None]) -> str:
+    """The share of yes among the answers to a question, beside the paper's."""
+    # Where nobody has answered, there is no share.
+    yes = answers.count(True)
+    rated = len(answers) - answers.count(None)
+    shown = f"{'':<30}"
+    if rated:
+        low, high = wilson(yes, rated)
+        interval = f"{percent(low)} to {percent(high)}"
+        shown = f"{percent(yes / rated):>9}   {interval:<18}"
+    return f"{WORDS['en'].get(name, name):<50}{yes:>6}{rated:>7}{shown}{PAPER[name]:>3} %"
+
+
+def wilson(yes: int, n: int) -> Interval:
+    """The 95 % interval of a share by Wilson's score.
+
+    It holds for few answers too, and for shares near 0 and 1.
+    """
+    middle = yes / n + Z * Z / (2 * n)
+    width = Z * math.sqrt(yes * (n - yes) / n**3 + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    return max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale)
+
+
+def percent(share: float) -> str:
+    """A share with one decimal: "12.5 %"."""
+    return f"{100 * share:.1f} %"
+
+
 def kind_line(kind: str, rows: list[dict]) -> str:
-    given = [[row[name] for row in rows if row[name] is not None] for name in PAPER]
-    cells = [percent(sum(said) / len(said)) if said else "-" for said in given]
-    return f"{one_line(kind, 34):<36}{len(rows):>6}" + "".join(f"{cell:>14}" for cell in cells)
+    """The shares of yes among the rows of one kind, question by question."""
+    cells = ""
+    for name in PAPER:
+        said = [row[name] for row in rows if row[name] is not None]
+        cell = percent(sum(said) / len(said)) if said else "-"
+        cells += f"{cell:>14}"
+    return f"{one_line(kind, 34):<36}{len(rows):>6}{cells}"
+
+
+# --------------------------------------------------------------------------------------------------
+# score: how far two people agree.
 
 
 def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
-    """How far two people agree on each question, in per cent and beyond chance, and where they do not."""
+    """How far two people agree on each question, and the rows to talk about.
+
+    Raises WorkshopError where the sheets have no row in common.
+    """
     common = [row for row in one if row in other]
     if not common:
-        raise WorkshopError(f"{paths[0]} and {paths[1]} have no row in common: give two sheets of one sample")
+        problem = f"{paths[0]} and {paths[1]} have no row in common"
+        raise WorkshopError(f"{problem}: give two sheets of one sample")
+
+    # A line for each question, and one for all three.
     title = f"agreement on {len(common)} rows"
     lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
     for name in PAPER:
-        pairs = [(one[row][name], other[row][name]) for row in common]
-        pairs = [pair for pair in pairs if None not in pair]
-        same = percent(sum(a == b for a, b in pairs) / len(pairs)) if pairs else "-"
-        lines.append(f"{WORDS['en'].get(name, name):<50}{len(pairs):>6}{same:>9}{kappa_cells(pairs)}")
-    lines.append("kappa is agreement beyond chance: 1 is full, 0 is what dice with the same shares of yes would reach")
-    lines.append("(words by Landis and Koch, 1977). Where nearly all answers are the same it says little: see `same`.")
-    for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
-        if alone := [row for row in mine if row not in theirs]:
-            lines.append(f"rows only in {path}: {len(alone)}, {one_line(', '.join(alone), 200)}")
-    return "\n".join([*lines, *disagreements(one, other, common)])
+        answers = [(one[row][name], other[row][name]) for row in common]
+        lines.append(agreement_line(name, [pair for pair in answers if None not in pair]))
+    lines += [
+        "kappa is agreement beyond chance: 1 is full, "
+        "0 is what dice with the same shares of yes would reach",
+        "(words by Landis and Koch, 1977). "
+        "Where nearly all answers are the same it says little: see `same`.",
+    ]
+
+    # Rows that one of them has alone, and rows on which they differ.
+    lines += alone(paths[0], one, other)
+    lines += alone(paths[1], other, one)
+    lines += disagreements(one, other, common)
+    return "\n".join(lines)
 
 
-def kappa_cells(pairs: list[tuple[bool, bool]]) -> str:
+def agreement_line(name: str, pairs: Pairs) -> str:
+    """How often two people gave the same answer to a question, and kappa."""
+    same = "-"
+    if pairs:
+        same = percent(sum(mine == theirs for mine, theirs in pairs) / len(pairs))
+    title = WORDS["en"].get(name, name)
+    return f"{title:<50}{len(pairs):>6}{same:>9}{kappa_cells(pairs)}"
+
+
+def kappa_cells(pairs: Pairs) -> str:
+    """Kappa, its interval and its name as cells of the table."""
     if not pairs:
         return ""
-    if not (found := kappa(pairs)):
-        return f"{'-':>8}   undefined: both said {'yes' if pairs[0][0] else 'no'} everywhere"
+    found = kappa(pairs)
+    if not found:
+        side = "yes" if pairs[0][0] else "no"
+        return f"{'-':>8}   undefined: both said {side} everywhere"
+
+    # The formula gives no interval where the answers do not spread, however few they are.
     value, low, high = found
-    word = next((word for limit, word in reversed(AGREEMENT.items()) if value > limit), "none beyond chance")
-    interval = f"{low:.2f} to {high:.2f}, {word}"
-    if high - low < 1e-6:  # the formula knows no spread here, however few the rows
-        interval = "no interval: they agree everywhere" if value > 0.5 else "no interval: one said the same everywhere"
+    interval = f"{low:.2f} to {high:.2f}, {kappa_name(value)}"
+    if high - low < 1e-6:
+        reason = "they agree everywhere" if value > 0.5 else "one said the same everywhere"
+        interval = f"no interval: {reason}"
     return f"{value:>8.2f}   {interval}"
 
 
+def kappa_name(value: float) -> str:
+    """What Landis and Koch call a kappa of this size."""
+    name = "none beyond chance"
+    for limit, word in AGREEMENT.items():
+        if value > limit:
+            name = word
+    return name
+
+
+def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
+    """Cohen's kappa and the two ends of its 95 % interval (Fleiss, Cohen and Everitt, 1969).
+
+    None where it is undefined, because both gave one and the same answer everywhere.
+    """
+    # How often each of them said yes and no.
+    n = len(pairs)
+    cells = Counter(pairs)
+    first = side_shares([one for one, _ in pairs])
+    second = side_shares([other for _, other in pairs])
+
+    # How often they gave the same answer, and how often dice would.
+    same = (cells[True, True] + cells[False, False]) / n
+    chance = first[True] * second[True] + first[False] * second[False]
+    if chance == 1:
+        return None
+    value = (same - chance) / (1 - chance)
+
+    # The standard error: how far each cell of the table moves kappa.
+    spread = 0.0
+    for (one, other), times in cells.items():
+        off = (1 - value) * (second[one] + first[other])
+        spread += times / n * ((1 - off) ** 2 if one == other else off**2)
+    variance = max(0.0, spread - (value - chance * (1 - value)) ** 2) / n
+    error = math.sqrt(variance) / (1 - chance)
+    return value, max(-1.0, value - Z * error), min(1.0, value + Z * error)
+
+
+def side_shares(answers: list[bool]) -> dict[bool, float]:
+    """The shares of yes and of no."""
+    return {side: answers.count(side) / len(answers) for side in (True, False)}
+
+
+def alone(path: Path, mine: Sheet, theirs: Sheet) -> list[str]:
+    """A line about the rows that only this sheet has, if there are any."""
+    rows = [row for row in mine if row not in theirs]
+    if not rows:
+        return []
+    return [f"rows only in {path}: {len(rows)}, {one_line(', '.join(rows), 200)}"]
+
+
 def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
-    """The first rows to talk about."""
+    """The first rows to talk about: one said yes, and the other no."""
+    # An answer that is open disagrees with nothing.
     found = []
     for row in common:
         split = [name for name in QUESTIONS if {one[row][name], other[row][name]} == {True, False}]
         if split:
             text = one[row].get("instruction", "").removeprefix("'")
             found.append(f"  {row}  {', '.join(split)}: {one_line(text, 60)}")
-    return [f"they differ on {len(found)} rows, of which the first:", *found[:10]] if found else []
+    if not found:
+        return []
+    return [f"they differ on {len(found)} rows, of which the first:", *found[:10]]
 
 
 def score_command(options: argparse.Namespace, _: Config) -> None:
+    """Print the results of each sheet, and of two sheets how far they agree."""
     sheets = [read_sheet(path) for path in options.sheets]
     parts = [results(path, sheet) for path, sheet in zip(options.sheets, sheets, strict=True)]
     if len(sheets) == 2:
@@ -363,21 +662,47 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
     print("\n\n".join(parts))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+# --------------------------------------------------------------------------------------------------
+# The program.
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The two commands and their flags."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sample = commands.add_parser("sample", help="draw rows and write the sheets to fill in")
-    default = Path(Config.work_dir) / workshop.STEP_FILES[3]
-    sample.add_argument("--data", type=Path, default=default, help="the dataset [data/workshop/step4_final.jsonl]")
-    sample.add_argument("--num", type=int, default=200, help="instructions to draw (paper: 200) [200]")
-    sample.add_argument("--seed", type=int, default=42, help="random seed: which rows are drawn [42]")
-    sample.add_argument("--out", type=Path, default=Path("review"), help="name of the sheets, without ending [review]")
-    sample.add_argument("--format", choices=("csv", "html", "both"), default="both", help="[both]")
-    sample.add_argument("--language", choices=tuple(WORDS), default="en", help="language of the questions [en]")
     sample.set_defaults(command=sample_command)
+    add_sample_flags(sample)
+
+    # One sheet, or two.
     score = commands.add_parser("score", help="read one or two filled sheets")
-    score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help="a filled CSV; two: agreement as well")
     score.set_defaults(command=score_command)
+    sheets = "a filled CSV; two: agreement as well"
+    score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help=sheets)
+    return parser
+
+
+def add_sample_flags(parser: argparse.ArgumentParser) -> None:
+    """What is drawn, and which sheets are written."""
+    # The defaults stand in the help texts, in square brackets.
+    data = Path(Config.work_dir) / workshop.STEP_FILES[3]
+    data_help = "the dataset [data/workshop/step4_final.jsonl]"
+    num_help = "instructions to draw (paper: 200) [200]"
+    out_help = "name of the sheets, without ending [review]"
+    language_help = "language of the questions [en]"
+    languages = tuple(WORDS)
+    add = parser.add_argument
+    add("--data", type=Path, default=data, help=data_help)
+    add("--num", type=int, default=200, help=num_help)
+    add("--seed", type=int, default=42, help="random seed: which rows are drawn [42]")
+    add("--out", type=Path, default=Path("review"), help=out_help)
+    add("--format", choices=("csv", "html", "both"), default="both", help="[both]")
+    add("--language", choices=languages, default="en", help=language_help)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = command_line()
     options = parser.parse_args(arguments)
     if len(getattr(options, "sheets", [])) > 2:
         parser.error("score takes one sheet or two")

@@ -1,14 +1,22 @@
-"""Step 2 of instruction backtranslation: write an instruction for each of 150 answers of LIMA with the backward model.
+"""Step 2 of instruction backtranslation: write an instruction for each of 150 answers of LIMA
+with the backward model.
 
-    python scripts/self_augmentation_lima.py --sample          after inverse_sft.py --sample: 10 s on any CPU
-    python scripts/self_augmentation_lima.py                   out/backward on LIMA; minutes on a GPU
+    python scripts/self_augmentation_lima.py --sample    after step 1 --sample: 10 s on any CPU
+    python scripts/self_augmentation_lima.py             out/backward on LIMA; minutes on a GPU
+
+With a server, in two shells:
+
     vllm serve meta-llama/Llama-2-7b-hf --enable-lora --lora-modules backward=out/backward
     python scripts/self_augmentation_lima.py --base-url http://localhost:8000/v1 --model backward
 
-Multi-turn rows are left out; a file of answers alone, {"output": ...} a line, does as well. Each row of --out keeps
-LIMA's row number, `id`, and its question, `original`, beside the `instruction` that the model wrote. Empty instructions
-are left out; duplicates, copies from the answer and overlong ones are counted and stay: whether they are good is for
-step 3 to say. Every reply is on disk as soon as it is there, so the same command goes on where it was interrupted.
+Multi-turn rows are left out. A file of answers alone, {"output": ...} a line, works, too.
+Each row of --out has the `instruction` that the model wrote. It keeps LIMA's row number, `id`,
+and LIMA's question, `original`.
+
+Empty instructions are left out. Duplicates, copies from the answer and very long instructions
+are counted and stay: step 3 says whether they are good.
+
+Every reply is on disk as soon as it is there. After an interruption, the same command goes on.
 """
 
 from __future__ import annotations
@@ -21,48 +29,103 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import backtranslation
-from scripts.backtranslation import DATA, SAMPLE, SAMPLE_OUT, Row
+from scripts.training import shared as backtranslation
+from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
 
-FOR_SAMPLE = {"model": SAMPLE_OUT / "backward", "data": SAMPLE / "lima_train.jsonl", "count": 20}
-FOR_SAMPLE |= {"out": SAMPLE_OUT / "self_augmented.json", "max_new_tokens": 48, "max_length": 256}
-LONG = 800  # characters; of 150 instructions sampled at temperature 1.2 by others, 5 were longer than 1,000
+FOR_SAMPLE = {
+    "model": SAMPLE_OUT / "backward",
+    "data": SAMPLE / "lima_train.jsonl",
+    "count": 20,
+    "out": SAMPLE_OUT / "self_augmented.json",
+    "max_new_tokens": 48,
+    "max_length": 256,
+}
+
+# Characters. Others sampled 150 instructions at temperature 1.2: 5 were longer than 1,000.
+LONG = 800
 
 
 def augment(options: argparse.Namespace) -> int:
-    if backtranslation.trained(options.model).get("direction") == "forward":
-        raise UsageError(f"--model {options.model} was trained to answer: give the backward model of inverse_sft.py")
-    rows = backtranslation.read_rows(options.data, answers_do=True)
-    if len(rows) < options.count:
-        print(f"notice: only {len(rows)} rows to draw from, not {options.count}", file=sys.stderr)
-    rows = random.Random(options.seed).sample(rows, min(options.count, len(rows)))
-    prompts = backtranslation.prompts_for(options, rows, lambda row, answer: backtranslation.backward_prompt(answer))
+    # Write an instruction for each answer that is drawn.
+    check_direction(options.model)
+    rows = draw(options)
+    prompts = backtranslation.prompts_for(options, rows, prompt_of)
     replies = backtranslation.generate(options, "augment", prompts, options.temperature)
-    made = [(with_instruction(row, reply), reply) for row, reply in zip(rows, replies, strict=True) if reply]
+
+    # Put the pairs together. An answer without a reply is left out.
+    pairs = zip(rows, replies, strict=True)
+    made = [(with_instruction(row, reply), reply) for row, reply in pairs if reply]
     kept = [row for row, _ in made if row["instruction"]]
     report(made, kept)
     if not kept:
-        raise WorkshopError(f"{options.model} wrote no instruction at all: is it the model of inverse_sft.py?")
+        problem = f"{options.model} wrote no instruction at all"
+        raise WorkshopError(f"{problem}: is it the model of inverse_sft.py?")
+
+    # Write them, and upload them where --push-to says.
     backtranslation.write(options.out, kept)
     print(f"{len(kept)} rows in {options.out}")
-    backtranslation.push(options, "dataset", options.out.parent, [options.out.name], backtranslation.LIMA_CARD)
+    names = [options.out.name]
+    card = backtranslation.LIMA_CARD
+    backtranslation.push(options, "dataset", options.out.parent, names, card)
     return 3 if None in replies else 0
 
 
+def check_direction(model: str) -> None:
+    """Raise UsageError for a model that was trained to answer."""
+    if backtranslation.trained(model).get("direction") == "forward":
+        advice = "give the backward model of inverse_sft.py"
+        raise UsageError(f"--model {model} was trained to answer: {advice}")
+
+
+def draw(options: argparse.Namespace) -> list[Row]:
+    """--count rows of --data, at random."""
+    rows = backtranslation.read_rows(options.data, answers_do=True)
+    if len(rows) < options.count:
+        said = f"only {len(rows)} rows to draw from, not {options.count}"
+        print(f"notice: {said}", file=sys.stderr)
+    count = min(options.count, len(rows))
+    return random.Random(options.seed).sample(rows, count)
+
+
+def prompt_of(row: Row, answer: str) -> str:
+    return backtranslation.backward_prompt(answer)
+
+
 def with_instruction(row: Row, reply: Reply) -> Row:
-    return {**row, "instruction": reply.text.strip(), "input": "", "original": backtranslation.question_of(row)}
+    """The row with the new instruction. What a person asked is kept as `original`."""
+    new = {"instruction": reply.text.strip(), "input": ""}
+    return {**row, **new, "original": backtranslation.question_of(row)}
+
+
+def report(made: list[tuple[Row, Reply]], kept: list[Row]) -> None:
+    """Count what is odd about the instructions, and show some of them."""
+    # How often does each instruction, and each problem, occur?
+    often = Counter(plain(row["instruction"]) for row, _ in made)
+    found: Counter[str] = Counter()
+    for row, reply in made:
+        found.update(problems(row, reply, often))
+
+    # Print the counts and five pairs.
+    counts = [f"{count} {name}" for name, count in found.most_common()]
+    print(f"{len(made)} instructions: " + ", ".join(counts))
+    for row in kept[:5]:
+        print(f"  asked    {one_line(row['original'])}")
+        print(f"  written  {one_line(row['instruction'])}")
 
 
 def problems(row: Row, reply: Reply, often: Counter[str]) -> list[str]:
-    """What is odd about an instruction; a copy is found whatever its capitals and spaces."""
+    """What is odd about an instruction. A copy is found whatever its capitals and spaces."""
+    # What is wrong with an empty text is that it is empty, and nothing else.
     text = plain(row["instruction"])
+    some = bool(text)
+    long = len(row["instruction"]) > LONG or reply.cut
     found = {
-        "empty": not text,
-        "duplicate": bool(text) and often[text] > 1,
-        "copied from the answer": bool(text) and text in plain(row["output"]),
-        f"over {LONG} characters, or cut": len(row["instruction"]) > LONG or reply.cut,
-        "what the person asked": bool(text) and text == plain(row["original"]),
+        "empty": not some,
+        "duplicate": some and often[text] > 1,
+        "copied from the answer": some and text in plain(row["output"]),
+        f"over {LONG} characters, or cut": long,
+        "what the person asked": some and text == plain(row["original"]),
     }
     return [name for name, is_so in found.items() if is_so]
 
@@ -71,21 +134,20 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def report(made: list[tuple[Row, Reply]], kept: list[Row]) -> None:
-    often = Counter(plain(row["instruction"]) for row, _ in made)
-    names = Counter(name for row, reply in made for name in problems(row, reply, often))
-    print(f"{len(made)} instructions: " + ", ".join(f"{n} {name}" for name, n in names.most_common()))
-    for row in kept[:5]:
-        print(f"  asked    {one_line(row['original'])}\n  written  {one_line(row['instruction'])}")
-
-
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    data, out = DATA / "lima_single_turn.json", DATA / "self_augmented.json"
+    # The flags that all four steps have.
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    data = DATA / "lima_single_turn.json"
+    out = DATA / "self_augmented.json"
     add = backtranslation.add_flags(parser, "out/backward", data, out, batch=16)
-    add("--count", type=backtranslation.positive, default=150, metavar="N", help="answers to draw [150]")
-    add("--temperature", type=float, default=0.7, metavar="X", help="0: the likeliest (paper: 0.7) [0.7]")
-    add("--base-url", default="", metavar="URL", help="a server of /v1/completions that has the backward model")
+
+    # The flags of this step.
+    count = backtranslation.positive
+    likeliest = "0: the likeliest (paper: 0.7) [0.7]"
+    server = "a server of /v1/completions that has the backward model"
+    add("--count", type=count, default=150, metavar="N", help="answers to draw [150]")
+    add("--temperature", type=float, default=0.7, metavar="X", help=likeliest)
+    add("--base-url", default="", metavar="URL", help=server)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, augment)
 
 

@@ -1,38 +1,49 @@
-"""Fixtures for all tests: a clean environment, small settings, and the project's root on the path."""
+"""Fixtures for all tests: a clean environment and small settings."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+pytest.register_assert_rewrite("helpers")  # so that an assert there shows its values, too
 
-from bench.kill_harness import complete  # noqa: E402
-from server import Server, scripted_model  # noqa: E402
+from helpers.killing import complete  # noqa: E402
+from helpers.runs import FLAGS  # noqa: E402
+from helpers.server import Server, scripted_model  # noqa: E402
 
 from self_instruct_workshop import PROVIDERS, Config  # noqa: E402
 
-# A busy machine is no failure, and the same commit gives the same verdict wherever CI runs; elsewhere, explore.
+# A busy machine is no failure, and the same commit gives the same verdict wherever CI runs;
+# elsewhere, explore.
 hypothesis.settings.register_profile(
-    "ours", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "ours",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key of the shell or of a .env reaches a test, and no proxy stands between it and its server."""
+    """No key of the shell or of a .env reaches a test, and no proxy stands between it and its
+    server."""
     for row in PROVIDERS.values():
         for name in (row.key, row.url_variable):
             monkeypatch.delenv(name, raising=False) if name else None
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    for name in (
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "cwd").mkdir()
     (tmp_path / "cwd" / ".env").touch()  # the search for a .env ends here
@@ -49,9 +60,6 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
-FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
-
-
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run of the command line with FLAGS that nothing goes wrong with."""
@@ -61,9 +69,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """A headless Chromium, driven by Playwright; without the one or the other, the test is skipped."""
+    """A headless Chromium, driven by Playwright; without the one or the other, the test is
+    skipped."""
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
     if not chromium:
         pytest.skip("no Chromium: install it, or set CHROMIUM to its path")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -1,12 +1,13 @@
-"""Do the files of prepare_for_finetuning.py go through LLaMA-Factory's own dataset loader as they stand?
+"""Do our finetuning files go through LLaMA-Factory's own dataset loader as they stand?
 
     python tests/bench/llama_factory.py F                          installs into F/venv first: 5 minutes, 7 GB
     python tests/bench/llama_factory.py F --python venv/bin/python           an installation of yours; half a minute
 
-LLaMA-Factory pins old versions of what scripts/requirements-train.txt asks for: it needs an environment of its own. Of
-each format and language, the project's seed tasks are prepared and loaded by way of their dataset_info.json. Of every
-row, what is decoded from the labels must be the output and an end mark, and what stands before them must hold the
-instruction and the input. Needs no GPU and, but for the installation, no network. Exit code 1 if anything is wrong.
+LLaMA-Factory pins old versions of what scripts/requirements-train.txt asks for: it needs an
+environment of its own. Of each format and language, the project's seed tasks are prepared and
+loaded by way of their dataset_info.json. Of every row, what is decoded from the labels must be the
+output and an end mark, and what stands before them must hold the instruction and the input. Needs
+no GPU and, but for the installation, no network. Exit code 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def prepare(form: str, language: str, folder: Path) -> None:
 
 
 def without_sound_and_pictures() -> None:
-    """LLaMA-Factory imports torchaudio and torchvision, whose builds for CUDA break on a torch for the CPU."""
+    """LLaMA-Factory imports torchaudio and torchvision, whose builds for CUDA break on a torch for
+    the CPU."""
     sound = types.ModuleType("torchaudio")
     sound.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     sys.modules |= {"torchaudio": sound, "torchvision": None}
@@ -68,10 +70,14 @@ def byte_tokenizer() -> Any:
     import transformers
 
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE({letter: n for n, letter in enumerate(alphabet)}, []))
+    bpe = tokenizers.Tokenizer(
+        tokenizers.models.BPE({letter: n for n, letter in enumerate(alphabet)}, [])
+    )
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -79,14 +85,28 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
 
-    settings = {"stage": "sft", "do_train": True, "use_cpu": True, "cutoff_len": 1 << 14, "template": "default"}
-    data = {"dataset_dir": str(folder), "dataset": NAMES["train"], "eval_dataset": NAMES["validation"]}
+    settings = {
+        "stage": "sft",
+        "do_train": True,
+        "use_cpu": True,
+        "cutoff_len": 1 << 14,
+        "template": "default",
+    }
+    data = {
+        "dataset_dir": str(folder),
+        "dataset": NAMES["train"],
+        "eval_dataset": NAMES["validation"],
+    }
     paths = {"model_name_or_path": "none", "output_dir": str(folder / "out"), "report_to": "none"}
-    model, data, training, *_ = get_train_args({**settings, **data, **paths, "overwrite_cache": True})
+    model, data, training, *_ = get_train_args(
+        {**settings, **data, **paths, "overwrite_cache": True}
+    )
     tokenizer = byte_tokenizer()
     template = get_template_and_fix_tokenizer(tokenizer, data)
     with redirect_stdout(io.StringIO()):  # it prints a whole row
-        return tokenizer, get_dataset(template, model, data, training, stage="sft", tokenizer=tokenizer)
+        return tokenizer, get_dataset(
+            template, model, data, training, stage="sft", tokenizer=tokenizer
+        )
 
 
 def wrong(tokenizer: Any, loaded: Any, rows: list[dict]) -> int:
@@ -95,7 +115,10 @@ def wrong(tokenizer: Any, loaded: Any, rows: list[dict]) -> int:
     for encoded, row in zip(loaded, rows, strict=False):
         labels = encoded["labels"]
         start = next(n for n, label in enumerate(labels) if label != -100)
-        asked, learnt = tokenizer.decode(encoded["input_ids"][:start]), tokenizer.decode(labels[start:])
+        asked, learnt = (
+            tokenizer.decode(encoded["input_ids"][:start]),
+            tokenizer.decode(labels[start:]),
+        )
         whole = row["instruction"] in asked and row["input"] in asked
         bad += not (whole and learnt.strip() == row["output"] + "</s>")
     return bad
@@ -125,13 +148,19 @@ def inside(folder: Path) -> int:
           f"torch {torch.__version__}, {os.cpu_count()} cores")  # fmt: skip
     print(f"{'':<24}{'train':<20}  validation")
     cases = [(form, language) for form in FORMATS for language in SEEDS]
-    return 1 if sum(check(folder / form / language, f"{form}, {language}") for form, language in cases) else 0
+    return (
+        1
+        if sum(check(folder / form / language, f"{form}, {language}") for form, language in cases)
+        else 0
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the installation and the files go")
-    parser.add_argument("--python", type=Path, help="Python of an environment that has LLaMA-Factory")
+    parser.add_argument(
+        "--python", type=Path, help="Python of an environment that has LLaMA-Factory"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder.resolve()

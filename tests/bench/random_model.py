@@ -1,11 +1,11 @@
-"""Write a tiny random model, for servers that run real ones: no download, under 3 MB, the same bytes each time.
+"""Write a tiny random model, for servers that run real ones: no download, under 3 MB.
 
     python -m pip install numpy gguf tokenizers safetensors
     python tests/bench/random_model.py tiny.gguf          # for llama.cpp
     python tests/bench/random_model.py tiny               # a folder, for vllm
 
-A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes their words, and the marks of lists and of
-instances, about as often as they stand there, in no order.
+The same bytes each time. A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes their words, and the marks
+of lists and of instances, about as often as they stand there, in no order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from typing import Any
 
 SEED_TASKS = Path(__file__).resolve().parents[2] / "data" / "seed_tasks.jsonl"
 WIDTH, INNER, LAYERS, HEADS, CONTEXT, EPSILON = 128, 256, 2, 2, 8192, 1e-5
-MARKS = ["\n9. ", "\n10. ", "\n11. ", "\nInput: ", "\nOutput: ", "Class label: ", "Yes", "No", "\n", "Example 1"]
+MARKS = [
+    "\n9. ",
+    "\n10. ",
+    "\n11. ",
+    "\nInput: ",
+    "\nOutput: ",
+    "Class label: ",
+    "Yes",
+    "No",
+    "\n",
+    "Example 1",
+]
 LAYER = {  # names of llama.cpp: names of Hugging Face
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -32,7 +43,9 @@ LAYER = {  # names of llama.cpp: names of Hugging Face
     "ffn_norm": "post_attention_layernorm",
 }
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-NAMES = OUTER | {f"blk.{i}.{a}": f"model.layers.{i}.{b}" for i in range(LAYERS) for a, b in LAYER.items()}
+NAMES = OUTER | {
+    f"blk.{i}.{a}": f"model.layers.{i}.{b}" for i in range(LAYERS) for a, b in LAYER.items()
+}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -42,20 +55,25 @@ def tokenizer_of(texts: list[str]) -> Any:
 
     tokens, level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel
     tokens.pre_tokenizer, tokens.decoder = level(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=["</s>"], initial_alphabet=level.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=["</s>"], initial_alphabet=level.alphabet()
+    )
     tokens.train_from_iterator(texts, trainer)
     tokens.add_tokens(MARKS)
     return tokens
 
 
 def random_weights(biases: list[float]) -> dict[str, Any]:
-    """Noise in every matrix; one column of the embeddings is the same for all tokens, and makes room for `biases`."""
+    """Noise in every matrix; one column of the embeddings is the same for all tokens, and makes
+    room for `biases`."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     shapes = {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
     shapes |= dict.fromkeys(("token_embd", "output"), (len(biases), WIDTH))
-    weights = {name: rng.normal(0, 0.1, shapes.get(name.split(".")[-1], (WIDTH, WIDTH))) for name in NAMES}
+    weights = {
+        name: rng.normal(0, 0.1, shapes.get(name.split(".")[-1], (WIDTH, WIDTH))) for name in NAMES
+    }
     weights |= {name: np.ones(WIDTH) for name in NAMES if name.endswith("_norm")}
     weights["token_embd"] *= 10
     weights["token_embd"][:, 0] = 8.0
@@ -64,29 +82,52 @@ def random_weights(biases: list[float]) -> dict[str, Any]:
 
 
 def random_model() -> tuple[Any, dict[str, Any]]:
-    texts = [json.loads(line)["instruction"] for line in SEED_TASKS.read_text(encoding="utf-8").splitlines()]
+    texts = [
+        json.loads(line)["instruction"]
+        for line in SEED_TASKS.read_text(encoding="utf-8").splitlines()
+    ]
     tokens = tokenizer_of(texts)
     seen = Counter(i for text in texts for i in tokens.encode(text).ids)
-    seen |= Counter({tokens.token_to_id(mark): seen.total() // 50 for mark in MARKS} | {0: seen.total() // 200})
-    return tokens, random_weights([math.log(seen[i] + 0.01) for i in range(tokens.get_vocab_size())])
+    seen |= Counter(
+        {tokens.token_to_id(mark): seen.total() // 50 for mark in MARKS} | {0: seen.total() // 200}
+    )
+    return tokens, random_weights(
+        [math.log(seen[i] + 0.01) for i in range(tokens.get_vocab_size())]
+    )
 
 
 def write_gguf(path: Path) -> None:
     from gguf import GGUFWriter
 
     (tokens, weights), file = random_model(), GGUFWriter(path, "llama")
-    shape = {"context_length": CONTEXT, "embedding_length": WIDTH, "block_count": LAYERS, "head_count": HEADS}
+    shape = {
+        "context_length": CONTEXT,
+        "embedding_length": WIDTH,
+        "block_count": LAYERS,
+        "head_count": HEADS,
+    }
     shape |= {"feed_forward_length": INNER, "layer_norm_rms_eps": EPSILON, "eos_token_id": 0}
     size, merges = tokens.get_vocab_size(), json.loads(tokens.to_str())["model"]["merges"]
     shape |= {"tokenizer_model": "gpt2", "tokenizer_pre": "gpt-2", "chat_template": TEMPLATE}
     shape["token_list"] = [tokens.id_to_token(i) for i in range(size)]
-    shape["token_types"] = [3, *[1] * (size - 1 - len(MARKS)), *[4] * len(MARKS)]  # control, normal, user-defined
-    shape["token_merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    shape["token_types"] = [
+        3,
+        *[1] * (size - 1 - len(MARKS)),
+        *[4] * len(MARKS),
+    ]  # control, normal, user-defined
+    shape["token_merges"] = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in merges
+    ]
     for name, value in shape.items():
         getattr(file, f"add_{name}")(value)
     for name, array in weights.items():
         file.add_tensor(f"{name}.weight", array)
-    for write in (file.write_header_to_file, file.write_kv_data_to_file, file.write_tensors_to_file, file.close):
+    for write in (
+        file.write_header_to_file,
+        file.write_kv_data_to_file,
+        file.write_tensors_to_file,
+        file.close,
+    ):
         write()
 
 
@@ -99,18 +140,42 @@ def write_folder(path: Path) -> None:
     tokens.save(str(path / "tokenizer.json"))
     weights = {f"{NAMES[name]}.weight": array for name, array in weights.items()}
     save_file(weights, path / "model.safetensors", {"format": "pt"})
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": tokens.get_vocab_size()}
-    config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "rms_norm_eps": EPSILON}
-    config |= {"num_attention_heads": HEADS, "num_key_value_heads": HEADS, "max_position_embeddings": CONTEXT}
-    config |= {"bos_token_id": None, "eos_token_id": 0, "tie_word_embeddings": False, "torch_dtype": "float32"}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": tokens.get_vocab_size(),
+    }
+    config |= {
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS,
+        "rms_norm_eps": EPSILON,
+    }
+    config |= {
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "max_position_embeddings": CONTEXT,
+    }
+    config |= {
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
     (path / "config.json").write_text(json.dumps(config))
-    words = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": TEMPLATE}
+    words = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "</s>",
+        "chat_template": TEMPLATE,
+    }
     (path / "tokenizer_config.json").write_text(json.dumps(words))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", type=Path, help="a file NAME.gguf, or a folder that is not there yet")
+    parser.add_argument(
+        "path", type=Path, help="a file NAME.gguf, or a folder that is not there yet"
+    )
     path = parser.parse_args().path
     write_gguf(path) if path.suffix == ".gguf" else write_folder(path)
 

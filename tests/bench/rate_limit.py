@@ -25,12 +25,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from metered import Bucket, Metered, Window
-from server import storm
+from helpers.metered import Bucket, Metered, Window
+from helpers.server import storm
 
 import self_instruct
 import self_instruct_workshop as workshop
-from scripts import limits
+from scripts.asking import limits
 
 FAULTS = ["reset", "json-cut-200", "cut", "429"]  # dropped, malformed, disconnected, refused
 

@@ -1,5 +1,6 @@
-"""The report in a real browser, by Playwright: pip install plotly textblob jieba playwright, and a Chromium (Debian:
-apt-get install chromium), or its path in the variable CHROMIUM. Skipped where they are missing."""
+"""The report in a real browser, by Playwright: pip install plotly textblob jieba playwright, and a
+Chromium (Debian: apt-get install chromium), or its path in the variable CHROMIUM. Skipped where
+they are missing."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
-from server import Server, scripted_model
+from helpers.report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
+from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
@@ -26,7 +27,9 @@ REPORTS: dict[str, tuple[Path, dict]] = {}
 
 
 def practice_run(folder: Path, **settings: object) -> dict:
-    config = Config(provider="practice", work_dir=str(folder), **{"num_instructions": 60, **settings})
+    config = Config(
+        provider="practice", work_dir=str(folder), **{"num_instructions": 60, **settings}
+    )
     return workshop.run(config, say=lambda text: None)
 
 
@@ -40,7 +43,13 @@ def undone_run(folder: Path) -> dict:
         return "filter" if prompt in instances[:1] else ""
 
     with Server(scripted_model(), faults=faults) as server:
-        config = Config(provider="local", base_url=server.url, model="m", num_instructions=12, work_dir=str(folder))
+        config = Config(
+            provider="local",
+            base_url=server.url,
+            model="m",
+            num_instructions=12,
+            work_dir=str(folder),
+        )
         return workshop.run(config, say=lambda text: None)
 
 
@@ -59,15 +68,31 @@ def lost_run(folder: Path) -> dict:
 
 def empty_run(folder: Path) -> dict:
     with Server(lambda prompt, body: "I cannot help with that.") as server:
-        config = Config(provider="local", base_url=server.url, model="m", patience=2, work_dir=str(folder))
+        config = Config(
+            provider="local", base_url=server.url, model="m", patience=2, work_dir=str(folder)
+        )
         return workshop.run(config, say=lambda text: None)
 
 
 def priced_run(folder: Path) -> dict:
     """A run under self_instruct.py with a price, so that run.json has its cost."""
     with Server(scripted_model()) as server:
-        where = ["--provider", "local", "--base-url", server.url, "--model", "m", "--work-dir", str(folder)]
-        assert self_instruct.main([*where, "--num-instructions", "12", "--price-in", "3", "--price-out", "9"]) == 0
+        where = [
+            "--provider",
+            "local",
+            "--base-url",
+            server.url,
+            "--model",
+            "m",
+            "--work-dir",
+            str(folder),
+        ]
+        assert (
+            self_instruct.main(
+                [*where, "--num-instructions", "12", "--price-in", "3", "--price-out", "9"]
+            )
+            == 0
+        )
     return {}
 
 
@@ -102,17 +127,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
 
 @pytest.fixture
 def look(browser: object, report: Callable) -> Iterator[Callable]:
-    """Open a report. In the end nothing may have gone wrong, asked the network, or opened a window."""
+    """Open a report. In the end nothing may have gone wrong, asked the network, or opened a
+    window."""
     contexts, trouble = [], []
 
     def open_page(kind: str, width: int = 1280, theme: str = "light", wait: bool = True) -> object:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        )
         page = contexts[-1].new_page()
-        page.on("console", lambda said: trouble.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda said: trouble.append(said.text) if said.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
         page.on("popup", lambda popup: trouble.append(popup.url))
-        page.on("request", lambda request: trouble.append(request.url) if request.url != page.url else None)
+        page.on(
+            "request",
+            lambda request: trouble.append(request.url) if request.url != page.url else None,
+        )
         path = report(kind)[0]
         page.goto(path.as_uri(), wait_until="commit")
         if wait:
@@ -128,7 +162,8 @@ def look(browser: object, report: Callable) -> Iterator[Callable]:
 
 
 def until(page: object, true: str, seconds: float = 60.0) -> None:
-    """The page's policy forbids Playwright's own way to wait, which evaluates strings in the page."""
+    """The page's policy forbids Playwright's own way to wait, which evaluates strings in the
+    page."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"(() => {{ try {{ return {true} }} catch {{ return false }} }})()"):
         assert time.monotonic() < end, f"this never happened: {true}"
@@ -140,14 +175,18 @@ def count_in(text: str) -> int:
     return int(re.search(r"[\d,]+", text)[0].replace(",", ""))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["en", "zh", "cut", "until generate", "undone", "empty"])
-def test_a_report_opens_without_an_error_and_loads_nothing(kind: str, look: Callable, report: Callable) -> None:
+def test_a_report_opens_without_an_error_and_loads_nothing(
+    kind: str, look: Callable, report: Callable
+) -> None:
     page = look(kind)
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
-    headings = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((one) => one.textContent.trim())")
+    headings = page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3')].map((one) => one.textContent.trim())"
+    )
     assert len(headings) > 10 and all(headings)
     for chart in page.locator(".chart").all():
         assert chart.locator("svg").count() or len(chart.inner_text()) > 9
@@ -156,16 +195,21 @@ def test_a_report_opens_without_an_error_and_loads_nothing(kind: str, look: Call
 
 
 @pytest.mark.parametrize("kind", ["en", "zh", "cut", "undone", "priced"])
-def test_the_numbers_on_the_page_are_those_of_run_json(kind: str, look: Callable, report: Callable) -> None:
+def test_the_numbers_on_the_page_are_those_of_run_json(
+    kind: str, look: Callable, report: Callable
+) -> None:
     page, summary = look(kind), report(kind)[1]
     counts, tokens = summary["counts"], summary["tokens"]
     wanted = []
     for stage in STAGES:
         count = counts[stage]
         undone = [count["undone"]] if count["undone"] else []
-        wanted += [[stage, n] for n in (count["in"], *count["rejected"].values(), *undone, count["out"])]
+        wanted += [
+            [stage, n] for n in (count["in"], *count["rejected"].values(), *undone, count["out"])
+        ]
     rows = [
-        (row.get_attribute("data-stage"), row.locator("td").first) for row in page.locator("#funnel tbody tr").all()
+        (row.get_attribute("data-stage"), row.locator("td").first)
+        for row in page.locator("#funnel tbody tr").all()
     ]
     assert [[stage, count_in(cell.inner_text())] for stage, cell in rows] == wanted
     boxes = page.locator("#key-figures > div").all()
@@ -173,7 +217,9 @@ def test_the_numbers_on_the_page_are_those_of_run_json(kind: str, look: Callable
     assert count_in(shown["kpi_instructions"]) == counts["generate"]["out"]
     assert count_in(shown["kpi_instances"]) == counts["filter"]["out"]
     assert count_in(shown["kpi_undone"]) == sum(summary["undone_because"].values())
-    assert count_in(shown["kpi_tokens"]) == sum(stage["prompt"] + stage["reply"] for stage in tokens.values())
+    assert count_in(shown["kpi_tokens"]) == sum(
+        stage["prompt"] + stage["reply"] for stage in tokens.values()
+    )
     for name in ("replies", "asked_now", "cut", "prompt", "reply"):
         cells = page.locator(f"#tokens-table tr[data-figure={name}] td").all_inner_texts()
         told = [stage[name] for stage in tokens.values()]
@@ -185,7 +231,9 @@ def test_the_numbers_on_the_page_are_those_of_run_json(kind: str, look: Callable
         assert cells == [f"${cost:.4f}" for cost in costs] and shown["kpi_cost"] == cells[-1]
     assert bool(spending) == (kind == "priced")
     lines = page.locator("#table1-table tr[data-figure]").all()
-    table1 = {line.get_attribute("data-figure"): line.locator("td").first.inner_text() for line in lines}
+    table1 = {
+        line.get_attribute("data-figure"): line.locator("td").first.inner_text() for line in lines
+    }
     assert count_in(table1["classification"]) == counts["classify"]["classification"]
     assert count_in(table1["not_classification"]) == counts["classify"]["not_classification"]
     assert count_in(table1["instances"]) == counts["filter"]["out"]
@@ -205,17 +253,25 @@ def test_nothing_sticks_out_at_any_width(kind: str, width: int, theme: str, look
     assert page.evaluate(outside) == []
 
 
-def test_the_shares_of_a_stage_add_up_though_requests_are_lost_and_counts_stay_whole(look: Callable) -> None:
+def test_the_shares_of_a_stage_add_up_though_requests_are_lost_and_counts_stay_whole(
+    look: Callable,
+) -> None:
     page, shares = look("lost", 390), {}
     for row in page.locator("#funnel tbody tr").all():
         share = row.locator("td").nth(1).inner_text().strip(" %–")
         stage = row.get_attribute("data-stage")
         shares[stage] = shares.get(stage, 0) + float(share or 0)
-    assert all(abs(total - 100) < 0.5 for stage, total in shares.items() if stage != "filter"), shares
-    cell = page.locator("#settings td").last  # how many are undone because of an error with a long text
+    assert all(abs(total - 100) < 0.5 for stage, total in shares.items() if stage != "filter"), (
+        shares
+    )
+    cell = page.locator(
+        "#settings td"
+    ).last  # how many are undone because of an error with a long text
     assert cell.inner_text() == "13"
     text = "cell => { const all = new Range(); all.selectNodeContents(cell); return all.getBoundingClientRect(); }"
-    assert cell.evaluate(text)["height"] == page.locator("#settings td").first.evaluate(text)["height"]
+    assert (
+        cell.evaluate(text)["height"] == page.locator("#settings td").first.evaluate(text)["height"]
+    )
 
 
 CONTRAST = """(() => {
@@ -251,7 +307,9 @@ def test_the_button_changes_the_theme_of_page_and_charts(look: Callable) -> None
     style = "(one) => getComputedStyle(one).backgroundColor + getComputedStyle(one).fill"
 
     def colours() -> list[str]:
-        return [page.locator(what).first.evaluate(style) for what in ("body", "#seed-chart .xtick text")]
+        return [
+            page.locator(what).first.evaluate(style) for what in ("body", "#seed-chart .xtick text")
+        ]
 
     light = colours()
     page.locator("#theme").click()
@@ -260,7 +318,7 @@ def test_the_button_changes_the_theme_of_page_and_charts(look: Callable) -> None
     assert colours() == light
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The samples.
 
 
@@ -278,7 +336,9 @@ def test_search_and_filters_find_what_is_there(look: Callable, report: Callable)
     page.locator("#status").select_option("all")
     word = rows.of(status="kept")[3]["instruction"].split()[1]
     page.locator("#search").fill(word.upper())
-    texts = [[row["instruction"], row["input"], row["output"], row["evidence"]] for row in rows.of()]
+    texts = [
+        [row["instruction"], row["input"], row["output"], row["evidence"]] for row in rows.of()
+    ]
     wanted = sum(word.lower() in "\n".join(filter(None, text)).lower() for text in texts)
     until(page, f"document.getElementById('found').textContent.startsWith('{wanted} of')")
     page.locator("#search").fill("no such words anywhere")
@@ -286,13 +346,19 @@ def test_search_and_filters_find_what_is_there(look: Callable, report: Callable)
     assert "Nothing fits" in page.locator("#found").inner_text()
 
 
-def test_a_rule_in_the_funnel_leads_to_its_rows_and_their_neighbours(look: Callable, report: Callable) -> None:
+def test_a_rule_in_the_funnel_leads_to_its_rows_and_their_neighbours(
+    look: Callable, report: Callable
+) -> None:
     page, rows = look("en"), Page(report("en")[0])
     page.locator("button[data-rule='generate:too_similar']").click()
     wanted = rows.of(status="rejected", rule="too_similar")
     assert found(page) == len(wanted) > 0
     first = page.locator("#results > li").first.inner_text()
-    assert wanted[0]["instruction"] in first and wanted[0]["evidence"] in first and f"{wanted[0]['score']:.2f}" in first
+    assert (
+        wanted[0]["instruction"] in first
+        and wanted[0]["evidence"] in first
+        and f"{wanted[0]['score']:.2f}" in first
+    )
 
 
 def test_truncated_and_undone_rows_can_be_picked_out(look: Callable, report: Callable) -> None:
@@ -305,11 +371,15 @@ def test_truncated_and_undone_rows_can_be_picked_out(look: Callable, report: Cal
     assert rows.of(status="undone")[0]["instruction"] in page.locator("#results").inner_text()
 
 
-def test_the_raw_prompt_and_reply_of_a_row_are_those_of_the_journal(look: Callable, report: Callable) -> None:
+def test_the_raw_prompt_and_reply_of_a_row_are_those_of_the_journal(
+    look: Callable, report: Callable
+) -> None:
     path, _ = report("en")
     page, rows = look("en"), Page(path)
     journal = [
-        json.loads(line) for line in (path.parent / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line
+        json.loads(line)
+        for line in (path.parent / "responses.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
     ]
     texts = {(record["prompt"], record["text"]) for record in journal}
     item = page.locator("#results > li").nth(2)
@@ -357,7 +427,7 @@ def test_every_control_has_a_name(look: Callable) -> None:
     assert page.evaluate(nameless) == []
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Hostile words.
 
 
@@ -369,7 +439,9 @@ def test_hostile_text_is_shown_and_does_nothing(look: Callable, report: Callable
     page = look("hostile")
     shown = page.locator("#results").inner_text()
     for text in HOSTILE:
-        assert visible(" ".join(text.split())) in shown  # the pipeline puts an instruction on one line
+        assert (
+            visible(" ".join(text.split())) in shown
+        )  # the pipeline puts an instruction on one line
     for button in page.locator("#results button.link").all():
         button.click()
     until(page, "document.querySelectorAll('#results pre').length > 50")
@@ -391,7 +463,9 @@ def test_markup_in_labels_of_charts_is_text(look: Callable, report: Callable) ->
     page = look("hostile")
     labels = {label for label, _ in Page(report("hostile")[0]).numbers["labels"]["rows"]}
     assert labels == {*LABELS.values()}
-    ticks = {text.text_content().strip() for text in page.locator("#labels-chart .ytick text").all()}
+    ticks = {
+        text.text_content().strip() for text in page.locator("#labels-chart .ytick text").all()
+    }
     assert ticks == {"<b>yes</b>", "⟨U+202E⟩<a href='…", "<img src=x onerro…"}
 
 
@@ -411,33 +485,48 @@ INTRUDE = """(url) => {
 }"""
 
 
-def test_the_policy_stops_what_gets_into_the_page_all_the_same(browser: object, report: Callable) -> None:
+def test_the_policy_stops_what_gets_into_the_page_all_the_same(
+    browser: object, report: Callable
+) -> None:
     with Server(lambda prompt, body: "") as server:
         page = browser.new_page()
         page.goto(report("hostile")[0].as_uri())
         page.evaluate(INTRUDE, server.url)
         time.sleep(0.5)
         stopped = {*page.evaluate("window.stopped")}
-        assert {"script-src-elem", "img-src", "frame-src", "style-src-elem", "connect-src", "script-src"} <= stopped
+        assert {
+            "script-src-elem",
+            "img-src",
+            "frame-src",
+            "style-src-elem",
+            "connect-src",
+            "script-src",
+        } <= stopped
         assert page.evaluate("window.hacked") is None and server.requests == []
         page.close()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Size.
 
 
-def test_fifty_thousand_rows_are_in_view_within_two_seconds(look: Callable, report: Callable) -> None:
+def test_fifty_thousand_rows_are_in_view_within_two_seconds(
+    look: Callable, report: Callable
+) -> None:
     path, summary = report("big")
     best = 99.0
     for _ in range(3):  # the machine may be busy
         page = look("big", wait=False)
         until(page, "document.readyState === 'complete' && done")
-        painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
+        painted = page.evaluate(
+            "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
+        )
         best = min(best, painted)
     assert best < 2.0
     assert (
-        count_in(page.locator("#key-figures dd").first.inner_text()) == summary["counts"]["generate"]["out"] == 25_000
+        count_in(page.locator("#key-figures dd").first.inner_text())
+        == summary["counts"]["generate"]["out"]
+        == 25_000
     )
     assert found(page) == 23_750 + 26_250 and page.locator("#results > li").count() == 50
     page.locator("#search").fill("number 24999.")

@@ -1,4 +1,5 @@
-"""The review sheet in a real browser: filled by keys and clicks, saved, downloaded and scored; hostile text inert."""
+"""The review sheet in a real browser: filled by keys and clicks, saved, downloaded and scored;
+hostile text inert."""
 
 from __future__ import annotations
 
@@ -11,14 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import review
 
 HOSTILE = "</p></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>bold</b>&amp;"
 ROWS = [
-    {"instruction": f"Explain {HOSTILE}", "input": HOSTILE, "output": f'" onfocus="window.hacked=3" {HOSTILE}'},
+    {
+        "instruction": f"Explain {HOSTILE}",
+        "input": HOSTILE,
+        "output": f'" onfocus="window.hacked=3" {HOSTILE}',
+    },
     {"instruction": "Add the numbers.", "input": "=1+1", "output": "'2'\r\n  two, \"deux\""},
     {"instruction": "把句子翻译成英语。", "input": "我喜欢茶。", "output": "I like tea."},
     {"instruction": "Write a haiku.", "input": "", "output": "-" + " long" * 400 + "x" * 400},
@@ -27,7 +32,9 @@ ROWS = [
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> Path:
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    (tmp_path / "data.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8"
+    )
     arguments = ["--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "review")]
     assert review.main(["sample", *arguments]) == 0
     return tmp_path / "review.html"
@@ -39,7 +46,10 @@ def page(browser, sheet: Path) -> Iterator:
     said: list[str] = []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda problem: said.append(str(problem)))
-    opened.on("request", lambda request: said.append(request.url) if request.url != sheet.as_uri() else None)
+    opened.on(
+        "request",
+        lambda request: said.append(request.url) if request.url != sheet.as_uri() else None,
+    )
     opened.goto(sheet.as_uri())
     yield opened
     assert [line for line in said if not line.startswith("blob:")] == []
@@ -68,16 +78,26 @@ def test_a_sheet_filled_by_keys_is_downloaded_and_scored(page, tmp_path: Path, c
     path = download(page, tmp_path)
     assert path.name == "review-Ana_安娜.csv"
     data = path.read_bytes()
-    blank = list(csv.reader(io.StringIO((tmp_path / "review.csv").read_bytes().decode("utf-8-sig"), newline="")))
+    blank = list(
+        csv.reader(
+            io.StringIO((tmp_path / "review.csv").read_bytes().decode("utf-8-sig"), newline="")
+        )
+    )
     filled = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
-    assert data.startswith(b"\xef\xbb\xbf") and [row[:5] for row in filled] == [row[:5] for row in blank]
+    assert data.startswith(b"\xef\xbb\xbf") and [row[:5] for row in filled] == [
+        row[:5] for row in blank
+    ]
     assert filled[0] == blank[0] and filled[1][8] == '\'=HYPERLINK("http://x"),\nzweite Zeile，备注'
     assert review.main(["score", str(path)]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"valid task\? +3 +4 +75\.0 %", text) and re.search(r"all three +2 +4 +50\.0 %", text)
+    assert re.search(r"valid task\? +3 +4 +75\.0 %", text) and re.search(
+        r"all three +2 +4 +50\.0 %", text
+    )
 
 
-def test_radio_buttons_work_with_clicks_and_arrows_and_blank_stays_blank(page, tmp_path: Path) -> None:
+def test_radio_buttons_work_with_clicks_and_arrows_and_blank_stays_blank(
+    page, tmp_path: Path
+) -> None:
     page.get_by_text("No", exact=True).first.click()
     page.locator("fieldset").nth(1).locator("input").first.focus()
     page.keyboard.press("ArrowRight")
@@ -90,21 +110,39 @@ def test_answers_are_there_again_after_a_reload_until_they_are_cleared(page) -> 
     answer_all(page, "yn")
     page.locator("textarea").nth(1).fill("a note")
     page.reload()
-    assert page.locator(":checked").evaluate_all("all => all.map((one) => one.value)") == ["yes", "no"]
+    assert page.locator(":checked").evaluate_all("all => all.map((one) => one.value)") == [
+        "yes",
+        "no",
+    ]
     assert page.locator("textarea").nth(1).input_value() == "a note"
-    assert page.evaluate("document.activeElement.closest('fieldset') === document.querySelectorAll('fieldset')[2]")
+    assert page.evaluate(
+        "document.activeElement.closest('fieldset') === document.querySelectorAll('fieldset')[2]"
+    )
     page.on("dialog", lambda dialog: dialog.accept())
     page.locator("#clear").click()
     page.reload()
-    assert page.locator(":checked").count() == 0 and page.locator("textarea").nth(1).input_value() == ""
+    assert (
+        page.locator(":checked").count() == 0
+        and page.locator("textarea").nth(1).input_value() == ""
+    )
 
 
-def test_where_nothing_can_be_kept_the_sheet_says_so_and_still_works(browser, sheet: Path, tmp_path: Path) -> None:
+def test_where_nothing_can_be_kept_the_sheet_says_so_and_still_works(
+    browser, sheet: Path, tmp_path: Path
+) -> None:
     page = browser.new_page()
     page.set_content(sheet.read_text(encoding="utf-8"))  # about:blank has no localStorage
     answer_all(page, "yyy")
-    assert page.locator("output").text_content() == "1 of 4 rated, NOT saved: download before you leave"
-    assert sum(row["all three"] is True for row in review.read_sheet(download(page, tmp_path)).values()) == 1
+    assert (
+        page.locator("output").text_content()
+        == "1 of 4 rated, NOT saved: download before you leave"
+    )
+    assert (
+        sum(
+            row["all three"] is True for row in review.read_sheet(download(page, tmp_path)).values()
+        )
+        == 1
+    )
     page.close()
 
 
@@ -117,7 +155,9 @@ def test_hostile_text_is_shown_and_does_nothing(page) -> None:
 
 def test_even_markup_that_got_in_would_do_nothing(browser, sheet: Path, tmp_path: Path) -> None:
     markup = '<script>hacked = 1</script><img src="x" onerror="hacked = 2"><a href="javascript:hacked = 3">x</a>'
-    (tmp_path / "in.html").write_text(sheet.read_text("utf-8").replace("<h1>", markup + "<h1>"), encoding="utf-8")
+    (tmp_path / "in.html").write_text(
+        sheet.read_text("utf-8").replace("<h1>", markup + "<h1>"), encoding="utf-8"
+    )
     page = browser.new_page()
     page.goto((tmp_path / "in.html").as_uri())
     page.get_by_role("link").click()

@@ -1,4 +1,5 @@
-"""Instruction backtranslation with torch, on a tiny random model: what is learnt, what is asked, and going on."""
+"""Instruction backtranslation with torch, on a tiny random model: what is learnt, what is asked,
+and going on."""
 
 from __future__ import annotations
 
@@ -17,20 +18,20 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 sys.path.insert(0, str(ROOT))
 from scripts import (  # noqa: E402
-    backtranslation,
     finetune_model,
     inverse_sft,
     self_augmentation_lima,
     self_curation,
 )
-from scripts.backtranslation import COLUMNS, SAMPLE, SEED_TAG, WEB_TAG, backward_prompt, read_rows  # noqa: E402
+from scripts.training import shared as backtranslation  # noqa: E402
+from scripts.training.shared import COLUMNS, SAMPLE, SEED_TAG, WEB_TAG, backward_prompt, read_rows  # noqa: E402
 from self_instruct_workshop import UsageError, WorkshopError  # noqa: E402
 
 torch.set_num_threads(1)
@@ -51,8 +52,23 @@ def eight() -> list[dict]:
 
 def settings(model: str, out: Path, **changes: Any) -> Namespace:
     """The options of a script, small enough for a test."""
-    base = {"model": model, "out": out, "lr": 1e-2, "epochs": 60.0, "lora_r": 16, "max_length": 256, "batch_size": 8}
-    base |= {"seed": 42, "dtype": "auto", "load_in_4bit": False, "base_url": "", "provider": "", "top_p": 0.9}
+    base = {
+        "model": model,
+        "out": out,
+        "lr": 1e-2,
+        "epochs": 60.0,
+        "lora_r": 16,
+        "max_length": 256,
+        "batch_size": 8,
+    }
+    base |= {
+        "seed": 42,
+        "dtype": "auto",
+        "load_in_4bit": False,
+        "base_url": "",
+        "provider": "",
+        "top_p": 0.9,
+    }
     return Namespace(**base | {"max_new_tokens": 48} | changes)
 
 
@@ -72,15 +88,23 @@ def forward_model(tiny: str, eight: list[dict], tmp_path_factory: pytest.TempPat
     return learn(tiny, tmp_path_factory.mktemp("models"), eight, backward=False)
 
 
-def ask(model: str, prompts: list[str], out: Path, temperature: float = 0.0, **changes: Any) -> list[str]:
-    replies = backtranslation.generate(settings(model, out, **changes), "test", prompts, temperature)
+def ask(
+    model: str, prompts: list[str], out: Path, temperature: float = 0.0, **changes: Any
+) -> list[str]:
+    replies = backtranslation.generate(
+        settings(model, out, **changes), "test", prompts, temperature
+    )
     return [reply.text for reply in replies]
 
 
-def trainer_of(tiny: str, out: Path, rows: list[dict], backward: bool, tag: str = "", **changes: Any) -> tuple:
+def trainer_of(
+    tiny: str, out: Path, rows: list[dict], backward: bool, tag: str = "", **changes: Any
+) -> tuple:
     """The trainer, its tokenizer and its examples, before anything is trained."""
     options, tokenizer = settings(tiny, out, **changes), backtranslation.load_tokenizer(tiny)
-    examples = [backtranslation.example(tokenizer, row, backward, options.max_length, tag) for row in rows]
+    examples = [
+        backtranslation.example(tokenizer, row, backward, options.max_length, tag) for row in rows
+    ]
     return backtranslation.make_trainer(options, tokenizer, examples), tokenizer, examples
 
 
@@ -97,7 +121,9 @@ def decoded_labels(trainer: Any, tokenizer: Any, index: int) -> str:
 def test_labels_are_exactly_the_completion_and_the_end_token(
     tiny: str, eight: list[dict], tmp_path: Path, backward: bool
 ) -> None:
-    trainer, tokenizer, examples = trainer_of(tiny, tmp_path, eight, backward, "" if backward else WEB_TAG)
+    trainer, tokenizer, examples = trainer_of(
+        tiny, tmp_path, eight, backward, "" if backward else WEB_TAG
+    )
     assert len(trainer.train_dataset) == 8
     for i, row in enumerate(eight):
         wanted = row["instruction"] if backward else row["output"]
@@ -145,7 +171,10 @@ def test_other_families_of_base_models_learn_by_the_same_code(
 def test_overlong_answers_are_clipped_and_counted_and_no_row_is_dropped(
     tiny: str, eight: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    rows = [{**row, "output": row["output"] + " 很长的 answer" * 200 * (i < 3)} for i, row in enumerate(eight)]
+    rows = [
+        {**row, "output": row["output"] + " 很长的 answer" * 200 * (i < 3)}
+        for i, row in enumerate(eight)
+    ]
     trainer, tokenizer, _ = trainer_of(tiny, tmp_path / "a", rows, True, max_length=224)
     assert len(trainer.train_dataset) == 8
     for i, row in enumerate(rows):
@@ -156,17 +185,27 @@ def test_overlong_answers_are_clipped_and_counted_and_no_row_is_dropped(
     assert "8 examples; 3 answers clipped" in capsys.readouterr().out
 
 
-def test_a_clipped_answer_of_forward_training_has_no_end_token(tiny: str, eight: list[dict], tmp_path: Path) -> None:
-    rows = [{**row, "output": row["output"] + " long" * 500 * (i == 0)} for i, row in enumerate(eight)]
+def test_a_clipped_answer_of_forward_training_has_no_end_token(
+    tiny: str, eight: list[dict], tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "output": row["output"] + " long" * 500 * (i == 0)} for i, row in enumerate(eight)
+    ]
     trainer, tokenizer, examples = trainer_of(tiny, tmp_path, rows, False)
-    assert [one["clipped"] for one in examples] == [True] + [False] * 7 and len(trainer.train_dataset) == 8
+    assert [one["clipped"] for one in examples] == [True] + [False] * 7 and len(
+        trainer.train_dataset
+    ) == 8
     first, second = (decoded_labels(trainer, tokenizer, i) for i in (0, 1))
     assert rows[0]["output"].startswith(first) and len(first) > 100 and second.endswith("</s>")
 
 
-def test_no_row_left_to_train_on_is_a_sentence(tiny: str, eight: list[dict], tmp_path: Path) -> None:
+def test_no_row_left_to_train_on_is_a_sentence(
+    tiny: str, eight: list[dict], tmp_path: Path
+) -> None:
     rows = [({**row, "instruction": "word " * 400}, "") for row in eight]
-    with pytest.raises(WorkshopError, match="no row is left to train on: give a larger --max-length"):
+    with pytest.raises(
+        WorkshopError, match="no row is left to train on: give a larger --max-length"
+    ):
         backtranslation.train(settings(tiny, tmp_path / "a"), rows, backward=True)
 
 
@@ -174,9 +213,9 @@ def test_a_training_that_is_done_is_not_done_again_and_other_settings_are_refuse
     backward_model: str, tiny: str, eight: list[dict]
 ) -> None:
     out, rows = Path(backward_model), [(row, "") for row in eight]
-    before, started = (out / "adapter_model.safetensors").stat().st_mtime_ns, time.monotonic()
+    before = (out / "adapter_model.safetensors").stat().st_mtime_ns
     assert backtranslation.train(settings(tiny, out), rows, True) == backtranslation.trained(out)
-    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == before and time.monotonic() - started < 2
+    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == before
     for changes, wanted in (({"lr": 1e-3}, "lr"), ({"seed": 1}, "seed")):
         with pytest.raises(UsageError, match=f"other settings \\({wanted}\\): give another --out"):
             backtranslation.train(settings(tiny, out, **changes), rows, True)
@@ -197,10 +236,14 @@ def test_both_tags_stand_in_joint_training(tiny: str, eight: list[dict], tmp_pat
 def start(arguments: list[str]) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
     command = [sys.executable, str(ROOT / "scripts" / "inverse_sft.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_adapter(tiny: str, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_adapter(
+    tiny: str, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file
 
     data = str(SAMPLE / "guanaco_test.jsonl")
@@ -220,9 +263,15 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_adapter(
     second = start([*flags, str(broken)])
     out, said = second.communicate()
     assert second.returncode == 0, said
-    assert re.search(r"going on from checkpoint-\d+\n", said) and "9999" not in said and "40 steps" in out
+    assert (
+        re.search(r"going on from checkpoint-\d+\n", said)
+        and "9999" not in said
+        and "40 steps" in out
+    )
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (whole, broken))
-    assert one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    assert one.keys() == other.keys() and all(
+        torch.allclose(one[name], other[name], atol=1e-6) for name in one
+    )
     assert backtranslation.trained(whole)["loss"] == backtranslation.trained(broken)["loss"]
 
 
@@ -239,8 +288,24 @@ def test_an_interrupted_augmentation_asks_only_for_the_rest_and_ends_as_a_whole_
         return answer(options, prompts, *rest)
 
     def run(out: str) -> int:
-        flags = ["--model", backward_model, "--data", str(SAMPLE / "lima_train.jsonl"), "--count", "20"]
-        flags += ["--max-length", "256", "--max-new-tokens", "24", "--batch-size", "4", "--out", str(tmp_path / out)]
+        flags = [
+            "--model",
+            backward_model,
+            "--data",
+            str(SAMPLE / "lima_train.jsonl"),
+            "--count",
+            "20",
+        ]
+        flags += [
+            "--max-length",
+            "256",
+            "--max-new-tokens",
+            "24",
+            "--batch-size",
+            "4",
+            "--out",
+            str(tmp_path / out),
+        ]
         return self_augmentation_lima.main(flags)
 
     monkeypatch.setattr(backtranslation, "answer_batch", watched)
@@ -289,7 +354,9 @@ def test_one_model_is_in_memory_at_a_time(
         return loaded
 
     monkeypatch.setattr(backtranslation, "load", watched)
-    backtranslation.train(settings(tiny, tmp_path / "new", epochs=1.0), [(row, "") for row in eight], True)
+    backtranslation.train(
+        settings(tiny, tmp_path / "new", epochs=1.0), [(row, "") for row in eight], True
+    )
     for model in (str(tmp_path / "new"), tiny):
         ask(model, ["Why?\n"], tmp_path / "a", max_new_tokens=2)
     assert alive == [0, 0, 0]
@@ -299,11 +366,18 @@ def test_prompts_are_answered_in_their_order_whatever_their_lengths(
     backward_model: str, eight: list[dict], tmp_path: Path
 ) -> None:
     rows = [eight[i] for i in (7, 0, 5, 2, 6, 1, 4, 3)]
-    said = ask(backward_model, [backward_prompt(row["output"]) for row in rows], tmp_path / "a", batch_size=3)
+    said = ask(
+        backward_model,
+        [backward_prompt(row["output"]) for row in rows],
+        tmp_path / "a",
+        batch_size=3,
+    )
     assert sum(text == row["instruction"] for text, row in zip(said, rows, strict=True)) >= 7
 
 
-def test_a_reply_without_its_end_counts_as_cut(backward_model: str, eight: list[dict], tmp_path: Path) -> None:
+def test_a_reply_without_its_end_counts_as_cut(
+    backward_model: str, eight: list[dict], tmp_path: Path
+) -> None:
     prompts = [backward_prompt(row["output"]) for row in eight]
     for tokens, reason in ((2, "length"), (48, "stop")):
         options = settings(backward_model, tmp_path / str(tokens), max_new_tokens=tokens)
@@ -317,43 +391,77 @@ def test_each_kind_of_rater_gets_the_prompt_in_its_own_form(
 ) -> None:
     model = forward_model if kind == "ours" else str(shutil.copytree(tiny, tmp_path / "rater"))
     if kind == "chat":
-        template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        template = (
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        )
         template += "{% if add_generation_prompt %}[assistant]\n{% endif %}"
         Path(model, "chat_template.jinja").write_text(template, encoding="utf-8")
     backtranslation.load_tokenizer.cache_clear()
     loaded, seen = backtranslation.asked_model(model, "auto", False), []
     generate = loaded.generate
-    monkeypatch.setattr(loaded, "generate", lambda **how: seen.append(how["input_ids"]) or generate(**how))
-    backtranslation.generate(settings(model, tmp_path / "a", max_new_tokens=4), "rate", ["Rate it.\n"], 0.0, chat=True)
+    monkeypatch.setattr(
+        loaded, "generate", lambda **how: seen.append(how["input_ids"]) or generate(**how)
+    )
+    backtranslation.generate(
+        settings(model, tmp_path / "a", max_new_tokens=4), "rate", ["Rate it.\n"], 0.0, chat=True
+    )
     wanted = {"chat": "<s>[user] Rate it.\n\n[assistant]\n", "base": "<s>Rate it.\n"}
     text = backtranslation.load_tokenizer(model).decode(seen[0][0])
     assert text == wanted.get(kind, "<s>" + backtranslation.forward_prompt("Rate it.\n"))
 
 
 def test_a_model_of_the_wrong_direction_is_refused(
-    backward_model: str, forward_model: str, tiny: str, capsys: pytest.CaptureFixture, tmp_path: Path
+    backward_model: str,
+    forward_model: str,
+    tiny: str,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
 ) -> None:
     data = ["--data", str(SAMPLE / "lima_train.jsonl"), "--out", str(tmp_path / "x.json")]
     assert self_augmentation_lima.main(["--model", forward_model, *data]) == 2
     assert self_curation.main(["--model", backward_model, *data]) == 2
-    assert finetune_model.main(["--model", backward_model, *data, "--prompts", str(SAMPLE / "lima_train.jsonl")]) == 2
+    assert (
+        finetune_model.main(
+            ["--model", backward_model, *data, "--prompts", str(SAMPLE / "lima_train.jsonl")]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
-    for wanted in ("was trained to answer", "writes instructions and cannot rate", f"is an adapter: .*{tiny}"):
+    for wanted in (
+        "was trained to answer",
+        "writes instructions and cannot rate",
+        f"is an adapter: .*{tiny}",
+    ):
         assert re.search(wanted, said)
 
 
 # What the user can put right
 
 
-def test_4_bits_without_a_gpu_is_one_line(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_4_bits_without_a_gpu_is_one_line(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    data = ["--data", str(SAMPLE / "guanaco_test.jsonl"), "--eval-data", str(SAMPLE / "guanaco_test.jsonl")]
-    assert inverse_sft.main(["--model", tiny, "--load-in-4bit", *data, "--out", str(tmp_path / "x")]) == 1
-    assert "--load-in-4bit needs an NVIDIA GPU, and none is here" in capsys.readouterr().err.splitlines()[-1]
+    data = [
+        "--data",
+        str(SAMPLE / "guanaco_test.jsonl"),
+        "--eval-data",
+        str(SAMPLE / "guanaco_test.jsonl"),
+    ]
+    assert (
+        inverse_sft.main(["--model", tiny, "--load-in-4bit", *data, "--out", str(tmp_path / "x")])
+        == 1
+    )
+    assert (
+        "--load-in-4bit needs an NVIDIA GPU, and none is here"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
 
 
-def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
@@ -371,7 +479,9 @@ class Hub(BaseHTTPRequestHandler):
         gated = "gated" in self.path
         self.send_response(403 if gated else 404)
         self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("X-Error-Message", "Access is restricted" if gated else "Repository not found")
+        self.send_header(
+            "X-Error-Message", "Access is restricted" if gated else "Repository not found"
+        )
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -393,7 +503,12 @@ def hub() -> Any:
 @pytest.mark.parametrize(
     ("model", "closed", "more", "wanted"),
     [
-        ("org/gated", False, [], r"org/gated is gated: accept its terms on https://huggingface.co/org/gated"),
+        (
+            "org/gated",
+            False,
+            [],
+            r"org/gated is gated: accept its terms on https://huggingface.co/org/gated",
+        ),
         ("org/nothing", False, [], r"neither a folder here nor on the hub: check --model"),
         ("org/model", True, [], r"the hub cannot be reached: run  hf download org/model"),
         ("EMPTY", False, [], r"the folder .* cannot be loaded: config.json is missing"),
@@ -403,14 +518,35 @@ def hub() -> Any:
     ],
 )
 def test_what_the_hub_refuses_is_one_line_with_what_to_do(
-    hub: str, model: str, closed: bool, more: list[str], wanted: str, tmp_path: Path, tiny: str, backward_model: str
+    hub: str,
+    model: str,
+    closed: bool,
+    more: list[str],
+    wanted: str,
+    tmp_path: Path,
+    tiny: str,
+    backward_model: str,
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
     address = "http://127.0.0.1:9" if closed else hub
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_TOKEN": "hf_" + "x" * 20, "HF_HUB_OFFLINE": "1" if closed and model else "0"}
+    environment = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path / "hf"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment |= {
+        "HF_TOKEN": "hf_" + "x" * 20,
+        "HF_HUB_OFFLINE": "1" if closed and model else "0",
+    }
     script, out = "self_augmentation_lima.py", str(tmp_path / "a.json")
-    flags = ["--model", model or backward_model, "--data", str(SAMPLE / "lima_train.jsonl"), "--out", out]
+    flags = [
+        "--model",
+        model or backward_model,
+        "--data",
+        str(SAMPLE / "lima_train.jsonl"),
+        "--out",
+        out,
+    ]
     flags += ["--count", "2", "--max-length", "256", "--max-new-tokens", "16", *more]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / script), *flags],
@@ -426,22 +562,32 @@ def test_what_the_hub_refuses_is_one_line_with_what_to_do(
 
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
-    """The README's command in a copy of the project: its folder, what it printed, seconds of one core."""
+    """The README's command in a copy of the project: its folder, what it printed, seconds of one
+    core."""
     resource = pytest.importorskip("resource")
     folder = tmp_path_factory.mktemp("copy")
     for name in ("scripts", "data"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("workshop", "__pycache__"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("workshop", "__pycache__")
+        )
     shutil.copy(ROOT / "self_instruct_workshop.py", folder)
     command = COMMAND.replace(".venv-train/bin/python", f'"{sys.executable}"')
-    environment, before = os.environ | {"OMP_NUM_THREADS": "1"}, resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    environment, before = (
+        os.environ | {"OMP_NUM_THREADS": "1"},
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return folder / "data" / "workshop" / "backtranslation", done.stdout + done.stderr, seconds
 
 
-def test_the_whole_pipeline_on_our_sample_takes_less_than_two_minutes(sample_run: tuple[Path, str, float]) -> None:
+def test_the_whole_pipeline_on_our_sample_takes_less_than_two_minutes(
+    sample_run: tuple[Path, str, float],
+) -> None:
     assert sample_run[2] < 120
 
 
@@ -452,22 +598,32 @@ def test_the_readme_has_the_command_of_the_sample() -> None:
     assert COMMAND in text
 
 
-def test_the_pipeline_writes_rows_of_one_shape_and_keeps_the_good_ones(sample_run: tuple[Path, str, float]) -> None:
+def test_the_pipeline_writes_rows_of_one_shape_and_keeps_the_good_ones(
+    sample_run: tuple[Path, str, float],
+) -> None:
     folder, _, _ = sample_run
     names = ("self_augmented", "curated_dataset_all_evaluated", "curated_dataset")
-    augmented, every, kept = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names)
+    augmented, every, kept = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names
+    )
     assert all(tuple(row) == COLUMNS for row in augmented + every + kept)
     assert [row["id"] for row in every] == [row["id"] for row in augmented]
     assert kept == [row for row in every if row["rating"] and row["rating"] >= 4] and kept
     lima = backtranslation.read(SAMPLE / "lima_train.jsonl")
-    assert all(lima[row["id"]]["conversations"] == [row["original"], row["output"]] for row in augmented)
+    assert all(
+        lima[row["id"]]["conversations"] == [row["original"], row["output"]] for row in augmented
+    )
     from datasets import load_dataset
 
-    loaded = load_dataset("json", data_files=str(folder / "curated_dataset.json"), cache_dir=str(folder / "cache"))
+    loaded = load_dataset(
+        "json", data_files=str(folder / "curated_dataset.json"), cache_dir=str(folder / "cache")
+    )
     assert loaded["train"].column_names == list(COLUMNS) and len(loaded["train"]) == len(kept)
 
 
-def test_the_pipeline_shows_what_it_learnt_and_what_it_dropped(sample_run: tuple[Path, str, float]) -> None:
+def test_the_pipeline_shows_what_it_learnt_and_what_it_dropped(
+    sample_run: tuple[Path, str, float],
+) -> None:
     said = sample_run[1]
     for wanted in (r"not trained on: 8 rows, ROUGE-L \d", r"\ntrained on: 8 rows, ROUGE-L \d", r"\d+ steps in .* loss",
                    r"20 instructions: ", r"unreadable, twice: \d", r"\nkept, [45]: ", r"\ndropped, ",
@@ -494,17 +650,25 @@ def test_the_notebook_makes_its_files_from_the_sample_and_its_stored_outputs_are
     assert path.stat().st_size < 100_000
     monkeypatch.setenv("PREPROCESSING_OUT", str(tmp_path / "out"))
     stored, book = (nbformat.read(path, as_version=4) for _ in range(2))
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=300, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
 
     def texts(cells: list) -> list[str]:
-        outputs = [out for cell in cells for out in cell.get("outputs", []) if out.get("name") != "stderr"]
+        outputs = [
+            out for cell in cells for out in cell.get("outputs", []) if out.get("name") != "stderr"
+        ]
         return [out.get("text") or out["data"].get("text/plain", "") for out in outputs]
 
     def without_figure(found: list[str]) -> list[str]:
         return [text for text in found if "Figure" not in text]
 
     assert without_figure(texts(book.cells)) == without_figure(texts(stored.cells)) != []
-    assert any("image/png" in out.get("data", {}) for cell in stored.cells for out in cell.get("outputs", []))
+    assert any(
+        "image/png" in out.get("data", {})
+        for cell in stored.cells
+        for out in cell.get("outputs", [])
+    )
     sizes = {name: len(read_rows(tmp_path / "out" / f"{name}.json")) for name in
              ("guanaco_inverse", "guanaco_inverse_test", "lima_single_turn")}  # fmt: skip
     assert sizes == {"guanaco_inverse": 36, "guanaco_inverse_test": 8, "lima_single_turn": 24}

@@ -1,4 +1,5 @@
-"""The files of prepare_for_finetuning.py in the programs that they are for: datasets loads them, TRL trains on them.
+"""The files of prepare_for_finetuning.py in the programs that they are for: datasets loads them,
+TRL trains on them.
 
     python -m pytest tests/train                       a quarter of a minute on two cores; no GPU and no network
 
@@ -16,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from helpers.runs import ROOT
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 datasets = pytest.importorskip("datasets")
 torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
@@ -45,9 +50,18 @@ def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
 
     def make(language: str, form: str, *flags: str) -> Path:
         work, folder = tmp_path / "work", tmp_path / "a folder" / form
-        config = Config(provider="practice", num_instructions=30, language=language, work_dir=str(work))
+        config = Config(
+            provider="practice", num_instructions=30, language=language, work_dir=str(work)
+        )
         run(config, say=lambda text: None)
-        arguments = [str(work / "step4_final.jsonl"), "--format", form, "--output-dir", str(folder), *flags]
+        arguments = [
+            str(work / "step4_final.jsonl"),
+            "--format",
+            form,
+            "--output-dir",
+            str(folder),
+            *flags,
+        ]
         assert prepare.main(arguments) == 0, capsys.readouterr().err
         return folder
 
@@ -56,14 +70,20 @@ def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
 
 def read(path: Path) -> list[dict]:
     text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.strip("\n").split("\n")]
+    return (
+        json.loads(text)
+        if path.suffix == ".json"
+        else [json.loads(line) for line in text.strip("\n").split("\n")]
+    )
 
 
 def tokenizer_of(rows: list[dict]) -> Any:
     """A byte-level BPE tokenizer that knows these rows by heart."""
     bpe, split = tokenizers.Tokenizer(tokenizers.models.BPE()), tokenizers.pre_tokenizers
     words, letters = split.Split(tokenizers.Regex(SPLIT), "isolated"), split.ByteLevel.alphabet()
-    bpe.pre_tokenizer = split.Sequence([words, split.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = split.Sequence(
+        [words, split.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = tokenizers.decoders.ByteLevel()
     special = ["</s>", "<pad>"]
     trainer = tokenizers.trainers.BpeTrainer(
@@ -71,16 +91,29 @@ def tokenizer_of(rows: list[dict]) -> Any:
     )
     known = ["".join(row.values()) for row in rows if "prompt" in row] or map(str, rows)
     bpe.train_from_iterator(known, trainer)
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>")
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>"
+    )
     made.chat_template = CHAT
     return made
 
 
 def tiny_model(tokenizer: Any) -> Any:
     torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **size, **special))
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    special = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=len(tokenizer), **size, **special)
+    )
 
 
 def one_step(folder: Path, tmp_path: Path) -> Any:
@@ -89,7 +122,12 @@ def one_step(folder: Path, tmp_path: Path) -> Any:
     tokenizer = tokenizer_of(list(data["train"]))
     model = tiny_model(tokenizer)
     before = model.lm_head.weight.detach().clone()
-    settings = {"max_steps": 1, "per_device_train_batch_size": 4, "max_length": 2048, "learning_rate": 0.01}
+    settings = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 4,
+        "max_length": 2048,
+        "learning_rate": 0.01,
+    }
     here = {"output_dir": str(tmp_path / "out"), "report_to": "none", "save_strategy": "no"}
     config = trl.SFTConfig(**settings, **here, use_cpu=True, bf16=False, disable_tqdm=True)
     sides = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
@@ -105,7 +143,9 @@ def trained_on(trainer: Any, row: dict) -> tuple[str, str]:
     batch = trainer.data_collator([row])
     pairs = list(zip(batch["input_ids"][0].tolist(), batch["labels"][0].tolist(), strict=True))
     decode = trainer.processing_class.decode
-    return decode([i for i, label in pairs if label == -100]), decode([i for i, label in pairs if label != -100])
+    return decode([i for i, label in pairs if label == -100]), decode(
+        [i for i, label in pairs if label != -100]
+    )
 
 
 @both_languages
@@ -119,14 +159,22 @@ def test_load_dataset_takes_the_folder_and_each_file(
     for part, rows in whole.items():
         (path,) = folder.glob(part + ".json*")
         assert rows.to_list() == read(path) != []
-        assert datasets.load_dataset("json", data_files=str(path), cache_dir=cache)["train"].to_list() == read(path)
+        assert datasets.load_dataset("json", data_files=str(path), cache_dir=cache)[
+            "train"
+        ].to_list() == read(path)
 
 
 def test_the_hub_can_read_the_card(prepared: Callable[..., Path]) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    card = hub.DatasetCard.load(prepared("zh", "alpaca", "--split", "0.2") / "README.md", ignore_metadata_errors=False)
+    card = hub.DatasetCard.load(
+        prepared("zh", "alpaca", "--split", "0.2") / "README.md", ignore_metadata_errors=False
+    )
     told = card.data.to_dict()
-    assert (told["language"], told["license"], told["size_categories"]) == (["zh"], "other", ["n<1K"])
+    assert (told["language"], told["license"], told["size_categories"]) == (
+        ["zh"],
+        "other",
+        ["n<1K"],
+    )
     paths = [{"split": part, "path": f"{part}.json"} for part in ("train", "validation")]
     assert told["configs"] == [{"config_name": "default", "data_files": paths}]
 
@@ -144,7 +192,9 @@ def test_trl_trains_on_completions_alone_and_adds_the_end_mark(
 
 
 @both_languages
-def test_trl_trains_on_messages(prepared: Callable[..., Path], tmp_path: Path, language: str) -> None:
+def test_trl_trains_on_messages(
+    prepared: Callable[..., Path], tmp_path: Path, language: str
+) -> None:
     folder = prepared(language, "messages", "--split", "0.2")
     trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
     for encoded, row in zip(trainer.train_dataset, rows, strict=True):

@@ -1,0 +1,289 @@
+"""The rows that the report's browser shows, each with the replies that it came from."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("rows.py is a part of scripts/report.py: run  python scripts/report.py --help")
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import self_instruct_workshop as workshop
+from scripts.reporting.run import Run, records, reply_of
+from self_instruct_workshop import STAGES
+
+ROWS = 1000  # rows in a packed piece; a reader gets them all
+REPLIES = 40  # replies in a packed piece, which is unpacked only when somebody asks for one of them
+LONGEST = 20_000  # characters of a text in a row; a reply is whole
+SHOWN = (  # what the page shows of a reply
+    "stage",
+    "attempt",
+    "finish_reason",
+    "created_at",
+    "prompt_tokens",
+    "reply_tokens",
+    "max_tokens",
+    "parameters",
+    "prompt",
+    "text",
+)
+
+# --------------------------------------------------------------------------------------------------
+# Packing: a report of 50,000 rows must stay small enough for a browser.
+
+
+def packed(items: Iterable[list], size: int) -> Iterator[str]:
+    """Pieces of `size` items as JSON, compressed, in letters that HTML leaves alone."""
+    # A piece goes out as soon as it is full.
+    piece: list[list] = []
+    for item in items:
+        piece.append(item)
+        if len(piece) == size:
+            yield pack(piece)
+            piece = []
+    if piece:
+        yield pack(piece)
+
+
+def pack(piece: list) -> str:
+    """One piece: JSON, gzip, base64. The same items always give the same text."""
+    text = json.dumps(piece, ensure_ascii=False, separators=(",", ":"))
+    data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
+    return base64.b64encode(data).decode()
+
+
+# --------------------------------------------------------------------------------------------------
+# Replies, by number: 0 is the first one that came.
+
+
+@dataclass
+class Replies:
+    """Which reply answered what: numbers of replies, in the order in which they are packed."""
+
+    # (stage, instruction or request) -> groups of tries: the last text, and the numbers of all
+    groups: dict[tuple, list[tuple[str, list[int]]]] = field(default_factory=dict)
+    # request of stage 1 -> the instructions that its reply holds
+    candidates: dict[int, list[str]] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)  # numbers of replies that were cut off
+    pieces: list[str] = field(default_factory=list)  # all replies, packed
+
+    def note(self, number: int, record: dict, recipe: str) -> None:
+        """Remember what a reply answered, and what it holds.
+
+        A second try joins the first. A later reply to the same question stands beside the earlier.
+        """
+        stage = record["stage"]
+        reply = reply_of(record, recipe)
+        if reply.cut:
+            self.cut.add(number)
+
+        # One reply may answer questions about several instructions.
+        alone = record.get("instruction", record.get("request_idx"))
+        for what in record.get("instructions") or [alone]:
+            groups = self.groups.setdefault((stage, what), [])
+            is_retry = bool(record.get("attempt") and groups)
+            earlier = groups.pop()[1] if is_retry else []
+            groups.append((reply.text, [*earlier, number]))
+
+        # Read the instructions of a stage-1 reply once more, as the run read them.
+        request = record.get("request_idx")
+        if stage == "generate" and isinstance(request, int):
+            first = workshop.dangling_number(reply.prompt)
+            found = workshop.parse_instructions(reply.text, recipe=recipe, first=first)
+            self.candidates[request] = found
+
+    def to(self, stage: str, what: str | int | None, text: str | None = None) -> list[int]:
+        """The replies to a question; of several, those that ended in this text, else the newest."""
+        groups = self.groups.get((stage, what), [])
+        for ended, tries in groups:
+            if ended == text:
+                return tries
+        return groups[-1][1] if groups else []
+
+
+def read_replies(run: Run) -> Replies:
+    """Read and pack them all, one by one: of a long run they are too many to keep."""
+    replies = Replies()
+    recipe = run.settings.get("recipe", "modern")
+
+    # While a reply is packed, its number is noted; then it is forgotten.
+
+    def shown() -> Iterator[list]:
+        used = (record for record in records(run) if record["stage"] in STAGES[:3])
+        for number, record in enumerate(used):
+            replies.note(number, record, recipe)
+            yield [record.get(name) for name in SHOWN]
+
+    replies.pieces = list(packed(shown(), REPLIES))
+    return replies
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows: [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut,
+# numbers of replies]
+
+
+@dataclass
+class Rows:
+    """Makes the rows of a run: what is kept, what was turned away, and what is undone."""
+
+    run: Run
+    replies: Replies
+    # instruction -> is_classification
+    flags: dict[str, bool | None] = field(default_factory=dict)
+    # instruction -> the requests of stage 1 that brought it
+    sources: dict[str, list[int]] = field(default_factory=dict)
+    # (stage, instruction) -> the reply as the step file has it
+    texts: dict[tuple, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look up where each instruction came from, and what stages 2 and 3 were told about it."""
+        # Every request whose reply holds the instruction, in the order of the requests.
+        for request, candidates in sorted(self.replies.candidates.items()):
+            for candidate in candidates:
+                self.sources.setdefault(candidate, []).append(request)
+
+        # The request that step 1 names comes first.
+        for row in self.run.steps.get("generate", []):
+            request = row.get("request_idx")
+            others = [n for n in self.sources.get(row["instruction"], []) if n != request]
+            self.sources[row["instruction"]] = [request, *others]
+
+        # The answers of the next two stages.
+        for stage in ("classify", "instances"):
+            for row in self.run.steps.get(stage, []):
+                self.flags[row["instruction"]] = row.get("is_classification")
+                self.texts[stage, row["instruction"]] = row.get("response")
+
+    def all(self) -> Iterator[list]:
+        """All rows, in the order in which the page has them."""
+        yield from self.kept()
+        yield from self.rejected()
+        yield from self.undone()
+
+    def row(
+        self,
+        status: str,
+        stage: str,
+        instruction: str,
+        pair: tuple[str | None, str | None] = (None, None),
+        *,
+        rule: str = "",
+        evidence: str = "",
+        score: float | None = None,
+        request: int | None = None,
+    ) -> list:
+        """One row of the table, in the order of the line above this class.
+
+        `pair` is (input, output). Without `request`, the first one that brought the instruction
+        counts.
+        """
+        # The reply that made the row is the last one.
+        numbers = self.numbers(stage, instruction, request)
+        last_is_cut = bool(numbers) and numbers[-1] in self.replies.cut
+        cut = int(rule == "cut_off" or last_is_cut)
+
+        # The page can do without the end of a very long text.
+        texts = [shortened(text) for text in (instruction, *pair)]
+        flag = self.flags.get(instruction)
+        return [status, stage, rule, *texts, flag, evidence, score, cut, numbers]
+
+    def numbers(self, stage: str, instruction: str, request: int | None) -> list[int]:
+        """The numbers of the replies behind a row, of all stages up to its own."""
+        if request is None:
+            request = next(iter(self.sources.get(instruction, [])), None)
+        found = list(self.replies.to("generate", request))
+        for before in STAGES[1 : STAGES.index(stage) + 1]:
+            text = self.texts.get((before, instruction))
+            found += self.replies.to(before, instruction, text)
+        return found
+
+    def kept(self) -> Iterator[list]:
+        """What the last stage left: instances where there are any, else instructions."""
+        stage = self.run.last
+        for row in self.run.steps.get(stage, []):
+            for pair in pairs_of(row, stage):
+                texts = (pair.get("input"), pair.get("output"))
+                yield self.row("kept", stage, row["instruction"], texts)
+
+    def rejected(self) -> Iterator[list]:
+        """What a rule turned away.
+
+        The rows of stage 1 stand in the order of the requests, so each takes its next source.
+        """
+        kept = {row["instruction"] for row in self.run.steps.get("generate", [])}
+        for row in self.run.rejected:
+            # An instance that was cut off is counted in stage 4, though stage 3 noted it.
+            stage = row["stage"]
+            if (stage, row["rule"]) == ("instances", "cut_off"):
+                stage = "filter"
+
+            # Which of several requests brought it is known in stage 1 alone.
+            instruction = row["instruction"]
+            request = None
+            if stage == "generate":
+                request = self.take_source(instruction, instruction in kept)
+            yield self.row(
+                "rejected",
+                stage,
+                instruction,
+                (row.get("input"), row.get("output")),
+                rule=row["rule"],
+                evidence=row.get("evidence") or "",
+                score=row.get("score"),
+                request=request,
+            )
+
+    def take_source(self, instruction: str, is_kept: bool) -> int | None:
+        """The request that brought an instruction which stage 1 turned away.
+
+        The next call for the same instruction gets another request, as long as there are some.
+        """
+        # The first request brought the instruction that was kept, if one was.
+        requests = self.sources.get(instruction, [])
+        spare = requests[1:] if is_kept else requests[:]
+        if not spare:
+            return requests[0] if requests else None
+
+        # The last one stays, for rows that have no request of their own.
+        if len(spare) > 1:
+            requests.remove(spare[0])
+        return spare[0]
+
+    def undone(self) -> Iterator[list]:
+        """Requests without a reply, and tasks that a stage did not reach or got no reply about."""
+        # The numbers that are missing among the requests; of others nothing is known.
+        known = self.replies.candidates
+        lost = self.run.counts["generate"].get("undone", 0)
+        missing: list[int | None] = [n for n in range(max(known, default=-1) + 1) if n not in known]
+        for request in [*missing, *[None] * lost][:lost]:
+            yield self.row("undone", "generate", "", request=request, score=request)
+
+        # The tasks of a stage that the next one lacks.
+        for before, stage in pairwise(STAGES[:3]):
+            if before in self.run.steps and stage in self.run.steps:
+                through = {row["instruction"] for row in self.run.steps[stage]}
+                for row in self.run.steps[before]:
+                    if row["instruction"] not in through:
+                        yield self.row("undone", stage, row["instruction"])
+
+
+def pairs_of(row: dict, stage: str) -> list[dict[str, Any]]:
+    """The instances of a row of a step file; before stage 3, an empty one."""
+    if stage == "filter":
+        return [row]
+    if stage == "instances":
+        return row.get("instances") or []
+    return [{}]
+
+
+def shortened(text: str | None) -> str | None:
+    """The text, or its first LONGEST characters and an ellipsis."""
+    if text and len(text) > LONGEST:
+        return text[:LONGEST] + "…"
+    return text

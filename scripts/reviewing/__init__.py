@@ -1,0 +1,1 @@
+"""Parts of scripts/review.py: the sheet and its words."""

@@ -1,0 +1,1 @@
+"""What the four programs of instruction backtranslation share."""

@@ -1,0 +1,457 @@
+"""The journal and the other files: nothing paid for is lost, nothing is asked twice, nothing is
+half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers.server import Server, scripted_model
+
+import self_instruct_workshop
+from self_instruct_workshop import (
+    Config,
+    Journal,
+    Model,
+    Reply,
+    WorkshopError,
+    parameters,
+    run,
+    to_json,
+    write_whole,
+)
+
+Settings = Callable[..., Config]
+ROOT = Path(self_instruct_workshop.__file__).parent
+LONG, SHORT = "a long story", "a short one"
+
+
+def record(key: str, text: str = "hello") -> dict:
+    return {"key": key, "text": text}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of three records."""
+    journal = Journal(tmp_path / "responses.jsonl")
+    for key in "abc":
+        journal.append(record(key))
+    return journal.path
+
+
+def test_what_was_appended_is_found_at_once_and_after_reopening(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(record("d", "第四 \u2028 😀 \n\r\0"))
+    for opened in (journal, Journal(path)):
+        assert opened.get("d") == record("d", "第四 \u2028 😀 \n\r\0")
+        assert [opened.get(key) for key in "abc"] == [record(key) for key in "abc"]
+        assert opened.get("e") is None
+
+
+def test_a_record_is_on_disk_before_append_returns(path: Path) -> None:
+    before = path.read_bytes()
+    Journal(path).append(record("d"))
+    assert path.read_bytes() == before + to_json(record("d")).encode()
+
+
+def test_of_two_replies_to_one_question_the_newer_wins(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(record("a", "newer"))
+    assert journal.get("a") == Journal(path).get("a") == record("a", "newer")
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 4, "the older line is kept"
+
+
+def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
+    journal, keys = Journal(tmp_path / "responses.jsonl"), [f"key {n}" for n in range(200)]
+    with ThreadPoolExecutor(32) as executor:
+        list(executor.map(lambda key: journal.append(record(key, key * 50)), keys))
+        assert list(executor.map(journal.get, keys)) == [record(key, key * 50) for key in keys]
+    assert {row["key"] for row in map(json.loads, journal.path.read_bytes().splitlines())} == {
+        *keys
+    }
+
+
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"key": "d", "te', '{"key": "d", "text": "第'.encode()[:-1], b"\0\0\0"]
+)
+def test_a_torn_last_line_is_cut_off_and_reported(path: Path, torn: bytes) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    journal = Journal(path)
+    assert journal.torn and path.read_bytes() == whole
+    journal.append(record("d"))
+    reopened = Journal(path)
+    assert not reopened.torn and [reopened.get(key) for key in "abcd"] == [
+        record(key) for key in "abcd"
+    ]
+
+
+def test_wherever_the_last_line_is_torn_the_others_stay(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for length in range(1, len(lines[2])):
+        path.write_bytes(lines[0] + lines[1] + lines[2][:length])
+        journal = Journal(path)
+        assert journal.torn and journal.get("b") == record("b") and journal.get("c") is None
+
+
+def test_a_run_says_that_the_last_line_was_torn(settings: Settings) -> None:
+    config, said = settings(provider="practice", num_instructions=3, until="generate"), []
+    run(config)
+    journal = Path(config.work_dir) / "responses.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    run(config, say=said.append)
+    assert "torn" in said[0] and "notice" in said[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"half a li\n", b"\n", b'{"text": "no key"}\n', b"[1, 2]\n", b"7\n", b"null\n", b"\xff\xfe\n", b"\0\0\n",
+     b'{"key": ["a"]}\n', b'{"key": "b", "text": "\xe4"}\n', b'{"key": "b", "text": 5}\n',
+     b'{"key": "b", "text": "", "answers": {"c": null}}\n', b'{"key": "b", "text": "", "answers": ["c"]}\n'],
+)  # fmt: skip
+def test_a_damaged_line_is_named_by_its_number_and_left_alone(path: Path, damage: bytes) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(before := lines[0] + damage + lines[2])
+    with pytest.raises(WorkshopError) as refused:
+        Journal(path)
+    assert "line 2 " in str(refused.value) and str(path) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_deleting_the_damaged_line_as_told_asks_only_that_question_again(
+    settings: Settings,
+) -> None:
+    with Server(scripted_model()) as server:
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=4
+        )
+        run(config)
+        journal = Path(config.work_dir) / "responses.jsonl"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join([*lines[:3], b"{damaged}\n", *lines[4:]]))
+        with pytest.raises(WorkshopError, match="line 4 is damaged"):
+            run(config)
+        journal.write_bytes(b"".join([*lines[:3], *lines[4:]]))
+        asked = len(server.requests)
+        assert run(config)["status"] == "complete"
+        assert len(server.requests) == asked + 1
+
+
+def test_after_a_damaged_journal_the_folder_is_free_again(settings: Settings) -> None:
+    config = settings(provider="practice")
+    folder = Path(config.work_dir)
+    folder.mkdir()
+    (folder / "responses.jsonl").write_bytes(b"damaged\n")
+    with pytest.raises(
+        WorkshopError, match="damaged"
+    ) as kept:  # as a notebook keeps the last error
+        Model(config)
+    (folder / "responses.jsonl").write_bytes(b"")
+    with Model(config):
+        assert kept.value
+
+
+def test_lone_surrogates_are_scrubbed_from_every_file(tmp_path: Path) -> None:
+    row = record("a", "a\ud83d b\udc00 😀 中文")
+    Journal(tmp_path / "responses.jsonl").append(row)
+    write_whole(tmp_path / "rows.jsonl", [to_json(row)])
+    for name in ("responses.jsonl", "rows.jsonl"):
+        assert (tmp_path / name).read_text(
+            encoding="utf-8"
+        ) == '{"key": "a", "text": "a? b? 😀 中文"}\n'
+
+
+def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(
+    settings: Settings,
+) -> None:
+    with Server(lambda prompt, body: "half of an emoji: \ud83d") as server:
+        config = settings(provider="local", base_url=server.url + "/v1", model="m")
+        replies = []
+        for _ in range(2):
+            with Model(config) as model:
+                replies.append(
+                    model.ask(
+                        "generate", "go", parameters(config, "generate"), {"request_idx": 0}
+                    ).text
+                )
+    assert replies[0] == replies[1] == "half of an emoji: ?"
+
+
+def test_a_model_that_writes_lone_surrogates_does_not_break_the_run(settings: Settings) -> None:
+    write = scripted_model()
+    with Server(lambda prompt, body: write(prompt, body).replace("\n", " \ud83d\n")) as server:
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=4
+        )
+        assert run(config)["status"] == "complete"
+        asked = len(server.requests)
+        run(config)
+        assert len(server.requests) == asked
+    for file in Path(config.work_dir).glob("*.jsonl"):
+        assert "\\ud83d" not in file.read_text(
+            encoding="utf-8"
+        )  # nor the character, which cannot be decoded
+
+
+def test_write_whole_writes_all_lines_and_makes_the_folder(tmp_path: Path) -> None:
+    write_whole(tmp_path / "new" / "rows.jsonl", ["a\n", "中\r\u2028\n"])
+    assert (tmp_path / "new" / "rows.jsonl").read_bytes() == "a\n中\r\u2028\n".encode()
+    assert os.listdir(tmp_path / "new") == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("existing", [None, "old\n"])
+def test_write_whole_leaves_no_half_file(tmp_path: Path, existing: str | None) -> None:
+    path = tmp_path / "rows.jsonl"
+    if existing:
+        path.write_text(existing, encoding="utf-8")
+
+    def lines() -> Iterator[str]:
+        yield "one\n" * 10_000
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, lines())
+    assert (path.read_text(encoding="utf-8") if path.exists() else None) == existing
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits are a matter of Unix")
+def test_a_full_disk_costs_at_most_the_reply_that_did_not_fit(tmp_path: Path) -> None:
+    program = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from self_instruct_workshop import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal(__import__("pathlib").Path("responses.jsonl"))
+journal.append({{"key": "a", "text": "x" * 1000}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    journal.append({{"key": "b", "text": "y" * 1500}})
+except OSError as error:
+    print("OSError")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(journal.get("b"), len(journal.get("a")["text"]))
+journal.append({{"key": "c", "text": "z"}})
+print(journal.get("c")["text"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["OSError", "None", "1000", "z"], done.stderr
+    journal = Journal(tmp_path / "responses.jsonl")
+    assert (
+        not journal.torn
+        and {"a", "c"} <= {*journal.starts}
+        and journal.get("c") == record("c", "z")
+    )
+
+
+HOLDER = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from self_instruct_workshop import Config, Model
+model = Model(Config(provider="practice", work_dir=sys.argv[1]))
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_in_one_line_and_the_lock_dies_with_its_owner(
+    settings: Settings,
+) -> None:
+    config = settings(provider="practice", num_instructions=3, until="generate")
+    command = [sys.executable, "-c", HOLDER, config.work_dir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "locked\n"
+            with pytest.raises(WorkshopError, match="another run") as refused:
+                run(config)
+            assert (
+                config.work_dir in str(refused.value) and len(str(refused.value).splitlines()) == 1
+            )
+            assert "--work-dir" in str(refused.value)
+            assert [p.name for p in Path(config.work_dir).glob("*.json*")] == ["responses.jsonl"]
+        finally:
+            os.kill(holder.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            holder.wait()
+    assert run(config)["status"] == "stopped after generate"
+
+
+def test_two_runs_in_two_folders_do_not_disturb_each_other(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with (
+        Model(settings(provider="practice")),
+        Model(settings(provider="practice", work_dir=str(tmp_path / "b"))),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkshopError, match="--work-dir"):
+        Model(settings(provider="practice", work_dir=str(tmp_path / "file" / "work")))
+
+
+# What is asked again, and what is not. A long story has 200 tokens, a short one has one.
+
+
+class Asked:
+    """Asks through the one door, each time with a new Model on the same folder, and counts what the
+    server sees."""
+
+    def __init__(self, settings: Settings, server: Server) -> None:
+        self.settings, self.server = settings, server
+
+    def __call__(
+        self, prompt: str, temperature: float = 0.7, number: int = 0, **changes: object
+    ) -> tuple[Reply, int]:
+        before = len(self.server.requests)
+        about = {
+            "provider": "local",
+            "base_url": self.server.url + "/v1",
+            "model": "m",
+            "max_tokens": 50,
+        }
+        with Model(self.settings(**about | {"temperature": temperature} | changes)) as model:
+            reply = model.ask(
+                "generate", prompt, parameters(model.config, "generate"), {"request_idx": number}
+            )
+        return reply, len(self.server.requests) - before
+
+
+@pytest.fixture
+def ask(settings: Settings) -> Iterator[Asked]:
+    with Server(lambda prompt, body: "word" * (200 if LONG in prompt else 1)) as server:
+        yield Asked(settings, server)
+
+
+def test_a_journalled_question_is_not_asked_again_whatever_it_is_worded_like(ask: Asked) -> None:
+    reply, sent = ask(SHORT)
+    assert sent == 1 and reply.text == "word"
+    again, sent = ask("other words")
+    assert sent == 0 and again == reply and again.prompt == SHORT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rouge_threshold": 0.2}, {"concurrency": 64}, {"max_attempts": 1}, {"deadline": 7.0}, {"request_timeout": 7.0},
+     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x"}],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_that_changes_no_question_asks_nothing(ask: Asked, change: dict) -> None:
+    ask(SHORT)
+    assert ask(SHORT, **change)[1] == 0
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.8}, {"model": "n"}, {"number": 1}], ids=str)
+def test_another_temperature_model_or_question_is_asked_anew(ask: Asked, change: dict) -> None:
+    ask(SHORT)
+    assert ask(SHORT, **change)[1] == 1
+    assert ask(SHORT, **change)[1] == 0
+    assert ask(SHORT)[1] == 0, "the older reply is still there"
+
+
+def test_another_provider_is_asked_anew(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", "k")
+    ask(SHORT)
+    assert ask(SHORT, provider="groq")[1] == 1
+
+
+def test_more_tokens_ask_again_what_was_cut_and_with_the_logged_prompt(ask: Asked) -> None:
+    cut, _ = ask(LONG, number=1)
+    ask(SHORT, number=2)
+    assert cut.cut and len(cut.text) == 200
+    assert ask(SHORT, number=2, max_tokens=300)[1] == 0
+    whole, sent = ask("a prompt sampled from another pool", number=1, max_tokens=300)
+    assert (sent, whole.cut, len(whole.text), whole.prompt) == (1, False, 800, LONG)
+    assert ask.server.requests[-1]["prompt"] == LONG
+
+
+def test_fewer_tokens_ask_nothing_and_return_the_longer_reply(ask: Asked) -> None:
+    ask(LONG, max_tokens=100)
+    reply, sent = ask(LONG, max_tokens=50)
+    assert sent == 0 and len(reply.text) == 400
+
+
+def test_a_reply_that_stays_cut_is_asked_again_only_for_a_still_larger_limit(ask: Asked) -> None:
+    assert [ask(LONG, max_tokens=limit)[1] for limit in (50, 60, 60, 50, 70)] == [1, 1, 0, 0, 1]
+
+
+def test_the_journal_says_how_each_reply_was_asked_for(ask: Asked, settings: Settings) -> None:
+    reply, _ = ask(LONG)
+    (line,) = (
+        (Path(settings().work_dir) / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    row = json.loads(line)
+    wanted = {
+        "stage": "generate",
+        "provider": "local",
+        "model": "m",
+        "temperature": 0.7,
+        "finish_reason": "length",
+    }
+    assert wanted.items() <= row.items()
+    assert row["prompt"] == LONG and row["text"] == reply.text and row["max_tokens"] == 50
+    assert (
+        row["parameters"] == {"max_tokens": 50, "temperature": 0.7}
+        and row["base_url"] == ask.server.url + "/v1"
+    )
+    assert row["prompt_tokens"] == 3 and row["reply_tokens"] == 50
+
+
+def test_a_whole_run_is_repeated_from_the_journal_alone(settings: Settings) -> None:
+    with Server(scripted_model()) as server:
+        config = settings(
+            provider="local", base_url=server.url + "/v1", model="m", num_instructions=6
+        )
+        run(config)
+        folder, asked = Path(config.work_dir), len(server.requests)
+        first = {file.name: file.read_bytes() for file in folder.glob("*.jsonl")}
+        for name in first:
+            if name != "responses.jsonl":
+                (folder / name).unlink()
+        summary = run(config)
+        assert len(server.requests) == asked
+    assert {file.name: file.read_bytes() for file in folder.glob("*.jsonl")} == first
+    assert summary["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "change", [{"rouge_threshold": 0.69}, {"max_tokens": 600}, {"concurrency": 2}], ids=str
+)
+def test_a_whole_run_with_another_threshold_asks_nothing(settings: Settings, change: dict) -> None:
+    with Server(scripted_model()) as server:
+        about = {
+            "provider": "local",
+            "base_url": server.url + "/v1",
+            "model": "m",
+            "num_instructions": 6,
+        }
+        run(settings(**about))
+        asked = len(server.requests)
+        run(settings(**about | change))
+        assert len(server.requests) == asked
+
+
+def test_another_temperature_asks_stages_1_and_3_anew_and_not_stage_2(settings: Settings) -> None:
+    write = scripted_model()
+    with Server(write) as server:
+        about = {
+            "provider": "local",
+            "base_url": server.url + "/v1",
+            "model": "m",
+            "num_instructions": 6,
+        }
+        run(settings(**about))
+        asked = len(server.requests)
+        run(settings(**about, temperature=0.9))
+        new = server.requests[asked:]
+    assert {request["body"]["temperature"] for request in new} == {0.9} and len(new) == 7

@@ -1,0 +1,705 @@
+"""The report of a run, read as a program reads it; tests/browser/test_report_browser.py looks at it
+in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from helpers.report_runs import HOSTILE, Page, hostile_run
+from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
+
+import self_instruct
+import self_instruct_workshop as workshop
+from self_instruct_workshop import STAGES, STEP_FILES, Config, InstructionPool, WorkshopError
+
+for package in ("plotly", "textblob", "jieba"):
+    pytest.importorskip(package)
+
+from scripts import report  # noqa: E402
+from scripts.report import write_report  # noqa: E402
+from scripts.reporting import verb_nouns  # noqa: E402
+from scripts.reporting.numbers import histogram, words  # noqa: E402
+
+KINDS = {
+    "en": {"num_instructions": 60},
+    "zh": {"num_instructions": 60, "language": "zh"},
+    "paper": {"num_instructions": 60, "recipe": "paper"},
+    "cut": {"num_instructions": 60, "max_tokens": 60},
+    **{f"until {stage}": {"num_instructions": 24, "until": stage} for stage in STAGES[:3]},
+}
+RUNS: dict[str, tuple[Path, dict]] = {}
+
+
+@pytest.fixture
+def practice(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict]]:
+    """The folder and the summary of a practice run; each kind is made once, so leave it as it
+    is."""
+
+    def make(kind: str) -> tuple[Path, dict]:
+        if kind not in RUNS:
+            folder = tmp_path_factory.mktemp("run") / "work"
+            config = Config(provider="practice", work_dir=str(folder), **KINDS[kind])
+            RUNS[kind] = folder, workshop.run(config, say=lambda text: None)
+        return RUNS[kind]
+
+    return make
+
+
+def read(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+def copy(folder: Path, to: Path, *without: str) -> Path:
+    to.mkdir()
+    for path in folder.iterdir():
+        if path.name not in (*without, ".lock", "report.html"):
+            (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def page_of(folder: Path, tmp_path: Path, language: str = "") -> Page:
+    return Page(write_report(folder, tmp_path / "page.html", language))
+
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers.
+
+
+@every_kind
+def test_counts_tokens_and_settings_are_those_of_run_json(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice(kind)
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    numbers = page_of(folder, tmp_path).numbers
+    assert numbers["counts"] == summary["counts"]
+    assert numbers["tokens"] == summary["tokens"]
+    assert numbers["spending"] == summary["spending"]
+    assert numbers["run"]["status"] == summary["status"]
+    shown = numbers["run"]["settings"]
+    hidden = {"work_dir"} | {name for name, value in summary["settings"].items() if value == ""}
+    assert {k: v for k, v in shown.items() if k not in hidden} == {
+        k: v for k, v in summary["settings"].items() if k not in hidden
+    }
+
+
+@every_kind
+def test_there_is_a_row_for_everything_that_run_json_counts(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder, summary = practice(kind)
+    page, counts = page_of(folder, tmp_path), summary["counts"]
+    last = STAGES[STAGES.index(summary["settings"]["until"])]
+    kept = (
+        [i for row in read(folder, STEP_FILES[2]) for i in row["instances"]]
+        if last == "instances"
+        else None
+    )
+    assert len(page.of(status="kept")) == (len(kept) if kept is not None else counts[last]["out"])
+    rejected = Counter((row["stage"], row["rule"]) for row in page.of(status="rejected"))
+    assert rejected == {
+        (stage, rule): n for stage in STAGES for rule, n in counts[stage]["rejected"].items()
+    }
+    assert len(page.of(status="undone")) == sum(summary["undone_because"].values())
+    assert page.numbers["rows"] == len(page.rows)
+
+
+def test_table_1_is_counted_in_the_files_and_the_papers_column_is_the_papers(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice("en")
+    table, dataset = page_of(folder, tmp_path).numbers["table1"], read(folder, STEP_FILES[3])
+    ours, flags = (
+        table["ours"],
+        Counter(row["is_classification"] for row in read(folder, STEP_FILES[1])),
+    )
+    assert (ours["classification"], ours["not_classification"], ours["unknown"]) == (
+        flags[True],
+        flags[False],
+        flags[None],
+    )
+    assert ours["instructions"] == len(read(folder, STEP_FILES[0]))
+    assert ours["instances"] == len(dataset)
+    assert ours["empty_inputs"] == sum(row["input"] == "" for row in dataset)
+    lengths = [len(row["output"].split()) for row in dataset]
+    assert ours["output_length"] == round(sum(lengths) / len(lengths), 1)
+    inputs = [len(row["input"].split()) for row in dataset if row["input"]]
+    assert ours["input_length"] == round(sum(inputs) / len(inputs), 1)
+    assert list(table["paper"].values()) == [52445, 11584, 40861, 82439, 35878, 15.9, 12.7, 18.9]
+
+
+def test_what_a_run_has_not_come_to_is_left_open(practice: Callable, tmp_path: Path) -> None:
+    ours = page_of(practice("until generate")[0], tmp_path).numbers["table1"]["ours"]
+    assert ours["instructions"] == 24
+    assert [
+        ours[name] for name in ("classification", "instances", "empty_inputs", "output_length")
+    ] == [None] * 4
+
+
+def test_a_chinese_character_is_half_a_word_and_a_run_of_letters_is_one() -> None:
+    assert words("用SQL查询三张表。", "zh") == 6 / 2 + 1
+    assert words("Sort these words.", "zh") == words("Sort these words.", "en") == 3
+
+
+def test_each_histogram_holds_every_text_once(practice: Callable, tmp_path: Path) -> None:
+    folder, summary = practice("en")
+    page, dataset = page_of(folder, tmp_path), read(folder, STEP_FILES[3])
+    bars = {name: sum(data["bars"]) for name, data in page.numbers["histograms"].items()}
+    inputs = sum(row["input"] != "" for row in dataset)
+    made = summary["counts"]["generate"]["out"]
+    assert bars == {"seed": made, "instruction": made, "input": inputs, "output": len(dataset)}
+
+
+def test_one_giant_does_not_squeeze_a_histogram() -> None:
+    data = histogram([*range(1, 21)] * 20 + [100_000])
+    assert sum(data["bars"]) == 401 and data["open"] and data["bars"][-1] == 1
+    assert len(data["bars"]) < 30 and data["width"] == 1
+
+
+def test_rouge_l_is_that_of_the_nearest_seed_task(practice: Callable, tmp_path: Path) -> None:
+    folder, _ = practice("en")
+    pool = InstructionPool()
+    for task in workshop.load_seed_tasks(workshop.DEFAULT_SEEDS["en"]):
+        pool.add(task.instruction)
+    scores = [pool.nearest(row["instruction"], 1)[0][1] for row in read(folder, STEP_FILES[0])]
+    data = page_of(folder, tmp_path).numbers["histograms"]["seed"]
+    assert data["mean"] == round(sum(scores) / len(scores), 2)
+    assert data["bars"][5] == sum(0.25 <= score + 1e-9 < 0.3 for score in scores) > 0
+
+
+def test_novelty_adds_up_to_the_new_instructions(practice: Callable, tmp_path: Path) -> None:
+    folder, summary = practice("en")
+    data = page_of(folder, tmp_path).numbers["novelty"]
+    assert (
+        data["width"] == 1
+        and len(data["means"]) == data["requests"] == summary["tokens"]["generate"]["replies"]
+    )
+    assert sum(data["means"]) == summary["counts"]["generate"]["out"]
+    assert data["last_ten"] == summary["counts"]["generate"]["new_per_request"]
+
+
+def test_labels_are_the_outputs_of_classification_tasks(practice: Callable, tmp_path: Path) -> None:
+    folder, _ = practice("en")
+    flags = {row["instruction"]: row["is_classification"] for row in read(folder, STEP_FILES[1])}
+    outputs = [row["output"] for row in read(folder, STEP_FILES[3]) if flags[row["instruction"]]]
+    data = page_of(folder, tmp_path).numbers["labels"]
+    assert data["all"] == len(outputs) > 0
+    assert {label for label, _ in data["rows"]} <= set(outputs)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows and their raw replies.
+
+
+@pytest.mark.parametrize("kind", ["en", "zh", "paper", "cut"])
+def test_every_row_leads_to_the_replies_that_it_came_from(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder, summary = practice(kind)
+    page, recipe = page_of(folder, tmp_path), summary["settings"]["recipe"]
+    said = {stage: {row["instruction"]: row["response"] for row in read(folder, STEP_FILES[n])}
+            for n, stage in ((1, "classify"), (2, "instances"))}  # fmt: skip
+    stops = workshop.parameters(Config(recipe=recipe), "generate").get("stop", [])
+    for row in page.of(status="kept") + page.of(status="rejected"):
+        replies = [page.reply(number) for number in row["replies"]]
+        first = workshop.Reply(replies[0]["text"], "stop", prompt=replies[0]["prompt"])
+        first.stop_at(stops)
+        number = workshop.dangling_number(first.prompt)
+        assert row["instruction"] in workshop.parse_instructions(
+            first.text, recipe=recipe, first=number
+        )
+        for stage in STAGES[1 : STAGES.index(row["stage"]) + 1][:2]:
+            last = [reply for reply in replies if reply["stage"] == stage][-1]
+            assert row["instruction"] in last["prompt"]
+            assert last["text"].startswith(said[stage][row["instruction"]])
+
+
+def test_a_rejected_row_names_the_neighbour_that_caused_it(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice("en")
+    wanted = [
+        (r["instruction"], r["evidence"], r["score"])
+        for r in read(folder, "rejected.jsonl")
+        if r["evidence"]
+    ]
+    shown = page_of(folder, tmp_path).of(rule="too_similar")
+    assert [(row["instruction"], row["evidence"], row["score"]) for row in shown] == wanted != []
+
+
+def test_copies_in_two_replies_lead_to_their_own(tmp_path: Path) -> None:
+    text = "Name three rivers of Europe and their lengths."
+
+    def answer(prompt: str, body: dict) -> str:
+        return f"9. {text}\n10. Sum up request {len(prompt)} {hash(prompt)} in a line."
+
+    with Server(answer) as server:
+        config = {
+            "provider": "local",
+            "base_url": server.url,
+            "model": "m",
+            "work_dir": str(tmp_path / "work"),
+        }
+        config |= {
+            "num_instructions": 6,
+            "patience": 3,
+            "until": "generate",
+            "machine_tasks_shown": 0,
+        }
+        workshop.run(Config(**config), say=lambda text: None)
+    page = page_of(tmp_path / "work", tmp_path)
+    numbers = [row["replies"][0] for row in page.of(instruction=text)]
+    assert len(numbers) > 2 and len({*numbers}) == len(numbers)
+
+
+def test_truncated_rows_are_marked(practice: Callable, tmp_path: Path) -> None:
+    folder, summary = practice("cut")
+    page = page_of(folder, tmp_path)
+    assert sum(stage["cut"] for stage in summary["tokens"].values()) > 0
+    cut = {n for n, reply in enumerate(page.replies) if reply[2] == "length"}
+    for row in page.of():
+        assert row["cut"] == int(row["rule"] == "cut_off" or row["replies"][-1] in cut)
+    assert {row["cut"] for row in page.of(status="kept")} == {0, 1}
+
+
+def test_a_second_try_is_shown_beside_the_first(practice: Callable, tmp_path: Path) -> None:
+    folder, _ = practice("zh")
+    page = page_of(folder, tmp_path)
+    twice = [
+        row for row in page.of() if any(page.reply(number)["attempt"] for number in row["replies"])
+    ]
+    assert twice
+    for row in twice:
+        stages = [page.reply(number)["stage"] for number in row["replies"]]
+        assert max(Counter(stages).values()) == 2
+
+
+def test_a_reply_to_several_instructions_is_the_reply_of_each_and_stands_there_once(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "work"
+    with Server(scripted_model()) as server:
+        settings = [
+            "--provider",
+            "local",
+            "--base-url",
+            server.url,
+            "--num-instructions",
+            "24",
+            "--yes",
+        ]
+        assert self_instruct.main([*settings, "--work-dir", str(folder)]) == 0
+    page, said = (
+        page_of(folder, tmp_path),
+        {row["instruction"]: row for row in read(folder, STEP_FILES[1])},
+    )
+    tokens = json.loads((folder / "run.json").read_text(encoding="utf-8"))["tokens"]
+    assert tokens["classify"]["replies"] == 3
+    assert Counter(reply[0] for reply in page.replies) == {
+        stage: spent["replies"] for stage, spent in tokens.items()
+    }
+    for row in page.of(status="kept"):
+        [reply] = [
+            page.reply(number)
+            for number in row["replies"]
+            if page.reply(number)["stage"] == "classify"
+        ]
+        tasks = reply["prompt"].split("\n\n")[-1].split("\n")[1:-1:2]
+        answer = reply["text"].split("\n")[tasks.index(row["instruction"])]
+        assert answer.endswith(said[row["instruction"]]["response"])
+
+
+def test_replies_of_another_run_in_the_folder_are_left_out(tmp_path: Path) -> None:
+    config = {"provider": "practice", "num_instructions": 16, "work_dir": str(tmp_path / "work")}
+    workshop.run(Config(**config, seed=1), say=lambda text: None)
+    workshop.run(Config(**config, seed=2), say=lambda text: None)
+    page = page_of(tmp_path / "work", tmp_path)
+    told = json.loads((tmp_path / "work" / "run.json").read_text(encoding="utf-8"))["tokens"]
+    assert sum(reply[0] == "generate" for reply in page.replies) == told["generate"]["replies"]
+
+
+def test_what_is_undone_is_shown(tmp_path: Path) -> None:
+    """Faults for good: one request of stage 1, two tasks of stage 2 and three of stage 3."""
+    model, lost, stages = (
+        scripted_model(),
+        Counter(),
+        {"generate": 1, "classify": 2, "instances": 3},
+    )
+
+    def faults(index: int, prompt: str) -> str:
+        stage = (
+            "generate"
+            if workshop.dangling_number(prompt)
+            else "classify"
+            if "Is it a" in prompt
+            else "instances"
+        )
+        lost[stage] += 1
+        return "filter" if 1 < lost[stage] <= 1 + 2 * stages[stage] else ""
+
+    with Server(model, faults=faults) as server:
+        config = Config(provider="local", base_url=server.url, model="m", num_instructions=16, concurrency=1,
+                        work_dir=str(tmp_path / "work"), first_wait=0.01)  # fmt: skip
+        summary = workshop.run(config, say=lambda text: None)
+    page = page_of(tmp_path / "work", tmp_path)
+    undone = Counter(row["stage"] for row in page.of(status="undone"))
+    wanted = {stage: n for stage in STAGES if (n := summary["counts"][stage]["undone"])}
+    assert undone == wanted and sum(wanted.values()) == sum(summary["undone_because"].values()) > 2
+    assert [notice[0] for notice in page.numbers["notices"]] == ["undone"]
+    filtered = [
+        page.reply(row["replies"][-1]) for row in page.of(status="undone", stage="instances")
+    ]
+    assert {reply["finish_reason"] for reply in filtered} == {"content_filter"}
+
+
+# --------------------------------------------------------------------------------------------------
+# What is not there.
+
+
+def test_without_run_json_figures_come_from_the_step_files(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder, summary = practice("en")
+    page = page_of(copy(folder, tmp_path / "killed", "run.json"), tmp_path)
+    assert [notice[0] for notice in page.numbers["notices"]] == ["no_run_json"]
+    assert page.numbers["counts"]["generate"]["out"] == summary["counts"]["generate"]["out"]
+    assert len(page.of(status="kept")) == summary["counts"]["filter"]["out"]
+    assert all(row["replies"] for row in page.of(status="kept"))
+
+
+def test_without_a_journal_the_step_files_say_what_they_have(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice("en")
+    page = page_of(copy(folder, tmp_path / "no journal", "responses.jsonl"), tmp_path)
+    assert [notice[0] for notice in page.numbers["notices"]] == ["no_journal"]
+    for row in page.of(status="kept"):
+        stage1, *later = (page.reply(number) for number in row["replies"])
+        assert (
+            stage1["prompt"]
+            and stage1["text"]
+            and [reply["stage"] for reply in later] == ["classify", "instances"]
+        )
+
+
+def test_of_a_journal_alone_there_is_a_report_too(practice: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    (folder / "responses.jsonl").write_bytes((practice("en")[0] / "responses.jsonl").read_bytes())
+    page = page_of(folder, tmp_path)
+    assert page.rows == [] and page.numbers["counts"]["generate"]["out"] == 0
+    assert (
+        page.numbers["novelty"] is None
+    )  # not "0 new instructions": nobody has read the replies yet
+
+
+def test_an_interrupted_run_shows_what_it_has(practice: Callable, tmp_path: Path) -> None:
+    folder = copy(practice("en")[0], tmp_path / "broken off", STEP_FILES[2], STEP_FILES[3])
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {
+        "status": "interrupted"
+    }
+    (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    rows = read(folder, STEP_FILES[1])[:20]
+    workshop.write_whole(folder / STEP_FILES[1], map(workshop.to_json, rows))
+    page = page_of(folder, tmp_path)
+    assert ["broken_off"] in page.numbers["notices"]
+    assert len(page.of(status="kept")) == 20
+    assert (
+        len(page.of(status="undone", stage="classify")) == summary["counts"]["generate"]["out"] - 20
+    )
+
+
+def test_a_run_that_kept_nothing_has_a_report(tmp_path: Path) -> None:
+    with Server(lambda prompt, body: "I cannot help with that.") as server:
+        config = Config(
+            provider="local",
+            base_url=server.url,
+            model="m",
+            work_dir=str(tmp_path / "work"),
+            patience=2,
+        )
+        workshop.run(config, say=lambda text: None)
+    numbers = page_of(tmp_path / "work", tmp_path).numbers
+    assert numbers["counts"]["generate"]["out"] == 0
+    assert numbers["verbs"]["rows"] == [] and numbers["histograms"]["instruction"] is None
+
+
+def test_a_seed_file_that_is_gone_or_has_changed_is_said(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "moved")
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for seeds, notice in (
+        (tmp_path / "gone.txt", "no_seeds"),
+        (tmp_path / "other.txt", "other_seeds"),
+    ):
+        (tmp_path / "other.txt").write_text("Name a river that flows north.\n", encoding="utf-8")
+        summary["settings"]["seed_file"] = str(seeds)
+        (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+        page = page_of(folder, tmp_path)
+        assert [name for name, *_ in page.numbers["notices"]] == [notice]
+        assert all(row["replies"] for row in page.of(status="kept"))
+        assert (page.numbers["histograms"]["seed"] is None) == (notice == "no_seeds")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", "{", "is no summary of a run"),
+        ("run.json", "[]", "is no summary of a run"),
+        (STEP_FILES[0], '{"id": 1}\n', "line 1 is not of a run"),
+        (
+            STEP_FILES[3],
+            '{"instruction": "a", "input": "", "output": "b"}\n[1]\n',
+            "line 2 is not of a run",
+        ),
+        ("rejected.jsonl", "no json\n", "line 1 is not of a run"),
+        ("responses.jsonl", "no json\n", "line 1 is damaged"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_names_it(
+    name: str,
+    content: str,
+    said: str,
+    practice: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "damaged")
+    (folder / name).write_text(content, encoding="utf-8")
+    assert report.main(["--work-dir", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and said in err and name in err
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: path.mkdir()], ids=["absent", "empty"]
+)
+def test_a_folder_without_a_run_is_one_line(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make(tmp_path / "none")
+    assert report.main(["--work-dir", str(tmp_path / "none")]) == 1
+    out, err = capsys.readouterr()
+    assert (
+        out == "" and err.startswith("error: ") and "holds no run" in err and err.count("\n") == 1
+    )
+
+
+def test_a_place_that_cannot_be_written_is_one_line_that_names_the_flag(
+    practice: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert (
+        report.main(
+            ["--work-dir", str(practice("en")[0]), "--out", str(tmp_path / "file" / "report.html")]
+        )
+        == 1
+    )
+    err = capsys.readouterr().err
+    assert err.startswith("error: cannot write ") and "--out" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["plotly", "textblob", "jieba"])
+def test_a_missing_package_is_one_line_with_the_command_to_install_it(
+    package: str, practice: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert self_instruct.main(["--report", "--work-dir", str(practice("en")[0])]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "pip install -r scripts/requirements-report.txt" in err
+
+
+# --------------------------------------------------------------------------------------------------
+# The file.
+
+
+def test_both_commands_write_the_file_and_say_where(
+    practice: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert self_instruct.main(["--report", "--work-dir", str(folder)]) == 0
+    assert str(folder / "report.html") in capsys.readouterr().out
+    assert report.main(["--work-dir", str(folder), "--out", str(tmp_path / "other.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'other.html'}\n"
+    assert (folder / "report.html").read_bytes() == (tmp_path / "other.html").read_bytes()
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name in before
+    } == before
+
+
+def test_labels_are_in_the_language_of_the_run_or_in_the_one_asked_for(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice("zh")
+    assert '<html lang="zh-CN">' in page_of(folder, tmp_path).text
+    assert (
+        self_instruct.main(["--report", "--language", "zh", "--work-dir", str(practice("en")[0])])
+        == 0
+    )
+    assert '<html lang="zh-CN">' in (practice("en")[0] / "report.html").read_text(encoding="utf-8")
+    page = page_of(folder, tmp_path, "en")
+    assert (
+        '<html lang="en">' in page.text
+        and page.numbers["words"]["funnel"] == "From candidates to dataset"
+    )
+
+
+def test_the_two_languages_have_the_same_words_and_every_rule_has_a_name(
+    practice: Callable,
+) -> None:
+    en, zh = json.loads(
+        (ROOT / "scripts" / "reporting" / "words.json").read_text(encoding="utf-8")
+    ).values()
+    assert en.keys() == zh.keys() and en["rules"].keys() == zh["rules"].keys()
+    for name in en.keys() - {"rules", "funnel_steps"}:
+        assert {*re.findall(r"\{\w+\}", en[name])} == {*re.findall(r"\{\w+\}", zh[name])}, name
+    used = {
+        rule
+        for kind in KINDS
+        for stage in STAGES
+        for rule in practice(kind)[1]["counts"][stage]["rejected"]
+    }
+    module = (ROOT / "self_instruct_workshop.py").read_text(encoding="utf-8")
+    named = {
+        *re.findall(r'"(\w+)": (?:not |breaks|bool|words|text|given|asked|source|len)', module)
+    } | {*workshop.RULES}
+    assert (
+        used <= en["rules"].keys()
+        and {"too_similar", "keyword", "no_instance", "over_five"} <= en["rules"].keys()
+    )
+    assert {rule for rule in named if f'"{rule}"' in module} & en["rules"].keys()
+
+
+def hashes(kind: str, text: str) -> list[str]:
+    """What a browser computes of each inline script or style that it would run."""
+    found = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.S)
+    return [f"'sha256-{base64.b64encode(sha256(one.encode()).digest()).decode()}'" for one in found]
+
+
+def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(
+    practice: Callable, tmp_path: Path
+) -> None:
+    text = page_of(practice("en")[0], tmp_path).text
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)[1]
+    rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["script-src"].split() == hashes("script", text)
+    assert set(hashes("style", text)) < {*rules["style-src"].split()}
+    assert "unsafe" not in policy and "http:" not in policy and "connect" not in policy
+    assert text.index("Content-Security-Policy") < text.index("<style") < text.index("<script")
+
+
+def test_the_file_loads_nothing(practice: Callable, tmp_path: Path) -> None:
+    text = page_of(practice("en")[0], tmp_path).text
+    markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S)
+    assert not re.search(
+        r"\s(src|srcset|on\w+|action|style)=|<(link|iframe|img|base|object)\b|url\(", markup
+    )
+    assert {*re.findall(r'href="([^"]*)"', markup)} == {"#samples"}
+
+
+def test_hostile_text_stands_in_the_file_as_data_alone(tmp_path: Path) -> None:
+    summary = hostile_run(tmp_path / "<b>&work")
+    page = page_of(tmp_path / "<b>&work", tmp_path)
+    page_scripts = re.findall(r"<script>(.*?)</script>", page.text, re.S)
+    assert len(page_scripts) == 3 and not any("hacked" in script for script in page_scripts)
+    around = re.sub(r"<script\b.*?</script>", "", page.text, flags=re.S)
+    assert (
+        "hacked" not in around
+        and "<title>Self-Instruct report: &lt;b&gt;&amp;work</title>" in around
+    )
+    assert page.text.count("<script") == page.text.count("</script>") + page.text.count(
+        r"<\/script"
+    )
+    assert summary["counts"]["generate"]["out"] >= 7
+    assert {row["instruction"] for row in page.of()} == {" ".join(text.split()) for text in HOSTILE}
+
+
+def test_names_passwords_and_paths_in_settings_are_not_passed_on(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    summary["settings"] |= {
+        "base_url": "https://anna:s3cret@host.example/v1?key=s3cret",
+        "work_dir": "/home/anna/runs/one",
+    }
+    (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = page_of(folder, tmp_path)
+    assert page.numbers["run"]["settings"]["base_url"] == "https://host.example/v1"
+    assert page.numbers["run"]["settings"]["work_dir"] == "one"
+    assert "s3cret" not in page.text and "anna" not in page.text
+
+
+# --------------------------------------------------------------------------------------------------
+# Root verbs and their objects.
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Write a short, polite email to a landlord.", ("write", "email")),
+        ("List three ways of saving water.", ("list", "way")),
+        (
+            "In no more than 50 words, explain the difference between weather and climate.",
+            ("explain", "difference"),
+        ),
+        ("Answer the customer's complaint with an apology.", ("answer", "complaint")),
+        ("Does the pattern match? Give one reason.", ("give", "reason")),
+        ("Can you summarize the main points?", ("summarize", "point")),
+        ("What is the capital of France?", None),
+        ("Explain why it rains.", None),
+        ("", None),
+        ("<script>alert(1)</script> !!!", None),
+    ],
+)
+def test_the_first_command_and_its_noun_are_found(text: str, wanted: tuple | None) -> None:
+    assert verb_nouns.verb_and_object(text, "en") == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("写一首描写秋天的小诗。", ("写", "小诗")),
+        ("把这段介绍压缩成一句话。", ("压缩", "介绍")),
+        ("从收货信息中抽取姓名、电话、地址。", ("抽取", "姓名")),
+        ("番茄炒蛋怎么做？写出用料和步骤。", ("写出", "用料")),
+        ("长江和黄河有什么不同？", None),
+        ("", None),
+    ],
+)
+def test_the_first_chinese_command_and_its_noun_are_found(text: str, wanted: tuple | None) -> None:
+    assert verb_nouns.verb_and_object(text, "zh") == wanted
+
+
+def test_the_sunburst_counts_what_was_read(practice: Callable, tmp_path: Path) -> None:
+    folder, _ = practice("en")
+    data = page_of(folder, tmp_path).numbers["verbs"]
+    pairs = [
+        verb_nouns.verb_and_object(row["instruction"], "en") for row in read(folder, STEP_FILES[0])
+    ]
+    counts = Counter(pair for pair in pairs if pair)
+    assert data["read"] == counts.total() and data["all"] == len(pairs)
+    for verb, count, objects in data["rows"]:
+        assert count == sum(n for (one, _), n in counts.items() if one == verb)
+        assert all(counts[verb, noun] == n for noun, n in objects) and len(objects) <= 4
+
+
+def test_a_report_of_nothing_raises_one_error(tmp_path: Path) -> None:
+    with pytest.raises(WorkshopError, match="holds no run"):
+        write_report(tmp_path)
