@@ -46,7 +46,7 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
         several = size if stage == "classify" else 1
         n = 0 if enough else max(0, math.ceil((questions - answered[stage]) / several))
         reply *= several
-        prompt = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
+        prompt = len(workshop.as_text(prompts[stage]).encode()) // limits.BYTES_PER_TOKEN
         stages[stage] = {"requests": n, "prompt_tokens": n * prompt, "reply_tokens": n * reply}
         total.update(stages[stage])
         stages[stage] |= {"in_journal": in_journal[stage], "prompt_size": prompt, "reply_size": reply}
@@ -62,7 +62,8 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
         tasks = 7 if config.recipe == "paper" else config.tasks_asked
         return math.ceil(config.num_instructions / (KEPT * tasks)), min(most, TASK * tasks)
     tokens = VERDICT if stage == "classify" else INSTANCE * config.instances_per_instruction
-    return config.num_instructions, min(most, tokens)
+    probes = workshop.PROBES if stage == "classify" and workshop.RECIPES[config.recipe].second_try else 0
+    return config.num_instructions + probes, min(most, tokens)
 
 
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
@@ -74,7 +75,7 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     return {
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
         "classify": several if size > 1 else workshop.classify_prompt(config, task),
-        "instances": workshop.instances_prompt(config, task, False),
+        "instances": workshop.instances_prompt(config, workshop.Task("", task)),
     }
 
 

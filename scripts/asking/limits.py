@@ -151,6 +151,7 @@ class LimitedModel(workshop.Model):
         self.purse = Purse(*limits, price_of(*who(config), options))
         self.pace, self.gate = Pace(options.requests_per_minute, options.tokens_per_minute, clock), threading.Lock()
         self.made = 0  # instructions so far
+        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
         self.stage, self.warned, self.project = "", False, project or (lambda model, ended: model.purse.spent)
         super().__init__(config)
         self.together = together.group_size(config, self.name, options.classify_together)
@@ -161,7 +162,7 @@ class LimitedModel(workshop.Model):
         for record in replies(self.config, self.name, self.model):
             if "part_of" in record:  # its tokens are counted with the list's reply
                 continue
-            most = len(record["prompt"].encode()) + FRAME, record["max_tokens"]
+            most = len(workshop.as_text(record["prompt"]).encode()) + FRAME, record["max_tokens"]
             used = self.used(record["prompt_tokens"], record["reply_tokens"], most)
             self.purse.settle((0, 0), record["stage"], *used)
         with suppress(OSError, ValueError, LookupError, TypeError):
@@ -184,7 +185,7 @@ class LimitedModel(workshop.Model):
             self.stop.set()
             problem = f"{self.model} lets nobody limit the length of a reply, so that no limit on spending can be kept"
             raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
-        return len(prompt.encode()) + FRAME, cap or self.config.max_tokens
+        return len(workshop.as_text(prompt).encode()) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
         """Wait for a turn, one behind the other, and take it if the limits on spending allow."""
@@ -234,7 +235,8 @@ class LimitedModel(workshop.Model):
         if stage != "generate":
             self.made = len(items)
         if stage == "classify":
-            together.ask_about_all(self, items, self.together)
+            seeds = workshop.load_seed_tasks(self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language])
+            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
@@ -260,6 +262,8 @@ class LimitedModel(workshop.Model):
         """What run.json says: by stage, of all replies in the journal, and of what got lost, by the most it can be."""
         purse, kept = self.purse, len(results.dataset)
         self.made = len(results.tasks)
+        if self.in_lists:
+            results.agreement["in_lists"] = self.in_lists
         projected, rows = self.project(self, results.status != "interrupted"), dict(purse.rows)
         lost = rows.get("lost", (0, 0, 0))  # with what was in flight when the run broke off
         rows["lost"] = (lost[0], lost[1] + purse.reserved[0], lost[2] + purse.reserved[1])
