@@ -86,7 +86,7 @@ class Config:
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
     responses: str = setting("", "the journal that --provider replay answers from")
-    temperature: float = setting(0.7, "sampling temperature; 0 in stage 2 (paper: 0.7, 0, 0)", 0, 2)
+    temperature: float = setting(0.7, "of stage 1; stages 2 and 3 take 0 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
@@ -169,7 +169,8 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 - Make them differ from each other and from the tasks below: other verbs, other topics, \
 other kinds of work.
 - {hint}
-- A task must be clear on its own. Leave out whatever needs pictures, sound, files or the web.
+- A task must be clear on its own, and reading and writing must be enough to do it: \
+nothing with pictures, sound, files or the web, nothing about your own life.
 - Write one task on each line, go on with the numbering, and write nothing else.
 """,
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
@@ -2620,8 +2621,8 @@ class Recipe:
 
 
 def modern_parameters(config: Config, stage: str, labelled: bool) -> dict:
-    """Stage 2 takes the likeliest answer."""
-    temperature = 0.0 if stage == "classify" else config.temperature
+    """Stages 2 and 3 take the likeliest answer, as in the paper."""
+    temperature = config.temperature if stage == "generate" else 0.0
     return {"max_tokens": config.max_tokens, "temperature": temperature}
 
 
