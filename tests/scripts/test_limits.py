@@ -741,6 +741,7 @@ def test_an_unknown_price_is_not_0(settings: Settings, wire: str) -> None:
 def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wire: str) -> None:
     class Bar:
         said: list[str] = []  # noqa: RUF012
+        n = 0
 
         def set_postfix_str(self, text: str, refresh: bool) -> None:
             self.said.append(text)
@@ -750,7 +751,7 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
         LimitedModel(
             settings(**about(wire, server)),
             limits(price_in=1, price_out=1),
-            lambda model: (900, 100),
+            lambda model, ended: (900, 100),
         ) as model,
     ):
         model.bar = Bar()
