@@ -1583,14 +1583,16 @@ class Model(AbstractContextManager):
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
 
+        # Without a journal there will be questions, so the key is needed at once.
+        journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
+        if not journal.is_file() or not journal.stat().st_size:
+            self.check_key()
         self.model = config.model or self.provider.model or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             record = first_record(config.responses)
             self.name = record["provider"]
             self.model = record["model"]
-        if not self.journal.starts:
-            self.check_key()
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()

@@ -555,10 +555,10 @@ def compare(folder: Path, seed_file: str) -> str:
     kept = [task.instruction for task in models[run["recipe"]].results.tasks]
     for model in models.values():
         answer(model, kept)
+    records = [journal.get(key) for key in keys.values()]
     journal.file.close()
 
-    # Show the tables and the differences.
-    records = [journal.get(key) for key in keys.values()]
+    # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     replies = len({record.get("part_of", record["key"]) for record in records})
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
     parts = [f"{replies} replies of {who}, read by both"]

@@ -185,9 +185,9 @@ def test_a_list_that_could_not_be_read_leaves_nothing_to_be_sent(settings: Setti
     assert estimate(settings(**where), options())["requests"] == 0
     with open(Path(settings().work_dir) / "responses.jsonl", "r+", encoding="utf-8") as journal:
         damaged = next(
-            record for record in map(json.loads, journal.readlines()) if "answers" in record
+            record for record in map(json.loads, journal.readlines()) if "part_of" in record
         )
-        journal.write(json.dumps(damaged | {"answers": None}) + "\n")
+        journal.write(json.dumps(damaged | {"instruction": None}) + "\n")
     assert estimate(settings(**where), options())["requests"] == 0
 
 

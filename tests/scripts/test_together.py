@@ -191,7 +191,8 @@ def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
     records = map(
         json.loads, (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    kept = [record["prompt"] for record in records if record["stage"] == "classify"]
+    asked = [record for record in records if record["stage"] == "classify"]
+    kept = [record["prompt"] for record in asked if "part_of" not in record]
     lost = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))["spending"][
         "stages"
     ]["lost"]
@@ -242,7 +243,11 @@ def test_tokens_and_money_are_counted_once(settings: Settings, tmp_path: Path) -
     records = [
         record for record in map(json.loads, journal.splitlines()) if record["stage"] == "classify"
     ]
-    assert len(records) == 3 and sum(len(record["answers"]) for record in records) == 25
+    lists = [record for record in records if "instructions" in record]
+    assert len(lists) == 3 and len(records) == 3 + 25
+    assert {record["part_of"] for record in records if record not in lists} == {
+        record["key"] for record in lists
+    }
     for summary in (first, second):
         row = summary["spending"]["stages"]["classify"]
         for name in ("prompt", "reply"):
@@ -275,11 +280,12 @@ def test_both_recipes_read_what_was_asked_one_by_one_where_a_list_could_not_be_r
     for row, n in (("replies", 25), ("Yes", counts[True]), ("No", counts[False])):
         assert re.search(rf"(?m)^{row} +{n} +{n}$", shown.split("Stage 2, answers")[1]), shown
     lines = journal.read_text(encoding="utf-8").splitlines()
-    assert shown.startswith(f"{len(lines) - 1} replies of m "), (
+    replies = [line for line in lines if '"part_of"' not in line]
+    assert shown.startswith(f"{len(replies) - 1} replies of m "), (
         "all but the list that could not be read"
     )
-    damaged = json.loads(next(line for line in lines if '"answers"' in line))
-    damaged["answers"].popitem()
+    damaged = json.loads(next(line for line in lines if '"part_of"' in line))
+    del damaged["instruction"]
     journal.write_text("\n".join([*lines, json.dumps(damaged)]) + "\n", encoding="utf-8")
     assert compare_recipes.main([str(tmp_path / "w")]) == 1
     assert "is no reply: delete that line" in capsys.readouterr().err
