@@ -759,7 +759,14 @@ TITLE = re.compile(  # a name that stands before the task itself
     """
 )
 OPENING_MARKS = "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@."  # with these an instruction may begin
-RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
+RULES = (
+    "small_talk",
+    "refusal",
+    "needs_more_than_text",
+    "about_the_answerer",
+    "prompt_echo",
+    "unfinished",
+)
 
 
 def breaks(rule: str, text: str) -> bool:
