@@ -57,8 +57,13 @@ def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
     choices = workshop.choices(setting.name) or None
     shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
     text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
+    name = "--" + setting.name.replace("_", "-")
+    if kind is bool:
+        text = setting.metadata["help"]
+        parser.add_argument(name, action="store_true", default=None, help=text)
+        return
     parser.add_argument(
-        "--" + setting.name.replace("_", "-"),
+        name,
         type=kind,
         choices=choices,
         metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
@@ -101,6 +106,7 @@ def show_prompts(config: workshop.Config) -> str:
 
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
+    workshop.check_files(config)
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:

@@ -66,7 +66,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
     if config.responses:
         return tuple(workshop.first_record(config.responses)[name] for name in ("provider", "model"))
     name = workshop.provider_name(config)
-    return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
+    return name, workshop.model_name(config, name) or "the first model listed"
 
 
 def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:

@@ -50,9 +50,9 @@ def local(server: Server, **changes: object) -> dict:
 def command(config: Config) -> list[str]:
     """The command line of a run with these settings, and a request for each task in every stage."""
     flags = [
-        f"--{name.replace('_', '-')}={value}"
+        f"--{name.replace('_', '-')}" + (f"={value}" if value is not True else "")
         for name, value in asdict(config).items()
-        if value != ""
+        if value != "" and value is not False
     ]
     return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 

@@ -817,7 +817,8 @@ def test_after_a_storm_every_text_in_every_file_is_the_models_own(
     said = {request["text"] for request in server.requests if request["delivered"]}
     everything = "\n".join(said)
     journal = rows(folder, "responses.jsonl")
-    assert all(row["text"] in said or row["finish_reason"] == "content_filter" for row in journal)
+    withheld = ("content_filter", "no_content")
+    assert all(row["text"] in said or row["finish_reason"] in withheld for row in journal)
     for row in rows(folder, STEP_FILES[0]):
         assert row["instruction"] in everything
     for row in rows(folder, STEP_FILES[1]):

@@ -26,7 +26,7 @@ from self_instruct_workshop import (
 )
 
 SETTINGS = fields(Config)
-NUMBERS = [f for f in SETTINGS if not isinstance(f.default, str)]
+NUMBERS = [f for f in SETTINGS if not isinstance(f.default, str | bool)]
 CLI = Path(self_instruct.__file__)
 
 
@@ -159,7 +159,9 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     for setting in SETTINGS:
         action = actions[setting.name]
         assert action.option_strings == [flag(setting.name)]
-        assert action.default is None and action.type is type(setting.default)
+        is_switch = type(setting.default) is bool
+        assert action.type is (None if is_switch else type(setting.default))
+        assert action.default is None
         assert tuple(action.choices or ()) == workshop.choices(setting.name)
 
 
@@ -219,7 +221,7 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
         assert " ".join(setting.metadata["help"].split()) in shown
         assert (
             setting.default == ""
-            or isinstance(setting.default, str)
+            or isinstance(setting.default, str | bool)
             or f"[{setting.default}]" in shown
         )
     assert "--show-prompts" in shown and "--version" in shown
