@@ -1406,8 +1406,9 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     """Write the step file of a stage. No row of an earlier run is lost by that.
 
     A stage that broke off leaves a file that stands there if it has rows that the new one lacks.
-    A stage that ended replaces it. If it changes the file, what stands there of later stages is of
-    an earlier run: that is moved into `earlier/`, and stays there if this run lacks rows of it.
+    A stage that ended replaces it. If it changes the file, or the run stops here, what stands there
+    of later stages is of an earlier run: that is moved into `earlier/`, and stays there if this run
+    lacks rows of it.
     """
     number = STAGES.index(stage)
     path = Path(config.work_dir) / STEP_FILES[number]
@@ -1417,7 +1418,8 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     loses = loses or (path.exists() and of_another_model(model, results))
     if loses and not ended:
         return
-    if loses or (ended and not same and later_files(config, number)):
+    alone = same and stage != config.until
+    if loses or (ended and not alone and later_files(config, number)):
         keep_aside(config, results)
     write_whole(path, map(to_json, rows))
     results.written.append(path.name)
@@ -1478,24 +1480,21 @@ def keep_aside(config: Config, results: Results) -> None:
             place = folder / "earlier" / f"{now}_{number}"
         place.mkdir(parents=True)
         results.kept_in = str(place)
-    # What this run has written itself stays; run.json too, until it is written anew.
+    # What this run has written itself stays. run.json is written again as it was.
     for name in VIEWS[:-1]:
         if name not in results.written and (folder / name).exists():
             os.replace(folder / name, Path(results.kept_in) / name)
-    summary = folder / "run.json"
-    if summary.exists():
-        (Path(results.kept_in) / "run.json").write_bytes(summary.read_bytes())
+    if results.earlier:
+        write_json(Path(results.kept_in) / "run.json", results.earlier)
 
 
-def end_of_views(config: Config, model: Model, results: Results) -> None:
-    """At the end of a run: let its folder show this run alone.
+def write_json(path: Path, record: dict) -> None:
+    write_whole(path, [json.dumps(record, ensure_ascii=False, indent=2), "\n"])
 
-    Step files behind the stage at which it stops are kept aside. What was kept aside is given up
-    where the same model's new files hold all of it.
-    """
+
+def give_up_kept(model: Model, results: Results) -> None:
+    """Remove what a complete run kept aside, where the same model's new files hold all of it."""
     if results.status != "complete":
-        if later_files(config, STAGES.index(config.until)):
-            keep_aside(config, results)
         return
     kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
@@ -1636,8 +1635,7 @@ def write_output(config: Config, results: Results) -> None:
     check_files(config)
     data = rendered(results.dataset, config.output_path)
     if is_stream(config.output_path):
-        with open(config.output_path, "ab") as stream:
-            stream.write(data)
+        write_to_stream(config.output_path, data)
         return
     # Write a new file beside the old one, and put it in its place when it is whole.
     target = Path(os.path.realpath(config.output_path))
@@ -1651,6 +1649,17 @@ def write_output(config: Config, results: Results) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_to_stream(path: str, data: bytes) -> None:
+    """Write to a device or a pipe; to our own output as print does, or one writes over the other."""
+    standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
+    if standard:
+        standard.write(data.decode())
+        standard.flush()
+        return
+    with open(path, "ab") as stream:
+        stream.write(data)
 
 
 def rendered(rows: list[dict], path: str) -> bytes:
@@ -2983,7 +2992,8 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
     finally:
         write_view(stage, config, model, results, ended)
         if ended:
-            write_summary(config, model, results)
+            summary = summary_of(config, model, results)
+            write_json(Path(config.work_dir) / "run.json", summary)
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
@@ -3054,8 +3064,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
     A run that wrote no step file of its own leaves the files of the run before it.
     """
-    if results.status != "interrupted":
-        end_of_views(config, model, results)
+    give_up_kept(model, results)
     summary = summary_of(config, model, results)
     folder = Path(config.work_dir)
     if not results.written and any((folder / name).exists() for name in STEP_FILES):
@@ -3063,8 +3072,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     else:
         write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
     if summary:
-        text = json.dumps(summary, ensure_ascii=False, indent=2)
-        write_whole(folder / "run.json", [text, "\n"])
+        write_json(folder / "run.json", summary)
     if config.output_path and results.status == "complete":
         write_output(config, results)
     return summary
