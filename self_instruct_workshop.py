@@ -1652,7 +1652,7 @@ def write_output(config: Config, results: Results) -> None:
 
 
 def write_to_stream(path: str, data: bytes) -> None:
-    """Write to a device or a pipe; to our own output as print does, or one writes over the other."""
+    """Write to a device or a pipe, to our own output as print does."""
     standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
     if standard:
         standard.write(data.decode())

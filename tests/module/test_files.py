@@ -1,4 +1,4 @@
-"""Files of the user are never destroyed: what stands in the folder, and what --output-path names."""
+"""Files of the user are never destroyed: those in the folder, and what --output-path names."""
 
 from __future__ import annotations
 
