@@ -31,7 +31,7 @@ CLI = Path(self_instruct.__file__)
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return workshop.flag_of(next(f for f in SETTINGS if f.name == name))
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -120,11 +120,11 @@ def test_the_same_command_and_a_larger_count_keep_nothing_aside(
     assert all(row in rows(folder, "step4_final.jsonl") for row in old)
 
 
-def test_a_larger_run_that_breaks_off_in_stage_2_has_lost_no_row(settings: Settings) -> None:
+def test_a_larger_run_that_breaks_off_in_stage_3_has_lost_no_row(settings: Settings) -> None:
     broken = False
 
     def faults(index: int, prompt: str) -> str:
-        return "401" if broken and stage_of(prompt) == "classify" else ""
+        return "401" if broken and stage_of(prompt) == "instances" else ""
 
     with Server(scripted_model(), faults=faults) as server:
         quiet(settings(**local(server, num_instructions=8)))
@@ -143,12 +143,18 @@ def test_a_stage_that_breaks_off_leaves_a_file_with_more_rows(settings: Settings
     def model(prompt: str, body: dict) -> str:
         return scripted_model(int(body["temperature"]))(prompt, body)
 
-    with Server(model, faults=lambda index, prompt: "401" if index > 12 else "") as server:
+    answers = iter([])
+
+    def faults(index: int, prompt: str) -> str:
+        return next(answers, "")
+
+    with Server(model, faults=faults) as server:
         quiet(settings(**local(server, num_instructions=4, concurrency=1)))
         folder = Path(settings().work_dir)
         before = contents(folder)
         # At another temperature all is asked anew, and the key dies in the midst of stage 1.
         config = settings(**local(server, num_instructions=100, temperature=1.5, concurrency=1))
+        answers = iter(["", "", "", "401"])
         with pytest.raises(WorkshopError, match="401"):
             quiet(config)
     assert contents(folder).pop("responses.jsonl") > before.pop("responses.jsonl")
@@ -263,12 +269,21 @@ def test_a_server_that_goes_away_is_not_waited_for_by_each_of_the_tasks(
 def test_a_replay_of_a_run_whose_last_task_got_no_class_gives_its_files(
     settings: Settings, tmp_path: Path
 ) -> None:
-    last = ""
+    people = {task.instruction: task for task in load_seed_tasks(workshop.DEFAULT_SEEDS["en"])}
+    last = "no task yet"
+
+    def model(prompt: str, body: dict) -> str:
+        """A model that agrees with people about seed tasks, or stage 2 would not ask it."""
+        instruction, *question = prompt.split("\n")[-2:]
+        if question == [workshop.CLASSIFY_PROMPT["question"]]:
+            seed = people.get(instruction)
+            return "Options: yes, no" if seed and seed.is_classification else "Options: none"
+        return scripted_model()(prompt, body)
 
     def faults(index: int, prompt: str) -> str:
-        return "500" if last and stage_of(prompt) == "classify" and last in prompt else ""
+        return "500" if prompt.split("\n")[-2] == last else ""
 
-    with Server(scripted_model(), faults=faults) as server:
+    with Server(model, faults=faults) as server:
         quiet(settings(**local(server, num_instructions=9, until="generate")))
         folder = Path(settings().work_dir)
         last = rows(folder, STEP_FILES[0])[-1]["instruction"]

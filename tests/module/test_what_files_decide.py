@@ -47,6 +47,7 @@ OTHER = {
     "request_timeout": 86000.0,
     "deadline": 86000.0,
     "first_wait": 30.0,
+    "second_try": False,
     "recipe": "paper",
 }
 
