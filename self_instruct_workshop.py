@@ -2117,6 +2117,7 @@ class Model(AbstractContextManager):
         self.failed_in_a_row = 0  # requests that failed for good since the last answer
         self.stage = ""  # the present one
         self.tasks: list[Task] = []  # what stages 2 and 3 ask about
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
         self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
         self.silent = ""  # why nothing more is sent: the server is not there any more
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
@@ -2652,7 +2653,7 @@ def was_left_undone(model: Model, question: dict) -> bool:
     stage = question["stage"]
     if question["attempt"] or question.get("sample") or "instructions" in question:
         return True
-    asked = questions_of(model.journal, stage)
+    asked = questions_of(model, stage)
     if stage == "generate":
         number = question["request_idx"]
         return number not in asked and number < max(asked, default=0)
@@ -2662,7 +2663,7 @@ def was_left_undone(model: Model, question: dict) -> bool:
         return True  # a seed task, which stage 2 asks about too
     if not asked or text in asked:
         return False
-    if stage == "instances" and text in questions_of(model.journal, "classify"):
+    if stage == "instances" and text in questions_of(model, "classify"):
         return True
     behind = order[order.index(text) :]
     return bool(asked.intersection(behind)) or wanted_as_many(model.config)
@@ -2675,13 +2676,16 @@ def wanted_as_many(config: Config) -> bool:
     return type(wanted) is int and wanted >= config.num_instructions
 
 
-def questions_of(journal: Journal, stage: str) -> set:
-    """What the journal has replies to: numbers of requests of stage 1, or else instructions."""
-    records = filter(None, map(journal.get, [*journal.starts]))
-    name = "request_idx" if stage == "generate" else "instruction"
-    kind = int if stage == "generate" else str
-    found = [record.get(name) for record in records if record.get("stage") == stage]
-    return {what for what in found if isinstance(what, kind)}
+def questions_of(model: Model, stage: str) -> set:
+    """What a replayed journal has replies to: requests of stage 1 by number, or instructions."""
+    if stage not in model.questions:
+        journal = model.journal
+        records = filter(None, map(journal.get, [*journal.starts]))
+        name = "request_idx" if stage == "generate" else "instruction"
+        kind = int if stage == "generate" else str
+        found = [record.get(name) for record in records if record.get("stage") == stage]
+        model.questions[stage] = {what for what in found if isinstance(what, kind)}
+    return model.questions[stage]
 
 
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
