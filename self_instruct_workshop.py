@@ -1751,8 +1751,10 @@ def output_problem(config: Config) -> str:
     path = config.output_path
     if not path:
         return ""
-    if Path(path).is_dir() or "\0" in path:
-        return f"--output-path must be a file, and {path!r} is a folder, or no path"
+    if "\0" in path or os.path.islink(os.path.realpath(path)):
+        return f"--output-path must be a file, and {path!r} leads to none"
+    if Path(path).is_dir():
+        return f"--output-path must be a file, and {path} is a folder"
     # What the run reads and writes is never replaced, not even with --overwrite.
     needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
     if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
@@ -1795,10 +1797,9 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 
 def is_stream(path: str) -> bool:
     """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
-    place = os.path.abspath(path)
-    if place.startswith(("/dev/", "/proc/")):
-        return True
-    return Path(path).exists() and not Path(path).is_file()
+    if not os.path.exists(path):
+        return False
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
 
 
 def is_our_output(config: Config) -> bool:

@@ -445,6 +445,21 @@ def test_a_link_stays_a_link_and_its_target_is_written(
     quiet(settings(**flags))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_that_lead_to_each_other_are_left_alone(settings: Settings, tmp_path: Path) -> None:
+    for one, other in (("a.jsonl", "b.jsonl"), ("b.jsonl", "a.jsonl")):
+        (tmp_path / one).symlink_to(tmp_path / other)
+    config = settings(provider="practice", output_path=str(tmp_path / "a.jsonl"))
+    refused(config, "leads to none")
+    assert (tmp_path / "a.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("path", ["a\0b.jsonl", "."])
+def test_what_is_no_file_is_refused(settings: Settings, path: str) -> None:
+    with pytest.raises(UsageError, match="must be a file"):
+        quiet(settings(provider="practice", output_path=path))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no named pipes there")
 def test_a_pipe_is_written_to_and_stays_a_pipe(settings: Settings, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
