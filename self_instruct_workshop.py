@@ -555,7 +555,8 @@ def generate_instances(
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
-            take_instances(config, task, *answer, results)
+            reply, first_rule = answer
+            take_instances(config, task, reply, results, first_rule)
     return [task for task in tasks if task.instances]
 
 
@@ -598,7 +599,7 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
 
 def take_instances(
-    config: Config, task: Task, reply: Reply, first_rule: str, results: Results
+    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = ""
 ) -> None:
     """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
     task.instances = []
