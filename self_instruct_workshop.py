@@ -91,7 +91,8 @@ class Config:
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
     work_dir: str = setting(str(DATA / "workshop"), "folder for everything a run writes")
-    output_path: str = setting("", "write the final dataset to this file as well")
+    output_path: str = setting("", "also write the dataset here: .jsonl, .json, .csv or .parquet")
+    overwrite: bool = setting(False, "let --output-path replace a file that no run wrote")
     until: str = setting("filter", "stop after this stage; the next call goes on")
     # How stage 1 looks for new tasks.
     rouge_threshold: float = setting(0.7, "highest ROUGE-L with any other instruction", 0, 1)
@@ -140,10 +141,9 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results = Results(seeds=seed_tasks)
+    results = first_results(config, seed_tasks)
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
-        remove_views(config)
         tasks = seed_tasks
         try:
             # Each stage takes the tasks of the one before, and returns those that go on.
@@ -1573,6 +1573,9 @@ STEP_FILES = [
 ]
 
 
+VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+
+
 def to_json(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -1589,10 +1592,338 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
     os.replace(temporary, path)
 
 
-def remove_views(config: Config) -> None:
-    """Remove the step files of an earlier run: they are no views of this one."""
-    for name in (*STEP_FILES, "run.json"):
-        (Path(config.work_dir) / name).unlink(missing_ok=True)
+def first_results(config: Config, seed_tasks: list[Task]) -> Results:
+    """The results of a run before its first stage; they know the run whose files stand there.
+
+    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    """
+    check_files(config)
+    for name in VIEWS:
+        path = Path(config.work_dir) / name
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder", str(path))
+    return Results(seeds=seed_tasks, earlier=earlier_run(Path(config.work_dir)))
+
+
+def earlier_run(folder: Path) -> dict:
+    """What run.json in the folder says of the last run there; {} where there is none."""
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def write_view(stage: str, config: Config, model: Model, results: Results, ended: bool) -> None:
+    """Write the step file of a stage. No row of an earlier run is lost by that.
+
+    A stage that broke off leaves a file that stands there if it has rows that the new one lacks.
+    A stage that ended replaces it. If it changes the file, or the run stops here, what stands there
+    of later stages is of an earlier run: that is moved into `earlier/`, and stays there if this run
+    lacks rows of it.
+    """
+    number = STAGES.index(stage)
+    path = Path(config.work_dir) / STEP_FILES[number]
+    rows = results.rows(stage)
+    same = path.exists() and holds_rows(path, rows)
+    loses = path.exists() and not same and misses_rows(path, rows)
+    loses = loses or (path.exists() and of_another_model(model, results))
+    if loses and not ended:
+        return
+    alone = same and stage != config.until
+    if loses or (ended and not alone and later_files(config, number)):
+        keep_aside(config, results)
+    write_whole(path, map(to_json, rows))
+    results.written.append(path.name)
+
+
+def later_files(config: Config, number: int) -> list[Path]:
+    """The step files that stand there of stages behind this one."""
+    paths = [Path(config.work_dir) / name for name in STEP_FILES[number + 1 :]]
+    return [path for path in paths if path.exists()]
+
+
+def holds_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds exactly these rows."""
+    with open(path, "rb") as lines:
+        for row in rows:
+            if lines.readline() != to_json(row).encode("utf-8", "replace"):
+                return False
+        return not lines.readline()
+
+
+def misses_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
+    new = Counter(row["instruction"] for row in rows)
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        old = Counter(instruction_in(line) for line in lines)
+    return bool(old - new)
+
+
+def instruction_in(line: str) -> str | None:
+    """The instruction of a row; None: this is no row of ours."""
+    row = json_or_none(line)
+    instruction = row.get("instruction") if isinstance(row, dict) else None
+    return instruction if isinstance(instruction, str) else None
+
+
+def of_another_model(model: Model, results: Results) -> bool:
+    """Whether another provider or model made the file that stands there, as run.json says."""
+    return not results.written and was_of_another_model(model, results)
+
+
+def was_of_another_model(model: Model, results: Results) -> bool:
+    """Whether run.json names another provider or model than this run has."""
+    settings = results.earlier.get("settings")
+    if not isinstance(settings, dict):
+        return False
+    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+
+
+def keep_aside(config: Config, results: Results) -> None:
+    """Move what stands there of an earlier run into a dated folder inside the work folder."""
+    folder = Path(config.work_dir)
+    if not results.kept_in:
+        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        place = folder / "earlier" / now
+        number = 1
+        while place.exists():
+            number += 1
+            place = folder / "earlier" / f"{now}_{number}"
+        place.mkdir(parents=True)
+        results.kept_in = str(place)
+    # What this run has written itself stays. run.json is written again as it was.
+    for name in VIEWS[:-1]:
+        if name not in results.written and (folder / name).exists():
+            os.replace(folder / name, Path(results.kept_in) / name)
+    if results.earlier:
+        write_json(Path(results.kept_in) / "run.json", results.earlier)
+
+
+def write_json(path: Path, record: dict) -> None:
+    write_whole(path, [json.dumps(record, ensure_ascii=False, indent=2), "\n"])
+
+
+def give_up_kept(model: Model, results: Results) -> None:
+    """Remove what a complete run kept aside, where the same model's new files hold all of it."""
+    if results.status != "complete":
+        return
+    kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
+    steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
+    views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
+    lost = any(misses_rows(path, views[path.name]) for path in steps)
+    if kept and not lost and not was_of_another_model(model, results):
+        for path in kept:
+            path.unlink(missing_ok=True)
+        for folder in (kept[0].parent, kept[0].parent.parent):
+            with suppress(OSError):  # other earlier runs are in there
+                folder.rmdir()
+        results.kept_in = ""
+
+
+def named_run(summary: dict) -> str:
+    """A run in words, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return "an earlier run"
+    who = f"{settings.get('provider')}, {settings.get('model')}"
+    number = f"{settings.get('num_instructions')} instructions"
+    return one_line(f"an earlier run ({who}, {number}, {settings.get('language')})", 150)
+
+
+# --------------------------------------------------------------------------------------------------
+# The user's files. No path that is typed makes the program replace what it has not written itself.
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # each names a format of --output-path
+
+
+def check_files(config: Config) -> None:
+    """Raise UsageError where the run would write over a file that it reads, or over a user's."""
+    problem = seed_file_problem(config) or output_problem(config)
+    if problem:
+        raise UsageError(problem)
+
+
+def seed_file_problem(config: Config) -> str:
+    """Why a run in this folder cannot read that seed file, "" if it can."""
+    written = own_files(config)
+    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
+        advice = "copy it to another name, or choose another --work-dir"
+        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+    return ""
+
+
+def output_problem(config: Config) -> str:
+    """Why the dataset cannot be written to --output-path, "" if it can."""
+    path = config.output_path
+    if not path:
+        return ""
+    if "\0" in path or os.path.islink(os.path.realpath(path)):
+        return f"--output-path must be a file, and {path!r} leads to none"
+    if Path(path).is_dir():
+        return f"--output-path must be a file, and {path} is a folder"
+    # What the run reads and writes is never replaced, not even with --overwrite.
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
+        return f"--output-path {path} is a file that the run needs: name another one"
+    if is_stream(path):
+        return ""
+    if os.path.lexists(path) and not config.overwrite and not is_our_output(config):
+        advice = "name another file, or add --overwrite to replace it"
+        return f"--output-path {path} is there, and no run in this folder wrote it: {advice}"
+    return format_problem(path)
+
+
+def format_problem(path: str) -> str:
+    """Why the ending of a path names no format that can be written, "" if it does."""
+    from importlib.util import find_spec
+
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        return f"--output-path must end in {', '.join(ENDINGS)}, and {path} does not"
+    if ending == ".parquet" and not find_spec("pyarrow"):
+        install = f"{sys.executable} -m pip install pyarrow"
+        return f"--output-path {path} needs a package: run  {install}  first"
+    return ""
+
+
+def own_files(config: Config) -> list[Path]:
+    """The files in the work folder that a run reads and writes."""
+    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one file: through links too, and where only capitals differ."""
+    try:
+        if os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other):
+            return True
+        return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+    except (OSError, ValueError):  # say, a path with a zero byte
+        return False
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    if not os.path.exists(path):
+        return False
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+
+
+def is_our_output(config: Config) -> bool:
+    """Whether the file at --output-path is still what an earlier run in this folder wrote there."""
+    target = os.path.realpath(config.output_path)
+    digests = outputs_of(earlier_run(Path(config.work_dir))).get(target, [])
+    try:
+        return sha256(Path(target).read_bytes()).hexdigest() in digests
+    except OSError:
+        return not os.path.exists(target)  # a link to a file that is not there yet
+
+
+def outputs_of(summary: dict) -> dict[str, list]:
+    """Which files runs in this folder wrote for --output-path: their places and digests."""
+    outputs = summary.get("outputs")
+    if not isinstance(outputs, dict):
+        return {}
+    return {path: digests for path, digests in outputs.items() if isinstance(digests, list)}
+
+
+def outputs_now(config: Config, results: Results) -> dict[str, list]:
+    """The same with the file that this run is about to write.
+
+    The digest before stays beside the new one, for a run that is killed in between.
+    """
+    outputs = outputs_of(results.earlier)
+    if config.output_path and results.status == "complete" and not is_stream(config.output_path):
+        target = os.path.realpath(config.output_path)
+        digest = sha256(rendered(results.dataset, config.output_path)).hexdigest()
+        outputs[target] = [digest, *outputs.get(target, [])[:1]]
+    return outputs
+
+
+def write_output(config: Config, results: Results) -> None:
+    """Write the dataset to --output-path. A link stays a link: its target is written.
+
+    Raises UsageError where another file has come to stand there, and OSError.
+    """
+    check_files(config)
+    data = rendered(results.dataset, config.output_path)
+    if is_stream(config.output_path):
+        write_to_stream(config.output_path, data)
+        return
+    # Write a new file beside the old one, and put it in its place when it is whole.
+    target = Path(os.path.realpath(config.output_path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_to_stream(path: str, data: bytes) -> None:
+    """Write to a device or a pipe, to our own output as print does."""
+    standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
+    if standard:
+        standard.write(data.decode())
+        standard.flush()
+        return
+    with open(path, "ab") as stream:
+        stream.write(data)
+
+
+def rendered(rows: list[dict], path: str) -> bytes:
+    """The rows in the format that the path's ending names; JSON Lines for a device or a pipe."""
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        return as_parquet(rows)
+    if ending == ".csv":
+        return as_csv(rows)
+    lines = [to_json(row) for row in rows]
+    if ending == ".json":
+        text = "[\n" + ",\n".join(line.removesuffix("\n") for line in lines) + "\n]\n"
+        return text.encode("utf-8", "replace")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+COLUMNS = ("instruction", "input", "output")  # of the dataset
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    """The dataset as CSV, every text in quotes."""
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    """The dataset as Parquet: three columns of texts."""
+    import io
+
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    # Lone surrogates become question marks, as in the other formats.
+    columns = {}
+    for name in COLUMNS:
+        texts = [row[name].encode("utf-8", "replace").decode() for row in rows]
+        columns[name] = pyarrow.array(texts, pyarrow.string())
+    buffer = io.BytesIO()
+    write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------
+# The journal: every reply, as it came.
 
 
 @dataclass
@@ -1600,7 +1931,7 @@ class Reply:
     """What a model answered, as the journal keeps it."""
 
     text: str
-    finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
+    finish_reason: str  # "stop", "length" (cut by max_tokens), "content_filter" or "no_content"
     prompt_tokens: int = 0  # 0: the server did not say
     reply_tokens: int = 0
     prompt: Prompt = ""
@@ -1776,7 +2107,9 @@ class Model(AbstractContextManager):
         self.config = config
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
-        self.key = variables.get(self.provider.key or "LOCAL_API_KEY", "")
+        self.address_file = file_of_address(config, self.provider)
+        keys = env_file()[1] if self.address_file else variables
+        self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.base_url = server_address(config, self.provider, variables)
         # What all threads of the run share.
         self.lock = threading.Lock()
@@ -1790,8 +2123,12 @@ class Model(AbstractContextManager):
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
-        # Before the first answer, one failure is enough to stop the run.
-        self.failed_in_a_row = config.patience - 1
+        self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.stage = ""  # the present one
+        self.tasks: list[Task] = []  # what stages 2 and 3 ask about
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
@@ -1800,7 +2137,7 @@ class Model(AbstractContextManager):
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
-        self.model = config.model or self.provider.model or self.first_listed()
+        self.model = model_name(config, self.name) or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             record = first_record(config.responses)
@@ -1815,7 +2152,10 @@ class Model(AbstractContextManager):
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
         name = self.provider.key
-        if name and not self.key:
+        if name and not self.key and self.address_file:
+            place = f"{self.provider.url_variable} stands in {self.address_file}"
+            fault = f"{place}, and only a key from there goes to that address: put {name}"
+        elif name and not self.key:
             fault = f"{name} is not set: put it"
         elif not re.fullmatch(r"[!-~]*", self.key):
             fault = f"{name} holds a character that no key has: copy it again"
@@ -1854,6 +2194,7 @@ class Model(AbstractContextManager):
 
         The reply is None, and noted in `undone`, where the request failed for good.
         """
+        self.tasks = items if stage in STAGES[1:] else self.tasks
         executor = ThreadPoolExecutor(min(self.config.concurrency, len(items) or 1), "asking")
         futures: list[Future] = []
         try:
@@ -1885,19 +2226,18 @@ class Model(AbstractContextManager):
     ) -> Reply:
         """Return the reply to a question, from the journal if it is there.
 
-        A reply that was filtered, or is not `readable`, is asked for once more. `question` says
+        A reply that was withheld, or is not `readable`, is asked for once more. `question` says
         what is asked beside the settings. Raises RequestFailed.
         """
         for attempt in (0, 1):
             reply = self.ask_once(stage, attempt, prompt, parameters, question)
-            filtered = reply.finish_reason == "content_filter"
-            if not filtered and (reply.cut or readable(reply.text)):
+            withheld = WITHHELD.get(reply.finish_reason, "")
+            if not withheld and (reply.cut or readable(reply.text)):
                 return reply
         # In stage 2 a filtered reply counts as an answer that cannot be read.
-        if filtered and stage != "classify":
-            raise RequestFailed(
-                "held back by the content filter, twice: it stays so with this model"
-            )
+        unread = stage == "classify" and reply.finish_reason == "content_filter"
+        if withheld and not unread:
+            raise RequestFailed(f"{withheld}, twice: it stays so with this model")
         return reply
 
     def ask_once(
@@ -1908,11 +2248,14 @@ class Model(AbstractContextManager):
 
         `derive` makes, of the record of a list's reply, one record for each of its questions.
         """
+        self.stage = stage
         key, identity = self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
         limit = parameters["max_tokens"]
         asked_now = record is None or was_cut_shorter(record, limit)
         if asked_now:
+            if self.config.responses and was_left_undone(self, identity):
+                raise RequestFailed("without a reply in the run that is replayed, too")
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
@@ -1972,6 +2315,8 @@ class Model(AbstractContextManager):
         Raises RequestFailed when `max_attempts` or `deadline` is used up.
         """
         self.check_key()
+        if self.silent:
+            self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
         while not self.stop.is_set():
@@ -1987,6 +2332,8 @@ class Model(AbstractContextManager):
                 # The server's own wish counts where it is longer. Without a pause there is an end.
                 pause = max(next(pauses, math.inf), fault.wait)
                 last = time.monotonic() + pause >= ends
+                # Where many have failed in a row, each of the others is sent only once.
+                last = last or self.failed_in_a_row >= self.config.patience
                 self.note_fault(fault.what, last)
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
@@ -2016,13 +2363,36 @@ class Model(AbstractContextManager):
         with self.lock:
             self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
             self.failed_in_a_row += last
-        if not last:
-            return
-        if self.failed_in_a_row < self.config.patience:
+        # Before the first answer of a run, one failure is enough to end it.
+        allowed = self.config.patience if self.counted else 1
+        if last and self.failed_in_a_row < allowed:
+            raise RequestFailed(what)
+        if last:
+            if re.match(SILENT, what):
+                self.silent = what
+            self.give_up(what)
+
+    def give_up(self, what: str) -> None:
+        """Many requests in a row failed for good: leave this one undone, or end the run.
+
+        A stage that has any answer goes on with what it has. Raises RequestFailed or
+        WorkshopError.
+        """
+        if self.stage in self.answered or self.has_answers(self.stage):
+            self.answered.add(self.stage)
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
         raise WorkshopError(f"{problem}: check it, then run the same command to go on")
+
+    def has_answers(self, stage: str) -> bool:
+        """Whether the journal holds a reply of this stage by this model."""
+        wanted = (stage, self.name, self.model)
+        for key in reversed([*self.journal.starts]):
+            record = self.journal.get(key) or {}
+            if tuple(record.get(name) for name in ("stage", "provider", "model")) == wanted:
+                return True
+        return False
 
     def refuse(self, name: str) -> None:
         """From now on send the limit of tokens by its other name, anything else not at all."""
@@ -2095,6 +2465,11 @@ def show_novelty(bar: Any, novelty: list[int]) -> None:
 CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take one only
 FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
 FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
+SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
+WITHHELD = {  # finish_reason -> what that means
+    "content_filter": "held back by the content filter",
+    "no_content": "an answer without content",
+}
 FILTERED = ["content_filter", "content_policy_violation"]
 FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
 UNKNOWN = (  # how servers say that they do not know a parameter
@@ -2209,12 +2584,16 @@ def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Repl
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
     finish = choice.get("finish_reason") or "stop"
     text = said.get("content")
+    used = [usage.get(name) or 0 for name in counts]
     if not isinstance(text, str):
-        if finish not in ("length", "content_filter"):
+        # With usage it was paid for, so it is an answer: asked for once more, not six times.
+        if document.get("choices") and text is None and any(used):
+            finish = finish if finish in ("length", "content_filter") else "no_content"
+        if finish not in ("length", *WITHHELD):
             error = document.get("error", "")
             raise Transient(model.clean(f"200 without choices or content: {error}"))
         text = ""
-    return Reply(text, finish, *(usage.get(name) or 0 for name in counts))
+    return Reply(text, finish, *used)
 
 
 def dashscope_client(model: Model) -> Any:
@@ -2273,6 +2652,51 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     return read_answer(model, answer.output or {}, usage, "input_tokens", "output_tokens")
 
 
+def was_left_undone(model: Model, question: dict) -> bool:
+    """Whether the run that is replayed asked this too, and got no reply.
+
+    A question to which the journal has a reply under other settings was never asked in this
+    form. Nor was a request of stage 1, or a task of stage 2, behind the last that has a reply,
+    unless run.json beside the journal says that as many tasks were wanted.
+    """
+    stage = question["stage"]
+    if question["attempt"] or question.get("sample") or "instructions" in question:
+        return True
+    asked = questions_of(model, stage)
+    if stage == "generate":
+        number = question["request_idx"]
+        return number not in asked and number < max(asked, default=0)
+    text = question["instruction"]
+    order = [task.instruction for task in model.tasks]
+    if text not in order:
+        return True  # a seed task, which stage 2 asks about too
+    if not asked or text in asked:
+        return False
+    if stage == "instances" and text in questions_of(model, "classify"):
+        return True
+    behind = order[order.index(text) :]
+    return bool(asked.intersection(behind)) or wanted_as_many(model.config)
+
+
+def wanted_as_many(config: Config) -> bool:
+    """Whether run.json beside the journal that is replayed says that as many were wanted."""
+    settings = earlier_run(Path(config.responses).parent).get("settings")
+    wanted = settings.get("num_instructions") if isinstance(settings, dict) else None
+    return type(wanted) is int and wanted >= config.num_instructions
+
+
+def questions_of(model: Model, stage: str) -> set:
+    """What a replayed journal has replies to: requests of stage 1 by number, or instructions."""
+    if stage not in model.questions:
+        journal = model.journal
+        records = filter(None, map(journal.get, [*journal.starts]))
+        name = "request_idx" if stage == "generate" else "instruction"
+        kind = int if stage == "generate" else str
+        found = [record.get(name) for record in records if record.get("stage") == stage]
+        model.questions[stage] = {what for what in found if isinstance(what, kind)}
+    return model.questions[stage]
+
+
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
     """Every reply is in the journal; a question that is not there has none."""
     problem = f"{model.config.responses} holds no reply to {one_line(as_text(prompt)[-60:])!r}"
@@ -2298,6 +2722,13 @@ def environment() -> dict[str, str]:
 
     Empty ones count as unset. Raises WorkshopError.
     """
+    return env_file()[1] | {
+        name: value.strip() for name, value in os.environ.items() if value.strip()
+    }
+
+
+def env_file() -> tuple[str, dict[str, str]]:
+    """The nearest .env from here upwards, "" if there is none, and its variables."""
     from dotenv import dotenv_values, find_dotenv
 
     file = find_dotenv(usecwd=True)
@@ -2305,8 +2736,22 @@ def environment() -> dict[str, str]:
         variables = dotenv_values(file, interpolate=False)
     except UnicodeDecodeError:
         raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-    variables |= {name: value for name, value in os.environ.items() if value.strip()}
-    return {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    filled = {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    return file, filled
+
+
+def file_of_address(config: Config, provider: Provider) -> str:
+    """The .env that names the server's address, "" if that is the provider's own, or was typed.
+
+    Such a file may be somebody else's, of a copied project say, so no key goes to its address but
+    its own.
+    """
+    name = provider.url_variable
+    file, variables = env_file()
+    if config.base_url or os.environ.get(name, "").strip():
+        return ""
+    address = variables.get(name, provider.base_url)
+    return "" if address.rstrip("/") == provider.base_url.rstrip("/") else file
 
 
 def provider_name(config: Config) -> str:
@@ -2318,9 +2763,21 @@ def provider_name(config: Config) -> str:
     return next(iter(keyed), "local" if config.base_url else "practice")
 
 
+def model_name(config: Config, provider: str) -> str:
+    """The model that is named, else the provider's; "" for the first that the server lists.
+
+    The practice model has its own name always: nothing it says passes for a real model's.
+    """
+    own = PROVIDERS[provider].model
+    return own if provider == "practice" else config.model or own
+
+
 def provider_row(config: Config, name: str) -> Provider:
     """The provider's row. A recipe for base models needs an endpoint that continues texts."""
     row = PROVIDERS[name]
+    if name == "practice" and not config.provider and config.model:
+        problem = f"nobody is there to be --model {config.model}: no API key was found"
+        raise UsageError(f"{problem}; put one into .env, or name the --provider")
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
@@ -2728,6 +3185,9 @@ class Results:
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
+    earlier: dict = field(default_factory=dict)  # run.json of the run before this one
+    written: list[str] = field(default_factory=list)  # the step files of this run
+    kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
     def begin(self, stage: str) -> None:
@@ -2781,8 +3241,11 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
 def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Results) -> list:
     """One stage. Its step file is written when it ends, and also when it breaks off."""
     number = STAGES.index(stage)
+    ended = False
     try:
-        return STAGE_FUNCTIONS[number](config, model, tasks, results)
+        tasks = STAGE_FUNCTIONS[number](config, model, tasks, results)
+        ended = True
+        return tasks
     except KeyboardInterrupt as stop:
         # Say how far it came.
         done = len(results.rows(stage))
@@ -2791,16 +3254,20 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         stop.args += (f"stage {number + 1}, {stage}: {so_far}",)
         raise
     finally:
-        path = Path(config.work_dir) / STEP_FILES[number]
-        write_whole(path, map(to_json, results.rows(stage)))
+        write_view(stage, config, model, results, ended)
+        if ended:
+            summary = summary_of(config, model, results)
+            write_json(Path(config.work_dir) / "run.json", summary)
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
     text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
-    if config.base_url:
+    if config.base_url or model.address_file:
         text += f" at {model.base_url}"
+    if model.address_file:
+        text += f" (the address is from {model.address_file})"
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
     if model.name == "practice" and not config.provider:
@@ -2857,12 +3324,37 @@ def rejected_lines(row: dict) -> list[str]:
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
-    """Write rejected.jsonl, a complete run's dataset to `output_path`, and run.json."""
-    folder = Path(config.work_dir)
-    write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
-    if config.output_path and results.status == "complete":
-        write_whole(Path(config.output_path), map(to_json, results.dataset))
+    """Write rejected.jsonl, run.json, and a complete run's dataset to `output_path`.
 
+    A run that wrote no step file of its own leaves the files of the run before it.
+    """
+    give_up_kept(model, results)
+    summary = summary_of(config, model, results)
+    folder = Path(config.work_dir)
+    if not results.written and any((folder / name).exists() for name in STEP_FILES):
+        summary = with_spending(results.earlier, summary)
+    else:
+        write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
+    if summary:
+        write_json(folder / "run.json", summary)
+    if config.output_path and results.status == "complete":
+        write_output(config, results)
+    return summary
+
+
+def with_spending(earlier: dict, summary: dict) -> dict:
+    """The earlier summary with what this run has spent, if both are of one model; else {}."""
+    settings = earlier.get("settings")
+    who = ("provider", "model")
+    if not isinstance(settings, dict):
+        return {}
+    if any(settings.get(name) != summary["settings"][name] for name in who):
+        return {}
+    return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
+
+
+def summary_of(config: Config, model: Model, results: Results) -> dict:
+    """What run.json says of a run."""
     who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
@@ -2870,7 +3362,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
-    summary = {
+    return {
         "status": results.status,
         "settings": asdict(config) | who,
         "versions": versions,
@@ -2883,9 +3375,10 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": outputs_now(config, results),
+        "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
+        "replaces": named_run(results.earlier) if results.kept_in else "",
     }
-    write_whole(folder / "run.json", [json.dumps(summary, ensure_ascii=False, indent=2), "\n"])
-    return summary
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:
@@ -2925,7 +3418,13 @@ def funnel(config: Config, summary: dict) -> str:
     lines += cost_lines(config, summary)
     files = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
+    if config.output_path and summary["status"] == "complete":
+        rows = summary["counts"]["filter"]["out"]
+        lines.append(f"The dataset: {config.output_path}, {rows} rows")
     lines.append(next_step(config, summary))
+    if summary["kept_in"]:
+        place = Path(config.work_dir) / summary["kept_in"]
+        lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
     return "\n".join(lines)
 
 
@@ -2985,6 +3484,8 @@ def next_step(config: Config, summary: dict) -> str:
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        if config.responses:
+            return f"{undone} undone ({why})."
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."

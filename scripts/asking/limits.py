@@ -84,7 +84,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
+    return name, workshop.model_name(config, name) or "the first model listed"
 
 
 def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
@@ -278,7 +278,8 @@ class LimitedModel(workshop.Model):
         asked = (found_at(settings, "provider"), found_at(settings, "model"))
         lost = found_at(run, "spending", "stages", "lost")
         sizes = (found_at(lost, "prompt_tokens"), found_at(lost, "reply_tokens"))
-        if asked == (self.name, self.model) and all(isinstance(size, int) for size in sizes):
+        known = all(type(size) is int and size >= 0 for size in sizes)
+        if asked == (self.name, self.model) and known:
             self.purse.settle((0, 0), "lost", *sizes)
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 
@@ -49,11 +49,15 @@ def local(server: Server, **changes: object) -> dict:
 
 def command(config: Config) -> list[str]:
     """The command line of a run with these settings, and a request for each task in every stage."""
-    flags = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in asdict(config).items()
-        if value != ""
-    ]
+    typed = asdict(config)
+    flags = []
+    for setting in fields(Config):
+        value = typed[setting.name]
+        # A switch has no value: it is named where it is not as it is by default.
+        if isinstance(value, bool):
+            flags += [workshop.flag_of(setting)] if value != setting.default else []
+        elif value != "":
+            flags.append(f"{workshop.flag_of(setting)}={value}")
     return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 
 
