@@ -1386,11 +1386,11 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
-def append_whole(file: Any, data: bytes) -> int:
+def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
     """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
 
-    Unbuffered: what a full disk refuses would stay in a buffer, and be written later. Raises
-    OSError.
+    Unbuffered: what a full disk refuses would stay in a buffer, and be written later. With `sync`
+    it is on disk before this returns. Raises OSError.
     """
     # A last line may lack its newline: an editor's doing, or what could not be cut off below.
     end = file.seek(0, os.SEEK_END)
@@ -1401,7 +1401,8 @@ def append_whole(file: Any, data: bytes) -> int:
         rest = memoryview(gap + data)
         while rest:
             rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     except BaseException:
         file.truncate(end)
         raise
@@ -1653,12 +1654,16 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
 
 
 class Transient(Exception):
-    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0."""
+    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0.
 
-    def __init__(self, what: str, wait: float = 0.0) -> None:
+    `sent`: whether the request may have reached its server, and so may cost something.
+    """
+
+    def __init__(self, what: str, wait: float = 0.0, sent: bool = True) -> None:
         super().__init__(what)
         self.what = what
         self.wait = wait
+        self.sent = sent
 
 
 class ParameterRefused(Exception):
@@ -2007,6 +2012,8 @@ FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
 FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
 FILTERED = ["content_filter", "content_policy_violation"]
 FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
+UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
+UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
@@ -2094,10 +2101,19 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
             return Reply("", "content_filter")
         raise judge_error(model, openai_fault(error), parameters) from None
     except openai.APIConnectionError as error:
-        raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
+        cause = error.__cause__ or error
+        raise Transient(model.clean(f"connection: {cause}"), sent=was_sent(cause)) from None
     document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
+
+
+def was_sent(error: BaseException) -> bool:
+    """Whether a request may have reached its server: not where no connection ever stood."""
+    # requests keeps the reason, an error of urllib3, inside; httpx has its own names.
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)
+    return not {type(error).__name__, type(reason).__name__} & UNSENT
 
 
 def openai_fault(error: Any) -> Fault:
@@ -2148,7 +2164,7 @@ def send_by_session(model: Model, send: Callable, request: Any, **options: Any) 
     try:
         response = send(request, **options)
     except requests.RequestException as error:  # the SDK would send some again, and pay again
-        raise Transient(model.clean(f"connection: {error}")) from None
+        raise Transient(model.clean(f"connection: {error}"), sent=was_sent(error)) from None
     if response.status_code == 200 and b'"output"' not in response.content:
         response.status_code = 400 if b'"code"' in response.content else 502
     return response
