@@ -359,6 +359,7 @@ class LimitedModel(workshop.Model):
         """Write down what is about to be sent. Raises WorkshopError. Practice costs nothing."""
         if not self.provider.base_url:
             return
+        self.check_folder()
         try:
             self.here.number = self.ledger.reserve(prompt, reply)
         except OSError as error:

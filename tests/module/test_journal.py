@@ -219,6 +219,17 @@ def test_write_whole_follows_no_link_under_its_temporary_name(tmp_path: Path) ->
     assert not (tmp_path / "rows.jsonl").is_symlink()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_the_lock_follows_no_link(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other")
+    config = settings(provider="practice")
+    Path(config.work_dir).mkdir()
+    (Path(config.work_dir) / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(WorkshopError, match="--work-dir"):
+        Model(config)
+    assert (tmp_path / "other").read_text() == "other"
+
+
 def test_write_whole_is_on_disk_before_it_takes_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

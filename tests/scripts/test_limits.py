@@ -862,6 +862,32 @@ def test_what_cannot_be_written_down_is_not_sent(settings: Settings, wire: str) 
         assert not server.requests
 
 
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be moved there")
+def test_in_a_folder_that_was_moved_nothing_more_is_sent(
+    settings: Settings, wire: str, tmp_path: Path
+) -> None:
+    """Moved back, the run goes on, and nothing was paid for twice."""
+    write, work, moved = scripted_model(), tmp_path / "work", tmp_path / "moved"
+
+    def answer(prompt: str, body: dict) -> str:
+        with server.lock:
+            if len(server.requests) >= 12 and work.exists() and not moved.exists():
+                work.rename(moved)
+        return write(prompt, body)
+
+    with Server(answer) as server:
+        config = settings(num_instructions=60, concurrency=8, **about(wire, server))
+        with pytest.raises(WorkshopError, match="moved or deleted while the run was on"):
+            limited_run(config, max_tokens_total=10**6)
+        assert not work.exists() and len(server.requests) <= 12 + 8
+        moved.rename(work)
+        moved.mkdir()  # so that it is not moved again
+        summary = limited_run(config, max_tokens_total=10**6)
+        assert summary["status"] == "complete"
+        prompts = [request["prompt"] for request in server.requests]
+        assert len({*prompts}) == len(prompts)
+
+
 def test_a_torn_last_line_of_the_ledger_is_passed_over_and_another_is_named(
     settings: Settings, wire: str
 ) -> None:
