@@ -1254,7 +1254,7 @@ def first_record(journal: str) -> dict:
         with open(journal, encoding="utf-8") as file:
             record = json.loads(file.readline())
         readable = all(isinstance(record[name], str) for name in ("provider", "model"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         readable = False
     if not readable:
         problem = "--provider replay needs --responses FILE, a journal"
@@ -1581,15 +1581,48 @@ def to_json(row: dict) -> str:
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write all lines or none, by one rename.
+    """Write all lines or none: a new file, once it is on disk, takes the name of the old one.
 
-    Lone surrogates, which other readers refuse, become question marks.
+    Lone surrogates, which other readers refuse, become question marks. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
+    # A link under the temporary name would lead somewhere else: "x" opens nothing that exists.
+    temporary.unlink(missing_ok=True)
+    file = open(temporary, "x", encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+    try:
+        with file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # half a file helps nobody, least of all on a full disk
+            temporary.unlink()
+        raise
+
+
+def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
+    """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
+
+    Unbuffered: what a full disk refuses would stay in a buffer, and be written later. With `sync`
+    it is on disk before this returns. Raises OSError.
+    """
+    # A last line may lack its newline: an editor's doing, or what could not be cut off below.
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    gap = b"" if file.read(1) in (b"", b"\n") else b"\n"
+    try:
+        # A disk that is nearly full takes a part of it.
+        rest = memoryview(gap + data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if sync:
+            os.fsync(file.fileno())
+    except BaseException:
+        file.truncate(end)
+        raise
+    return end + len(gap)
 
 
 def first_results(config: Config, seed_tasks: list[Task]) -> Results:
@@ -1952,79 +1985,163 @@ class Reply:
 
 
 class Journal:
-    """responses.jsonl: one line for each reply, appended, flushed and fsynced.
+    """responses.jsonl: one line for each reply, appended and fsynced.
 
-    Memory holds only where each line starts. A last line torn by a kill is cut off: nothing was
-    made of it yet. Raises WorkshopError where another line is damaged.
+    Memory holds only where each line starts. A last line torn by a kill is moved to
+    responses.torn: nothing was made of it yet. Raises WorkshopError where another line is damaged.
     """
 
     def __init__(self, path: Path, mode: str = "a+b") -> None:
         self.path = path
+        self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
-        self.file = open(path, mode)  # noqa: SIM115
-        self.read_index()
+        self.file = open(path, mode, buffering=0)  # noqa: SIM115
+        try:
+            self.read_index()
+        except BaseException:
+            self.file.close()
+            raise
 
     def read_index(self) -> None:
         """Note where each reply starts."""
         start = self.file.seek(0)
-        for number, line in enumerate(self.file, 1):
-            if not line.endswith(b"\n"):
-                if self.file.writable():
-                    self.file.truncate(start)
-                    self.torn = True
-                return
-            record = checked_record(line, f"{self.path}, line {number}")
-            for key in (record["key"], *record.get("answers", {})):
-                self.starts[key] = start
-            start += len(line)
+        with open(self.file.fileno(), "rb", closefd=False) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") and is_torn(line):
+                    self.cut_off(start, line)
+                    return
+                record = checked_record(line, f"{self.path}, line {number}")
+                for key in (record["key"], *record.get("answers", {})):
+                    self.starts[key] = start
+                start += len(line)
+
+    def cut_off(self, start: int, line: bytes) -> None:
+        """Move a torn last line to responses.torn; where that fails (OSError), it stays here."""
+        if not self.file.writable():
+            return
+        how = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        how |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(self.path.with_suffix(".torn"), how, 0o666)
+        with open(handle, "a+b", buffering=0) as kept:
+            append_whole(kept, line + b"\n")
+        self.file.truncate(start)
+        self.torn = True
 
     def get(self, key: str) -> dict | None:
         """The newest record under this key, or None."""
         with self.lock:
             if key not in self.starts:
                 return None
-            self.file.seek(self.starts[key])
-            record = json.loads(self.file.readline())
+            record = json.loads(self.line_at(self.starts[key]))
+        for name in ("prompt_tokens", "reply_tokens"):
+            record[name] = token_count(record[name])
         return record if record["key"] == key else answer_of_list(record, key)
 
+    def line_at(self, start: int) -> bytes:
+        """The line that starts here."""
+        self.file.seek(start)
+        line = b""
+        while b"\n" not in line:
+            part = self.file.read(1 << 16)
+            line += part
+            if not part:
+                break
+        return line.partition(b"\n")[0]
+
     def append(self, *records: dict) -> None:
-        """Write all records at once. Raises OSError, and leaves no half line behind."""
+        """Write all records at once. Raises OSError, and leaves no half line behind.
+
+        Where the folder was moved, the records are in the journal there, and it is an error: the
+        next run would find no journal here, and pay again.
+        """
         lines = [to_json(record).encode("utf-8", "replace") for record in records]
         with self.lock:
-            start = self.file.seek(0, os.SEEK_END)
-            try:
-                if not os.fstat(self.file.fileno()).st_nlink:
-                    raise FileNotFoundError(2, "it was deleted")
-                self.file.write(b"".join(lines))
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            except OSError:
-                self.file.truncate(start)
-                raise
+            start = append_whole(self.file, b"".join(lines))
             for record, line in zip(records, lines, strict=True):
                 self.starts[record["key"]] = start
                 start += len(line)
+        if self.is_moved():
+            raise FileNotFoundError(2, MOVED)
+
+    def is_moved(self) -> bool:
+        """Whether the file that we write to is no longer found at its place."""
+        try:
+            return not os.path.samestat(os.stat(self.place), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            return True
+
+
+MOVED = "it was moved or deleted while the run was on"
+# What a record has, and of which type. Token counts are what a server said, whatever that was.
+RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
+RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
+# What the record of a list shares with those of its questions.
+SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
+SHARED += ("created_at", "max_tokens")
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline is half a record, and not a whole one."""
+    return first_value(line)[0] is None
+
+
+def first_value(line: bytes) -> tuple[Any, str]:
+    """The first JSON value of a line, None where it breaks off, and what stands behind it."""
+    text = line.decode("utf-8", "replace").strip()
+    with suppress(ValueError, RecursionError):
+        value, end = json.JSONDecoder().raw_decode(text)
+        return value, text[end:]
+    return None, ""
 
 
 def checked_record(line: bytes, where: str) -> dict:
     """A line of the journal as a record. Raises WorkshopError that says where it stands."""
-    try:
-        record = {"version": VERSION, **json.loads(line)}
-        texts = [record["key"], *record.get("answers", {})]
-        if record["version"] == VERSION:
-            texts += [record["text"], *record.get("answers", {}).values()]
-        readable = all(isinstance(text, str) for text in texts)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        readable = False
-    if not readable:
-        problem = f"{where} is damaged"
-        raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
-    if record["version"] != VERSION:
-        problem = f"{where} is of version {record['version']}, this program's is {VERSION}"
+    record = None
+    with suppress(ValueError, RecursionError):  # no JSON, or nested too deeply
+        record = json.loads(line)
+    if isinstance(record, dict) and record.get("version", VERSION) != VERSION:
+        version = one_line(str(record["version"]))
+        problem = f"{where} is of version {version}, this program's is {VERSION}"
         raise WorkshopError(f"{problem}: use the program that wrote it, or another --work-dir")
-    return record
+    if is_record(record):
+        return record
+
+    # An editor may have taken the line ends away: then a line holds many replies.
+    value, behind = first_value(line)
+    if isinstance(value, list) or behind:
+        problem = f"{where} holds more than one record, or none"
+        raise WorkshopError(f"{problem}: give each record a line of its own, which ends in LF")
+    problem = f"{where} is damaged"
+    raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
+
+
+def is_record(record: Any) -> bool:
+    """Whether this has all that is read of a record. An old journal's list has `answers`."""
+    if not isinstance(record, dict) or not record.keys() >= RECORD.keys():
+        return False
+    if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+        return False
+    if "answers" not in record:
+        return True
+
+    # One answer for each instruction, and what each of them shares with the list.
+    answers = record["answers"]
+    instructions = record.get("instructions")
+    if not isinstance(answers, dict) or not isinstance(instructions, list):
+        return False
+    texts = [*answers.values(), *instructions]
+    if len(answers) != len(instructions) or not all(isinstance(text, str) for text in texts):
+        return False
+    return record.keys() >= {*SHARED}
+
+
+def token_count(said: Any) -> int:
+    """A number of tokens as a server says it; 0, not known, where that can be no count."""
+    if type(said) in (int, float) and 0 <= said < 1e12 and said == int(said):
+        return int(said)
+    return 0
 
 
 def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
@@ -2032,8 +2149,7 @@ def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
 
     The tokens stand in the list's record, which `part_of` names.
     """
-    names = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
-    shared = {name: whole[name] for name in (*names, "created_at", "max_tokens")}
+    shared = {name: whole[name] for name in SHARED}
     own = {"key": key, "part_of": whole["key"], "instruction": instruction, "text": text}
     counts = {"prompt_tokens": 0, "reply_tokens": 0}
     return shared | own | counts | {"finish_reason": "stop", "prompt": ""}
@@ -2082,12 +2198,16 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
 
 
 class Transient(Exception):
-    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0."""
+    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0.
 
-    def __init__(self, what: str, wait: float = 0.0) -> None:
+    `sent`: whether the request may have reached its server, and so may cost something.
+    """
+
+    def __init__(self, what: str, wait: float = 0.0, sent: bool = True) -> None:
         super().__init__(what)
         self.what = what
         self.wait = wait
+        self.sent = sent
 
 
 class ParameterRefused(Exception):
@@ -2289,10 +2409,18 @@ class Model(AbstractContextManager):
         try:
             self.journal.append(*records)
         except OSError as error:
-            self.stop.set()  # what comes back could not be kept
-            problem = f"cannot write to {self.journal.path} ({error.strerror})"
-            hint = "put it right, then run the same command to go on"
-            raise WorkshopError(f"{problem}: {hint}") from None
+            raise self.unwritable(self.journal.path, str(error.strerror)) from None
+
+    def unwritable(self, path: Path, why: str) -> WorkshopError:
+        """End the run: what comes back could not be kept."""
+        self.stop.set()
+        problem = f"cannot write to {path} ({why})"
+        return WorkshopError(f"{problem}: put it right, then run the same command to go on")
+
+    def check_folder(self) -> None:
+        """Raise WorkshopError where the folder was moved: one made anew would have no journal."""
+        if not self.config.responses and self.journal.is_moved():
+            raise self.unwritable(self.journal.path, MOVED)
 
     def count_tokens(self, stage: str, record: dict, asked_now: bool) -> None:
         """Count a reply once, however often it is used; one of a list counts as the list."""
@@ -2355,7 +2483,7 @@ class Model(AbstractContextManager):
             return future.result(max(0.0, seconds))
         except TimeoutError:
             raise Transient("no whole reply before the deadline") from None
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
 
     def note_fault(self, what: str, last: bool) -> None:
@@ -2472,6 +2600,8 @@ WITHHELD = {  # finish_reason -> what that means
 }
 FILTERED = ["content_filter", "content_policy_violation"]
 FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
+UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
+UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
@@ -2558,7 +2688,8 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
             return Reply("", "content_filter")
         raise judge_error(model, openai_fault(error), parameters) from None
     except openai.APIConnectionError as error:
-        raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
+        cause = error.__cause__ or error
+        raise Transient(model.clean(f"connection: {cause}"), sent=was_sent(cause)) from None
     document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
@@ -2567,6 +2698,14 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
 def as_turns(prompt: Prompt) -> list[dict[str, str]]:
     """A prompt as the turns of a chat."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def was_sent(error: BaseException) -> bool:
+    """Whether a request may have reached its server: not where no connection ever stood."""
+    # requests keeps the reason, an error of urllib3, inside; httpx has its own names.
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)
+    return not {type(error).__name__, type(reason).__name__} & UNSENT
 
 
 def openai_fault(error: Any) -> Fault:
@@ -2578,13 +2717,14 @@ def openai_fault(error: Any) -> Fault:
     return Fault(error.status_code, code, message, headers, error.param or "")
 
 
-def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Reply:
+def read_answer(model: Model, document: dict, usage: Any, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer; both wire formats have the same."""
     choice = (document.get("choices") or [{}])[0]
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
     finish = choice.get("finish_reason") or "stop"
     text = said.get("content")
-    used = [usage.get(name) or 0 for name in counts]
+    told = usage if isinstance(usage, dict) else {}
+    used = [token_count(told.get(name)) for name in counts]
     if not isinstance(text, str):
         # With usage it was paid for, so it is an answer: asked for once more, not six times.
         if document.get("choices") and text is None and any(used):
@@ -2620,7 +2760,7 @@ def send_by_session(model: Model, send: Callable, request: Any, **options: Any) 
     try:
         response = send(request, **options)
     except requests.RequestException as error:  # the SDK would send some again, and pay again
-        raise Transient(model.clean(f"connection: {error}")) from None
+        raise Transient(model.clean(f"connection: {error}"), sent=was_sent(error)) from None
     if response.status_code == 200 and b'"output"' not in response.content:
         response.status_code = 400 if b'"code"' in response.content else 502
     return response
@@ -3254,6 +3394,7 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         stop.args += (f"stage {number + 1}, {stage}: {so_far}",)
         raise
     finally:
+        model.check_folder()
         write_view(stage, config, model, results, ended)
         if ended:
             summary = summary_of(config, model, results)
@@ -3273,7 +3414,7 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     if model.name == "practice" and not config.provider:
         text += " No API key was found: to go live, put one into .env (see .env.example)."
     if model.journal.torn:
-        torn = "the last line of responses.jsonl was torn by a kill; it was cut off."
+        torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
         text += f"\nnotice: {torn}"
     return text
 
@@ -3328,6 +3469,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
     A run that wrote no step file of its own leaves the files of the run before it.
     """
+    model.check_folder()
     give_up_kept(model, results)
     summary = summary_of(config, model, results)
     folder = Path(config.work_dir)

@@ -413,6 +413,7 @@ NO_JOURNAL = {
     "string": b'"provider model"\n',
     "torn": b'{"provider": "practice", "mod',
     "seed tasks": b'{"id": "seed_task_0", "instruction": "Sort."}\n',
+    "nested deeply": b"[" * 200_000 + b"\n",
     "no model": b'{"key": "a", "provider": "practice"}\n',
     "model null": b'{"key": "a", "provider": "practice", "model": null}\n',
     "model a number": b'{"key": "a", "provider": "practice", "model": 7}\n',
