@@ -1910,18 +1910,18 @@ class Model(AbstractContextManager):
         except Silent:
             self.note_silence(started)
             raise
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
         self.window.answered(time.monotonic() - started)
         return reply
 
     def note_silence(self, sent_at: float) -> None:
         """Let fewer requests be in flight from now on, and say so once."""
-        timeout = self.window.timeout
         if self.window.timed_out(sent_at):
-            few = f"{self.name} gave no answer in {timeout:g} s, so fewer requests are in flight"
+            limit = self.window.limit
+            now = f"at most {limit} in flight from now on, for {self.window.timeout:g} s each"
             hint = "a slow server needs --concurrency 1 or a larger --request-timeout"
-            self.notice_once(few, hint)
+            self.notice_once(f"{self.name} gave no answer in time", f"{now}; {hint}")
 
     def notice_once(self, text: str, more: str = "") -> None:
         """Print a notice, but not one that says the same twice."""
@@ -2396,10 +2396,10 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
     try:
         if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.create(**asked, prompt=prompt)
+            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
         else:
-            messages = [{"role": "user", "content": prompt}]
-            answer = client.chat.completions.create(**asked, messages=messages)
+            asked["messages"] = [{"role": "user", "content": prompt}]
+            answer = client.chat.completions.with_raw_response.create(**asked)
     except openai.APIStatusError as error:
         return held_back(model, openai_fault(error), parameters)
     except openai.APITimeoutError:
@@ -2407,10 +2407,13 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     except openai.APIConnectionError as error:
         raise connection_fault(model, error.__cause__ or error) from None
 
-    # HTML arrives as a string; an error in a 200 has no choices.
-    document = answer.to_dict(warnings=False) if hasattr(answer, "to_dict") else answer
+    # An error may come with 200 too, and a page of something else.
+    text = answer.http_response.text
+    document = json_or_none(text)
+    if document is None and text.startswith("{"):
+        raise Transient("200 with a body that is no answer")
     if not isinstance(document, dict) or not document.get("choices"):
-        return held_back(model, fault_of(200, document, {}), parameters)
+        return held_back(model, fault_of(200, text, {}), parameters)
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
 
@@ -2469,7 +2472,7 @@ def ending(model: Model, word: Any) -> str:
             return meaning
 
     model.endings[said] += 1
-    broken = Transient(f"200 with a reply that ended by {said!r}")
+    broken = Transient(f"200 ended by {said}")
     if said.casefold() in BROKEN_OFF.split():
         raise broken
     model.notice_once(f"a reply of {model.model} ended by {said!r}", "nobody knows this word")
@@ -3213,6 +3216,9 @@ def next_step(config: Config, summary: dict) -> str:
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        # 4xx, but for those that pass: a request that the server refuses.
+        if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
+            return f"{undone} undone ({why}). Another model may take what this one refuses."
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
