@@ -1578,7 +1578,8 @@ class Window:
         self.changed = threading.Condition()
         self.limit = 1
         self.in_flight = 0
-        self.begun = False  # whether the limit has been set by a first answer
+        self.stage = ""
+        self.begun = False  # whether an answer of this stage has set the limit
         self.answers: list[float] = []  # seconds that each took, since the limit changed
         self.shrunk_at = 0.0
 
@@ -1597,6 +1598,15 @@ class Window:
                 self.in_flight -= 1
                 self.changed.notify(max(0, self.limit - self.in_flight))
 
+    def enter(self, stage: str) -> None:
+        """Begin anew with one request: the replies of another stage may be much longer."""
+        with self.changed:
+            if stage != self.stage:
+                self.stage = stage
+                self.limit = 1
+                self.begun = False
+                self.answers = []
+
     def answered(self, seconds: float) -> None:
         """An answer took so long. After each round of answers the limit may change."""
         with self.changed:
@@ -1604,10 +1614,17 @@ class Window:
             if not self.begun:
                 self.set_limit(int(self.timeout / 2 / max(seconds, 1e-3)))
             elif len(self.answers) >= self.limit:
-                # Half the timeout leaves room for a reply that takes twice as long as others.
-                used = max(self.answers) / self.timeout
-                step = self.limit if used < 0.25 else 1 if used < 0.5 else -1 if used > 0.75 else 0
-                self.set_limit(self.limit + step)
+                self.set_limit(self.next_limit())
+
+    def next_limit(self) -> int:
+        """More after a round of fast answers, one less after a slow one."""
+        used = max(self.answers) / self.timeout
+        if used < 0.25:
+            return 2 * self.limit
+        # Half the timeout leaves room for a reply that takes twice as long as others.
+        if used < 0.5:
+            return self.limit + 1
+        return self.limit - 1 if used > 0.75 else self.limit
 
     def timed_out(self, sent_at: float) -> bool:
         """An answer did not come. Return whether that is news, and not one more of its round."""
@@ -1651,7 +1668,7 @@ class Model(AbstractContextManager):
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
-            self.window.set_limit(config.concurrency)  # no server
+            self.window.set_limit(config.concurrency)  # there is no server
         # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
@@ -1796,6 +1813,8 @@ class Model(AbstractContextManager):
         if asked_now:
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
+            if self.provider.base_url:
+                self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.prompt = prompt
@@ -2294,8 +2313,11 @@ def proxy_problem(model: Model, name: str) -> str:
 
 def set_variable(*names: str) -> str:
     """The first of these environment variables, in small or capital letters, that is set."""
-    spellings = [spelling for name in names for spelling in (name, name.upper())]
-    return next((name for name in spellings if os.environ.get(name)), "")
+    for name in names:
+        for spelling in (name, name.upper()):
+            if os.environ.get(spelling):
+                return spelling
+    return ""
 
 
 def goes_past_proxies(address: str) -> bool:

@@ -463,16 +463,16 @@ def test_a_503_for_another_reason_uses_up_attempts(settings: Settings) -> None:
         assert server.posts == 3
 
 
-@pytest.fixture
-def one_at_a_time() -> Iterator[Server]:
-    """A server that takes a while for each request, and works on them one after the other, on
-    those whose client has left too."""
+@pytest.fixture(params=[0.1, 0.01])
+def one_at_a_time(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that takes a while for each request, another while for one of stage 2, and works on
+    them one after the other, on those whose client has left too."""
     at_work = threading.Lock()
     model = scripted_model()
 
     def answer(prompt: str, body: dict) -> str:
         with at_work:
-            time.sleep(0.1)
+            time.sleep(request.param if prompt.endswith(QUESTION) else 0.1)
         return model(prompt, body)
 
     with Server(answer) as server:
