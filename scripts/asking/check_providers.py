@@ -1,13 +1,16 @@
-"""One tiny request to each provider that has a key: is it reachable, is the key good, is the model there?
+"""One tiny request to each provider that has a key.
 
-python self_instruct.py --check                            each provider whose key is set; next to nothing
-python self_instruct.py --check --provider local --base-url http://localhost:8000/v1
+Is it reachable, is the key good, is the model there? That costs next to nothing.
+
+    python self_instruct.py --check
+    python self_instruct.py --check --provider local --base-url http://localhost:8000/v1
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit("check_providers.py is a part of self_instruct.py: run  python self_instruct.py --help")
+    name = "check_providers.py is a part of self_instruct.py"
+    raise SystemExit(f"{name}: run  python self_instruct.py --help")
 
 import io
 import tempfile
@@ -17,15 +20,24 @@ from dataclasses import replace
 
 import self_instruct_workshop as workshop
 
-PROMPT, TOKENS = "Say hello in one word.", 16
+PROMPT = "Say hello in one word."
+TOKENS = 16  # the longest reply
+SECONDS = 30.0  # the longest wait
 
 
 def check_all(config: workshop.Config) -> int:
-    """Print a line for each provider; return the exit code, 1 if one that was asked did not answer, or none was. With
-    an address or a model, ask only the provider that a run would: no other gets its key sent there."""
+    """Print a line for each provider; return the exit code.
+
+    It is 1 if a provider that was asked did not answer, or none was asked. With an address or a
+    model, ask only the provider that a run would: no other gets its key sent there.
+    """
+    # One that is named.
     if config.provider or config.base_url or config.model:
         return int(not check(replace(config, provider=workshop.provider_name(config))))
-    known, answered = workshop.environment(), []
+
+    # All whose key is set.
+    known = workshop.environment()
+    answered = []
     for name, row in workshop.PROVIDERS.items():
         if row.key in known:
             answered.append(check(replace(config, provider=name)))
@@ -38,14 +50,19 @@ def check_all(config: workshop.Config) -> int:
 
 def check(config: workshop.Config) -> bool:
     """Ask one provider once, in a folder that is thrown away; print what came of it."""
+    # One try, and nobody waits for long.
     once = {
         "max_attempts": 1,
-        "deadline": min(config.deadline, 30.0),
-        "request_timeout": min(config.request_timeout, 30.0),
+        "patience": 2,
+        "deadline": min(config.deadline, SECONDS),
+        "request_timeout": min(config.request_timeout, SECONDS),
     }
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, redirect_stderr(io.StringIO()):
+
+    # What a run would say on stderr is of no interest here.
+    folders = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folders as folder, redirect_stderr(io.StringIO()):
         try:
-            with workshop.Model(replace(config, work_dir=folder, patience=2, **once)) as model:
+            with workshop.Model(replace(config, work_dir=folder, **once)) as model:
                 line = f"ok: {ask(model)}"
                 model.journal.file.close()  # or Windows keeps the folder
         except (workshop.WorkshopError, workshop.RequestFailed) as error:
@@ -55,9 +72,18 @@ def check(config: workshop.Config) -> bool:
 
 
 def ask(model: workshop.Model) -> str:
-    """Send the tiny request; say what answered, how fast, and which parameters it made us leave out or rename."""
-    parameters = workshop.parameters(model.config, "classify") | {"max_tokens": TOKENS, **model.provider.extra}
+    """Send the tiny request; say what answered, how fast, and what had to be adapted.
+
+    That is which parameters the model made us leave out or rename.
+    """
+    # Ask as stage 2 does, for a short reply.
+    short = {"max_tokens": TOKENS, **model.provider.extra}
+    parameters = workshop.parameters(model.config, "classify") | short
     started = time.monotonic()
     reply, _ = model.send(PROMPT, parameters)
-    took, adapted = time.monotonic() - started, "".join(f"; {name}: {how}" for name, how in model.refused.items())
-    return f"{model.model} answered {workshop.one_line(reply.text, 20)!r} in {took:.1f} s{adapted}"
+    took = time.monotonic() - started
+
+    # Say what came.
+    adapted = "".join(f"; {name}: {how}" for name, how in model.refused.items())
+    said = workshop.one_line(reply.text, 20)
+    return f"{model.model} answered {said!r} in {took:.1f} s{adapted}"

@@ -1,14 +1,18 @@
-"""Rate and spending limits: a Model that watches over what it sends. `self_instruct.py` hands it to `run`.
+"""Rate and spending limits: a Model that watches over what it sends.
 
     python self_instruct.py --requests-per-minute 60 --tokens-per-minute 40000
-    python self_instruct.py --max-cost 0.50 --price-in 0.10 --price-out 0.50        dollars per million tokens
-    python self_instruct.py --max-tokens-total 200000                               exit 3 when it is reached
+    python self_instruct.py --max-cost 0.50 --price-in 0.10 --price-out 0.50
+    python self_instruct.py --max-tokens-total 200000
 
-A limit on spending counts every reply of this provider and model in the folder's journal, what got lost on its way, and
-what is in flight: a request reserves the bytes of its prompt and its whole max_tokens, and settles on what the server
-says it used. So the limit is never passed. Once a request does not fit, none is sent, and the same command with a
-higher limit goes on. Where a server answers 429, all requests slow down together, whether a limit is given or not,
-to the rate that it bears; where 429s have another reason than the rate, the request just goes again.
+Prices are dollars per million tokens. A run that reaches a limit on spending ends with exit code 3.
+
+A limit on spending counts every reply of this provider and model in the folder's journal, what got
+lost on its way, and what is in flight. A request reserves the bytes of its prompt and its whole
+max_tokens, and settles on what the server says it used. So the limit is never passed. Once a
+request does not fit, none is sent, and the same command with a higher limit goes on.
+
+Where a server answers 429, all requests slow down together, whether a limit is given or not, to
+the rate that it bears. pace.py says how.
 """
 
 from __future__ import annotations
@@ -36,11 +40,22 @@ from scripts.asking.pace import Pace
 FRAME = 16  # tokens that a chat's frame may add to those of a prompt
 BYTES_PER_TOKEN = 4  # about, in English; a reservation counts every byte as a token
 PRICES = workshop.DATA / "prices.json"
-BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b|connection:.*(refused|establish|resol|getaddrinfo|unreachable))"  # perhaps
+
+# What a lost request said, if it may have cost something: no error of the request (4xx other than
+# 408), no error of the server (5xx other than 504), and no connection that never stood.
+NO_CONNECTION = "connection:.*(refused|establish|resol|getaddrinfo|unreachable)"
+BILLED = rf"(?!4(?!08)\d\d\b|5(?!04)\d\d\b|{NO_CONNECTION})"
+THROTTLED = r"429\b|\d+ Throttling"
+
+# What every record of a reply in the journal has, as far as it is used here.
+RECORD = {"provider", "model", "stage", "attempt", "prompt", "text"}
+RECORD |= {"max_tokens", "prompt_tokens", "reply_tokens"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument_group("limits, by scripts/asking/limits.py").add_argument, metavar="X")
+    """Add the flags of this file."""
+    group = parser.add_argument_group("limits, by scripts/asking/limits.py")
+    add = partial(group.add_argument, metavar="X")
     add("--requests-per-minute", type=positive, help="send no more than this")
     add("--tokens-per-minute", type=positive, help="prompts and replies together")
     add("--max-cost", type=positive, help="stop before this many dollars; exit 3")
@@ -50,12 +65,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def not_negative(text: str) -> float:
+    """The number. Raises ArgumentTypeError where it is below 0 or infinite."""
     if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
     return float(text)
 
 
 def positive(text: str) -> float:
+    """The number. Raises ArgumentTypeError where it is 0 or below, or infinite."""
     if not not_negative(text):
         raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
     return float(text)
@@ -64,33 +81,69 @@ def positive(text: str) -> float:
 def who(config: workshop.Config) -> tuple[str, str]:
     """The provider and the model whose replies a run uses, before anything is opened."""
     if config.responses:
-        return tuple(workshop.first_record(config.responses)[name] for name in ("provider", "model"))
+        record = workshop.first_record(config.responses)
+        return record["provider"], record["model"]
     name = workshop.provider_name(config)
     return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
 
 
 def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
-    """Dollars per million tokens of prompts and of replies, as given or else as data/prices.json lists them; None: not
-    known, which is a UsageError where --max-cost or one of the two needs it."""
+    """Dollars per million tokens of prompts and of replies; None: not known.
+
+    A price that is given counts, else the one of data/prices.json. Raises UsageError where the
+    price is not known and --max-cost, or one price of the two, needs it.
+    """
+    # Look both up.
     table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
-    listed, given = table.get(provider, {}).get(model, (None, None)), (options.price_in, options.price_out)
-    found = tuple(theirs if ours is None else ours for ours, theirs in zip(given, listed, strict=True))
-    if None in found and (options.max_cost or given != (None, None)):
-        raise workshop.UsageError(f"price not listed for {model}: give both --price-in and --price-out")
-    return None if None in found else found
+    listed_in, listed_out = table.get(provider, {}).get(model, (None, None))
+    price_in = listed_in if options.price_in is None else options.price_in
+    price_out = listed_out if options.price_out is None else options.price_out
+    if price_in is not None and price_out is not None:
+        return price_in, price_out
+
+    # One is missing: does anybody need it?
+    one_given = options.price_in is not None or options.price_out is not None
+    if options.max_cost or one_given:
+        problem = f"price not listed for {model}"
+        raise workshop.UsageError(f"{problem}: give both --price-in and --price-out")
+    return None
 
 
 def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
-    """The journal's records of replies of this provider and model, as far as they can be read."""
-    needed = {"provider", "model", "stage", "attempt", "prompt", "text", "max_tokens", "prompt_tokens", "reply_tokens"}
+    """The journal's records of replies of this provider and model that can be read."""
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            with suppress(ValueError, AttributeError):
-                record = json.loads(line)
-                ours = needed <= record.keys() and (record["provider"], record["model"]) == (provider, model)
-                if ours and record["stage"] in workshop.STAGES[:3]:
-                    yield from workshop.single_records(record)
+            record = json_of(line)
+            if is_reply(record) and (record["provider"], record["model"]) == (provider, model):
+                yield from workshop.single_records(record)
+
+
+def is_reply(record: Any) -> bool:
+    """Does a line of the journal hold a reply in one of the three stages that ask?"""
+    if not isinstance(record, dict) or not record.keys() >= RECORD:
+        return False
+    return record["stage"] in workshop.STAGES[:3] and isinstance(record.get("answers", {}), dict)
+
+
+def json_of(text: str) -> Any:
+    """What JSON says; None where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def bytes_of(prompt: Any) -> int:
+    """The bytes of a prompt, which is a text or messages."""
+    return len(workshop.as_text(prompt).encode())
+
+
+def found_at(document: Any, *names: str) -> Any:
+    """What stands under these names, one inside the other; None where one is missing."""
+    for name in names:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 class SlowDown(workshop.ParameterRefused):
@@ -100,37 +153,65 @@ class SlowDown(workshop.ParameterRefused):
 class Purse:
     """Tokens spent, by stage, and tokens reserved: each of prompts and of replies."""
 
-    def __init__(self, max_tokens: float | None, max_cost: float | None, price: tuple[float, float] | None) -> None:
-        self.max_tokens, self.max_cost, self.price = max_tokens or math.inf, max_cost or math.inf, price
-        self.changed, self.reserved, self.full = threading.Condition(), (0, 0), ""  # full: the limit that was hit
-        self.rows: dict[str, tuple[int, int, int]] = {}  # stage, or "lost" -> requests, tokens of prompts, of replies
+    def __init__(
+        self,
+        max_tokens: float | None,
+        max_cost: float | None,
+        price: tuple[float, float] | None,
+    ) -> None:
+        self.max_tokens = max_tokens or math.inf
+        self.max_cost = max_cost or math.inf  # dollars
+        self.price = price  # dollars per million tokens of prompts and of replies
+        self.changed = threading.Condition()
+        self.reserved = (0, 0)
+        self.full = ""  # the limit that was hit
+        # A stage, or "lost" -> requests, tokens of their prompts, tokens of their replies.
+        self.rows: dict[str, tuple[int, int, int]] = {}
 
     @property
     def spent(self) -> tuple[int, int]:
-        return tuple(sum(row[i] for row in [*self.rows.values()]) for i in (1, 2))
+        """Tokens of prompts and of replies."""
+        rows = list(self.rows.values())
+        return sum(row[1] for row in rows), sum(row[2] for row in rows)
 
     def cost(self, prompt: float, reply: float) -> float | None:
-        """Dollars; None where the price is not known."""
-        return (prompt * self.price[0] + reply * self.price[1]) / 1e6 if self.price else None
+        """Dollars for so many tokens; None where the price is not known."""
+        if self.price is None:
+            return None
+        return (prompt * self.price[0] + reply * self.price[1]) / 1e6
 
     def passes(self, prompt: int, reply: int) -> str:
         """The limit that a request of this size could pass, "" if none."""
-        total = [sum(sizes) for sizes in zip(self.spent, self.reserved, (prompt, reply), strict=True)]
-        if sum(total) > self.max_tokens:
+        spent = self.spent
+        prompt += spent[0] + self.reserved[0]
+        reply += spent[1] + self.reserved[1]
+        if prompt + reply > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        return f"--max-cost (${self.max_cost:g})" if (self.cost(*total) or 0.0) > self.max_cost else ""
+        if (self.cost(prompt, reply) or 0.0) > self.max_cost:
+            return f"--max-cost (${self.max_cost:g})"
+        return ""
 
     def reserve(self, prompt: int, reply: int, stop: threading.Event) -> None:
-        """Wait until it fits, as long as what is in flight may turn out to use less. Raises RequestFailed."""
+        """Reserve so many tokens. Raises RequestFailed where they do not fit.
+
+        What is in flight may turn out to use less: as long as there is some, wait for it.
+        """
         with self.changed:
-            while (limit := self.passes(prompt, reply)) and any(self.reserved) and not (self.full or stop.is_set()):
+            # Wait until it fits, or nothing is left to wait for.
+            limit = self.passes(prompt, reply)
+            while limit and any(self.reserved) and not self.full and not stop.is_set():
                 self.changed.wait(0.2)
-            self.full = self.full or limit  # from now on nothing is sent, and a run with a higher limit goes on here
+                limit = self.passes(prompt, reply)
+
+            # Once it does not fit, nothing is sent: a run with a higher limit goes on here.
+            self.full = self.full or limit
             if self.full:
-                raise workshop.RequestFailed(f"the next request could pass {self.full}; a higher limit goes on")
+                problem = f"the next request could pass {self.full}"
+                raise workshop.RequestFailed(f"{problem}; a higher limit goes on")
             self.reserved = (self.reserved[0] + prompt, self.reserved[1] + reply)
 
     def settle(self, reserved: tuple[int, int], row: str, prompt: int, reply: int) -> None:
+        """Give a reservation back, and count what was used in its place."""
         with self.changed:
             self.reserved = (self.reserved[0] - reserved[0], self.reserved[1] - reserved[1])
             if prompt or reply:
@@ -138,77 +219,134 @@ class Purse:
                 self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
             self.changed.notify_all()
 
+    def bill(self, prompt: int, reply: int) -> dict:
+        """So many tokens as run.json has them, with their cost in dollars."""
+        cost = self.cost(prompt, reply)
+        return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
+
 
 class LimitedModel(workshop.Model):
-    """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`. `project`, as
-    estimate.py has it, says about how many tokens of prompts and of replies the whole run will have spent."""
+    """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`.
+
+    `project`, as estimate.py has it, says about how many tokens of prompts and of replies the
+    whole run will have spent.
+    """
 
     def __init__(
-        self, config: workshop.Config, options: argparse.Namespace, project: Callable | None = None,
+        self,
+        config: workshop.Config,
+        options: argparse.Namespace,
+        project: Callable | None = None,
         clock: Callable = time.monotonic,
-    ) -> None:  # fmt: skip
-        limits = (None, None) if config.responses else (options.max_tokens_total, options.max_cost)  # a replay is free
-        self.purse = Purse(*limits, price_of(*who(config), options))
-        self.pace, self.gate = Pace(options.requests_per_minute, options.tokens_per_minute, clock), threading.Lock()
+    ) -> None:
+        # Limits on spending: a replay is free.
+        max_tokens = None if config.responses else options.max_tokens_total
+        max_cost = None if config.responses else options.max_cost
+        self.purse = Purse(max_tokens, max_cost, price_of(*who(config), options))
+
+        # Limits on the rate.
+        self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, clock)
+        self.gate = threading.Lock()  # of those who wait for a turn, one looks at the clock
+        self.warned = False
+
+        # What the bar shows.
         self.made = 0  # instructions so far
-        self.stage, self.warned, self.project = "", False, project or (lambda model, ended: model.purse.spent)
+        self.stage = ""
+        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
+        self.project = project or (lambda model, ended: model.purse.spent)
+
+        # The name of the model is known from here on.
         super().__init__(config)
         self.together = together.group_size(config, self.name, options.classify_together)
         self.count_earlier()
 
     def count_earlier(self) -> None:
-        """What earlier runs have paid for: the journal's replies, and what got lost, as far as run.json says."""
+        """Count what earlier runs have paid for: the journal's replies, and what got lost."""
+        # The tokens of one answer out of a list are counted with the list's reply.
         for record in replies(self.config, self.name, self.model):
-            if "part_of" in record:  # its tokens are counted with the list's reply
-                continue
-            most = len(record["prompt"].encode()) + FRAME, record["max_tokens"]
-            used = self.used(record["prompt_tokens"], record["reply_tokens"], most)
-            self.purse.settle((0, 0), record["stage"], *used)
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            run = json.loads((Path(self.config.work_dir) / "run.json").read_text(encoding="utf-8"))
-            if (run["settings"]["provider"], run["settings"]["model"]) == (self.name, self.model):
-                lost = run["spending"]["stages"]["lost"]
-                self.purse.settle((0, 0), "lost", lost["prompt_tokens"], lost["reply_tokens"])
+            if "part_of" not in record:
+                most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
+                used = self.used(record["prompt_tokens"], record["reply_tokens"], most)
+                self.purse.settle((0, 0), record["stage"], *used)
+
+        # Of what got lost, run.json knows.
+        run = None
+        with suppress(OSError):
+            path = Path(self.config.work_dir) / "run.json"
+            run = json_of(path.read_text(encoding="utf-8", errors="replace"))
+        settings = found_at(run, "settings")
+        asked = (found_at(settings, "provider"), found_at(settings, "model"))
+        lost = found_at(run, "spending", "stages", "lost")
+        sizes = (found_at(lost, "prompt_tokens"), found_at(lost, "reply_tokens"))
+        if asked == (self.name, self.model) and all(isinstance(size, int) for size in sizes):
+            self.purse.settle((0, 0), "lost", *sizes)
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:
-        """What a server says, or the most that it can be where it does not; the practice model always says."""
-        return (prompt or most[0], reply or most[1]) if self.provider.base_url else (prompt, reply)
+        """What a server says, or the most that it can be where the server does not say.
+
+        The practice model always says.
+        """
+        if not self.provider.base_url:
+            return prompt, reply
+        return prompt or most[0], reply or most[1]
 
     def client(self, build: Callable[[workshop.Model], Any]) -> Any:
+        """As before; the pace hears of every answer."""
         return super().client(lambda model: listening(build(model), self.pace.hear))
 
     def size(self, prompt: str, sent: dict) -> tuple[int, int]:
-        """The most tokens that a request can use."""
+        """The most tokens that a request can use, of its prompt and of its reply.
+
+        Raises WorkshopError where a limit on spending is given and nothing limits the reply.
+        """
         cap = next((sent[name] for name in workshop.CAPS if name in sent), 0)
         if not cap and min(self.purse.max_tokens, self.purse.max_cost) < math.inf:
             self.stop.set()
-            problem = f"{self.model} lets nobody limit the length of a reply, so that no limit on spending can be kept"
+            problem = f"{self.model} lets nobody limit the length of a reply"
+            problem += ", so that no limit on spending can be kept"
             raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
-        return len(prompt.encode()) + FRAME, cap or self.config.max_tokens
+        return bytes_of(prompt) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
-        """Wait for a turn, one behind the other, and take it if the limits on spending allow."""
-        started, (most, cap) = self.pace.clock(), self.size(prompt, sent)
+        """Wait for a turn, one behind the other, and take it; return the seconds that took.
+
+        Raises RequestFailed where the run was stopped, or a limit on spending could be passed.
+        """
+        started = self.pace.clock()
+        most, cap = self.size(prompt, sent)
         with self.gate:
-            while (wait := self.pace.wait()) > 0 and not self.stop.is_set():
-                self.sleep(min(wait, 0.2))  # by then it may be shorter
+            # Wait in small steps: by then the rest may be shorter.
+            wait = self.pace.wait()
+            while wait > 0 and not self.stop.is_set():
+                self.sleep(min(wait, 0.2))
+                wait = self.pace.wait()
             if self.stop.is_set():
                 raise workshop.RequestFailed("the run was stopped")
+
+            # It is this request's turn.
             self.purse.reserve(most, cap, self.stop)
             self.pace.take(most / BYTES_PER_TOKEN + cap)
         return self.pace.clock() - started
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> workshop.Reply:
         """Try once, and count what that used: of what got lost, the most that it can be."""
-        sent_at, most, row, used = self.pace.clock(), self.size(prompt, sent), "lost", (0, 0)
+        # Until a reply is there, nothing was used.
+        sent_at = self.pace.clock()
+        most = self.size(prompt, sent)
+        row = "lost"
+        used = (0, 0)
+
+        # Send; whatever comes of it, the reservation is settled.
         try:
             reply = super().send_once(prompt, sent, seconds)
-            row, used = self.stage, self.used(reply.prompt_tokens, reply.reply_tokens, most)
+            row = self.stage
+            used = self.used(reply.prompt_tokens, reply.reply_tokens, most)
             self.pace.answered(most[0] / BYTES_PER_TOKEN + most[1], sum(used))
             return reply
         except workshop.Transient as fault:
-            used = most if re.match(BILLED, fault.args[0]) else (0, 0)
-            if re.match(r"429\b|\d+ Throttling", fault.args[0]):
+            if re.match(BILLED, fault.what):
+                used = most
+            if re.match(THROTTLED, fault.what):
                 raise self.throttled(sent_at, fault.what, fault.wait) from None
             raise
         finally:
@@ -216,33 +354,43 @@ class LimitedModel(workshop.Model):
 
     def throttled(self, sent_at: float, said: str, wait: float) -> Exception:
         """What a 429 means: slow down, unless that would take longer than a request may."""
-        if "too large" in said.lower():  # by itself more than is allowed in a minute
+        # By itself it is more than a minute allows, or the server has refused for too long.
+        if "too large" in said.lower():
             return workshop.RequestFailed(said)
         if self.pace.refused_for() + wait > self.config.deadline:
             return workshop.Transient(said, math.inf)
+
+        # Count it, and say it once; a long wait is always said.
         news = self.pace.throttled(sent_at, wait)
         with self.lock:
             self.faults["429, sent again in its turn"] += 1
-            say, self.warned = news and (wait >= 10 or not self.warned), self.warned or news
+            say = news and (wait >= 10 or not self.warned)
+            self.warned = self.warned or news
         if say:
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""
-            print(f"notice: {self.name} answers 429: all requests wait{how_long} and slow down", file=sys.stderr)
+            text = f"{self.name} answers 429: all requests wait{how_long} and slow down"
+            print(f"notice: {text}", file=sys.stderr)
         return SlowDown("")
 
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
-        """As before; in stage 2, lists are asked about first, and leave their answers in the journal."""
+        """As before; in stage 2, ask about lists first, whose answers then stand in the journal."""
         if stage != "generate":
             self.made = len(items)
         if stage == "classify":
-            together.ask_about_all(self, items, self.together)
+            path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
+            seeds = workshop.load_seed_tasks(path)
+            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
+        """As before; a SlowDown, which is no refusal, has no name."""
         if name:
             super().refuse(name)
 
     def ask_once(self, *question: Any) -> workshop.Reply:
-        self.stage = question[0]  # one at a time
+        """As before; the bar shows what is spent."""
+        # One stage runs at a time.
+        self.stage = question[0]
         if self.stage == "generate" and self.bar is not None:
             self.made = self.bar.n
         reply = super().ask_once(*question)
@@ -252,29 +400,40 @@ class LimitedModel(workshop.Model):
 
     def status(self) -> str:
         """Spent so far, of about how much in all."""
-        spent, projected = self.purse.spent, self.project(self, False)
-        text, cost = f"{sum(spent):,} of {sum(projected):,} tokens", self.purse.cost(*spent)
-        return text if cost is None else f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        spent = self.purse.spent
+        projected = self.project(self, False)
+        text = f"{sum(spent):,} of {sum(projected):,} tokens"
+        cost = self.purse.cost(*spent)
+        if cost is None:
+            return text
+        return f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
 
     def spending(self, results: workshop.Results) -> dict:
-        """What run.json says: by stage, of all replies in the journal, and of what got lost, by the most it can be."""
-        purse, kept = self.purse, len(results.dataset)
+        """What run.json says: by stage, of all replies in the journal, and of what got lost."""
+        # What was in flight when the run broke off is lost too, as the most that it can be.
+        purse = self.purse
+        rows = dict(purse.rows)
+        requests, prompt, reply = rows.get("lost", (0, 0, 0))
+        rows["lost"] = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+
+        # What lists of stage 2 did on seed tasks stands beside what single questions did.
+        if self.in_lists:
+            results.agreement["in_lists"] = self.in_lists
+
+        # What the whole run takes, and what came of it.
+        kept = len(results.dataset)
         self.made = len(results.tasks)
-        projected, rows = self.project(self, results.status != "interrupted"), dict(purse.rows)
-        lost = rows.get("lost", (0, 0, 0))  # with what was in flight when the run broke off
-        rows["lost"] = (lost[0], lost[1] + purse.reserved[0], lost[2] + purse.reserved[1])
+        projected = self.project(self, results.status != "interrupted")
+        all_prompts = sum(row[1] for row in rows.values())
+        all_replies = sum(row[2] for row in rows.values())
         return {
             "currency": "USD",
             "price_per_million_tokens": list(purse.price) if purse.price else "price not listed",
-            **bill(purse, *(sum(row[i] for row in rows.values()) for i in (1, 2))),
-            "projected": bill(purse, *projected),
-            "stages": {stage: bill(purse, *row[1:]) for stage, row in rows.items()},
+            **purse.bill(all_prompts, all_replies),
+            "projected": purse.bill(*projected),
+            "stages": {stage: purse.bill(*row[1:]) for stage, row in rows.items()},
             "tokens_per_kept_instance": round(sum(purse.spent) / kept, 1) if kept else None,
         }
-
-
-def bill(purse: Purse, prompt: int, reply: int) -> dict:
-    return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": purse.cost(prompt, reply)}
 
 
 def listening(client: Any, hear: Callable[[Any], None]) -> Any:

@@ -23,9 +23,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS.parent))
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.metered import Bucket, Metered, Window
 from helpers.server import storm
 
@@ -70,6 +69,7 @@ SECONDS = {
     "10/s, strict": Case(lambda: Bucket(10, 1), workers=16),
     "20 in each 2 s": Case(lambda: Window(20, 2.0), workers=16),
     "every 7th refused": Case(faults=seventh),
+    "every 7th refused, fast replies": Case(faults=seventh, latency=0.3),
     "15 % of four faults": Case(faults=storm(0.15, 1, FAULTS)),
     "no limit, no fault": Case(),
 }
