@@ -32,7 +32,6 @@ from self_instruct_workshop import (
 Settings = Callable[..., Config]
 Answer = tuple[int, dict[str, str], Any]
 KEY = "sk-very-secret-0123456789"
-QUESTION = "Is it a classification task?"
 
 
 class Says(ThreadingHTTPServer):
@@ -194,22 +193,20 @@ def test_a_temperature_of_0_that_is_refused_is_nearly_0_and_other_stages_keep_th
     settings: Settings, body: Any
 ) -> None:
     model = scripted_model()
-    temperatures: dict[str, list] = {"classify": [], "other": []}
+    temperatures = set()
 
     def answer(request: dict) -> Answer:
         asked = request["body"]
         if asked["temperature"] == 0:
             return 422, {}, body
-        prompt = asked["messages"][-1]["content"]
-        stage = "classify" if prompt.endswith(QUESTION) else "other"
-        temperatures[stage].append(asked["temperature"])
-        return good(model(prompt, asked))
+        temperatures.add(asked["temperature"])
+        return good(model(asked["messages"][-1]["content"], asked))
 
     with Says(answer) as server:
         summary = run(settings(**local(server), num_instructions=3), say=lambda text: None)
     assert summary["status"] == "complete" and not summary["undone_because"]
     assert summary["refused_parameters"] == {"temperature 0": "sent as 0.01"}
-    assert set(temperatures["classify"]) == {0.01} and set(temperatures["other"]) == {0.7}
+    assert temperatures == {0.01, 0.7}
 
 
 def test_a_temperature_that_is_refused_at_0_and_nearly_0_is_left_out_there_alone(
@@ -279,9 +276,9 @@ def test_a_hint_never_says_that_the_same_command_helps_where_the_server_refuses(
     model = scripted_model()
 
     def answer(request: dict) -> Answer:
-        prompt = request["body"]["messages"][-1]["content"]
-        refused = prompt.endswith(QUESTION)
-        return (400, {}, {"error": "no such thing"}) if refused else good(model(prompt, {}))
+        if request["body"]["temperature"] == 0:  # stage 2
+            return 400, {}, {"error": "no such thing"}
+        return good(model(request["body"]["messages"][-1]["content"], {}))
 
     said: list[str] = []
     with Says(answer) as server:
@@ -472,7 +469,7 @@ def one_at_a_time(request: pytest.FixtureRequest) -> Iterator[Server]:
 
     def answer(prompt: str, body: dict) -> str:
         with at_work:
-            time.sleep(request.param if prompt.endswith(QUESTION) else 0.1)
+            time.sleep(0.1 if body["temperature"] else request.param)
         return model(prompt, body)
 
     with Server(answer) as server:
