@@ -2286,7 +2286,7 @@ NO_MODEL = (  # words about a model that gives no reply -> what it is
     ),
 )
 PASSING = {"InternalError", "ServiceUnavailable"}
-LOADING = r"(?i)\b(is |still |model )?(loading|warming up|initializing)( |\b)(the )?model|loading\b"
+LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
 FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
 UNKNOWN = (  # how servers say that they do not know a parameter
@@ -2394,7 +2394,7 @@ def fault_of(status: int, body: Any, headers: Any) -> Fault:
     words = error_words(body)
     code = words["code"]
     # Some send the status of an error in a 200.
-    if status == 200 and code.isdigit() and 400 <= int(code) < 600:
+    if status == 200 and re.fullmatch("[45][0-9]{2}", code):
         status = int(code)
     code = "" if code == str(status) else code
     message = words["message"]
@@ -2436,9 +2436,8 @@ def object_words(body: dict, depth: int) -> dict[str, str]:
     words = dict.fromkeys(WORDS, "")
     for name in WORDS["message"].split():
         if body.get(name) and not words["message"]:
-            words |= {
-                part: text for part, text in error_words(body[name], depth + 1).items() if text
-            }
+            inner = error_words(body[name], depth + 1)
+            words |= {part: inner[part] for part in inner if inner[part]}
     for part in ("code", "type", "param"):
         for name in WORDS[part].split():
             value = body.get(name)
@@ -2741,7 +2740,8 @@ def send_by_session(model: Model, send: Callable, request: Any, **options: Any) 
     import requests
 
     # A redirect comes through here again.
-    if not same_host(model.address, request.url):
+    redirected = not options.get("allow_redirects", True)
+    if redirected and not same_host(model.address, request.url):
         raise ErrorAnswer(Fault(307, "", f"go to {one_line(request.url)}", {}))
     try:
         response = send(request, **options)
@@ -2749,8 +2749,8 @@ def send_by_session(model: Model, send: Callable, request: Any, **options: Any) 
         raise no_answer(model) from None
     except requests.RequestException as error:  # the SDK would send some again, and pay again
         raise connection_fault(model, error) from None
-    redirected = response.is_redirect and not options.get("allow_redirects")
-    if not redirected and (response.status_code != 200 or b'"output"' not in response.content):
+    further = redirected and response.is_redirect
+    if not further and (response.status_code != 200 or b'"output"' not in response.content):
         raise ErrorAnswer(fault_of(response.status_code, response.text, response.headers))
     return response
 
