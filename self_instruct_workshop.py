@@ -1924,7 +1924,10 @@ class Model(AbstractContextManager):
                 try:
                     self.sdk_client = None if problem else build(self)
                 except (ValueError, OSError) as error:
-                    problem = self.clean(f"no connection can be made to {self.base_url}: {error}")
+                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+                    hint = f" (check {name})" if name else ""
+                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+                    problem = self.clean(problem)
                 if problem:
                     self.stop.set()
                     raise WorkshopError(problem)
@@ -2500,6 +2503,9 @@ def surroundings_problem(model: Model) -> str:
     return ""
 
 
+PROXY_ADDRESS = r"(\w+://)?([^\s/]*@)?(\[[^\s\]]+\]|[^\s/@:]+)(:\d{1,5})?(/\S*)?"
+
+
 def proxy_problem(model: Model, name: str) -> str:
     """What is wrong with the proxy in this variable; its address may hold a password."""
     address = os.environ.get(name, "")
@@ -2507,10 +2513,11 @@ def proxy_problem(model: Model, name: str) -> str:
     fix = f"set {name} to http://host:port, or unset it"
     if scheme not in ("http", "https", "socks5", "socks5h"):
         return f"{name} names a proxy of the kind {scheme}://, which cannot be used: {fix}"
+    if address and not re.fullmatch(PROXY_ADDRESS, address):
+        return f"{name} is no address of a proxy: {fix}"
     native = model.provider.send is send_dashscope
-    needed = {True: ("socks", "pysocks"), False: ("socksio", "socksio")}[native]
-    if scheme.startswith("socks") and not find_spec(needed[0]):
-        install = f"{sys.executable} -m pip install {needed[1]}"
+    if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
+        install = f"{sys.executable} -m pip install {'pysocks' if native else 'socksio'}"
         return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
     return ""
 

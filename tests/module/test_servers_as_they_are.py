@@ -293,6 +293,8 @@ OWN = [
     ("ALL_PROXY", "socks5://127.0.0.1:9", "pip install"),
     ("ALL_PROXY", "socks://user:secret@127.0.0.1:9", "socks://"),
     ("HTTPS_PROXY", "ftp://127.0.0.1:9", "ftp://"),
+    ("HTTPS_PROXY", "http://127.0.0.1:port", "no address of a proxy"),
+    ("HTTPS_PROXY", "127.0.0.1:9", "connection"),
     ("OPENAI_ORG_ID", "org-é", "header"),
     ("SSL_CERT_FILE", "/nowhere/ca.pem", "/nowhere/ca.pem"),
     ("HTTPS_PROXY", "http://user:secret@127.0.0.1:9", "connection"),
@@ -410,6 +412,27 @@ def test_a_login_in_the_address_stands_in_no_file_and_on_no_screen(
     shown = capsys.readouterr()
     texts = [path.read_text(encoding="utf-8") for path in Path(config.work_dir).rglob("*.json*")]
     assert texts and not any("s3cret" in text for text in [*texts, shown.out, shown.err])
+
+
+def test_a_file_without_certificates_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate", encoding="utf-8")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert "SSL_CERT_FILE" in what_went_wrong(settings(**FAR, max_attempts=1))
+
+
+def test_the_command_that_goes_on_after_ctrl_c_shows_no_login(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: Config) -> None:
+        raise KeyboardInterrupt(130)
+
+    monkeypatch.setattr("sys.argv", ["x", "--base-url", "http://ana:s3cret@host/v1"])
+    assert main(settings(), interrupted) == 130
+    said = capsys.readouterr().err
+    assert "http://host/v1" in said and "s3cret" not in said
 
 
 def test_a_login_in_a_wrong_address_is_not_shown() -> None:
