@@ -47,16 +47,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, redirect_stderr, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
@@ -1195,7 +1198,8 @@ def check_settings(config: Config) -> None:
         raise UsageError(problem)
     if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
         example = "http://localhost:8000/v1"
-        raise UsageError(f"--base-url must be like {example}, not {config.base_url!r}")
+        shown = re.sub(r"(?<=://).*@", "", config.base_url)  # no login
+        raise UsageError(f"--base-url must be like {example}, not {shown!r}")
 
 
 def flag_of(setting: Any) -> str:
@@ -2210,8 +2214,97 @@ class Transient(Exception):
         self.sent = sent
 
 
+class Silent(Transient):
+    """No answer came in time."""
+
+
+class Loading(Transient):
+    """The server is there and not ready yet: wait for it as long as the deadline allows."""
+
+
 class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
+
+
+class Window:
+    """How many requests may be in flight: fewer where a server needs long for each.
+
+    Many local servers answer one request at a time, so what is in flight waits for each other.
+    The first request goes alone. Its time says how many, one after the other, are answered in
+    half the timeout. Then the number grows while all answers come within that half, and falls
+    to half where one does not come at all.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.most = config.concurrency
+        self.timeout = config.request_timeout  # seconds; grows where one at a time is too slow
+        self.longest = config.deadline  # seconds
+        self.changed = threading.Condition()
+        self.limit = 1
+        self.in_flight = 0
+        self.stage = ""
+        self.begun = False  # whether an answer of this stage has set the limit
+        self.answers: list[float] = []  # seconds that each took, since the limit changed
+        self.shrunk_at = 0.0
+
+    @contextmanager
+    def turn(self, stop: threading.Event) -> Iterator[float]:
+        """Wait for a place, and hold it; give the seconds that the wait took."""
+        started = time.monotonic()
+        with self.changed:
+            while self.in_flight >= self.limit and not stop.is_set():
+                self.changed.wait(0.2)
+            self.in_flight += 1
+        try:
+            yield time.monotonic() - started
+        finally:
+            with self.changed:
+                self.in_flight -= 1
+                self.changed.notify(max(0, self.limit - self.in_flight))
+
+    def enter(self, stage: str) -> None:
+        """Begin anew with one request: the replies of another stage may be much longer."""
+        with self.changed:
+            if stage != self.stage:
+                self.stage = stage
+                self.limit = 1
+                self.begun = False
+                self.answers = []
+
+    def answered(self, seconds: float) -> None:
+        """An answer took so long. After each round of answers the limit may change."""
+        with self.changed:
+            self.answers.append(seconds)
+            if not self.begun:
+                self.set_limit(int(self.timeout / 2 / max(seconds, 1e-3)))
+            elif len(self.answers) >= self.limit:
+                self.set_limit(self.next_limit())
+
+    def next_limit(self) -> int:
+        """More after a round of fast answers, one less after a slow one."""
+        used = max(self.answers) / self.timeout
+        if used < 0.25:
+            return 2 * self.limit
+        # Half the timeout leaves room for a reply that takes twice as long as others.
+        if used < 0.5:
+            return self.limit + 1
+        return self.limit - 1 if used > 0.75 else self.limit
+
+    def timed_out(self, sent_at: float) -> bool:
+        """An answer did not come. Return whether that is news, and not one more of its round."""
+        with self.changed:
+            if sent_at < self.shrunk_at:
+                return False
+            self.shrunk_at = time.monotonic()
+            if self.limit == 1:
+                self.timeout = min(2 * self.timeout, max(self.timeout, self.longest))
+            self.set_limit(self.limit // 2)
+            return True
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = max(1, min(self.most, limit))
+        self.begun = True
+        self.answers = []
 
 
 class Model(AbstractContextManager):
@@ -2230,7 +2323,8 @@ class Model(AbstractContextManager):
         self.address_file = file_of_address(config, self.provider)
         keys = env_file()[1] if self.address_file else variables
         self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
-        self.base_url = server_address(config, self.provider, variables)
+        self.address = server_address(config, self.provider, variables)
+        self.base_url = without_login(self.address)  # as it is shown and written
         # What all threads of the run share.
         self.lock = threading.Lock()
         self.stop = threading.Event()  # set: nobody sends any more
@@ -2238,10 +2332,16 @@ class Model(AbstractContextManager):
         self.senders = ThreadPoolExecutor(512, "asking")
         self.sdk_client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
+        self.window = Window(config)
+        if not self.provider.base_url:
+            self.window.set_limit(config.concurrency)  # there is no server
         # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
+        self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.endings: Counter[str] = Counter()  # the finish reasons of replies
+        self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
         self.failed_in_a_row = 0  # requests that failed for good since the last answer
         self.stage = ""  # the present one
@@ -2288,24 +2388,38 @@ class Model(AbstractContextManager):
         """The SDK's client: one for all threads, built when the first request goes out."""
         with self.lock:
             if self.sdk_client is None:
-                self.sdk_client = build(self)
+                problem = surroundings_problem(self)
+                try:
+                    self.sdk_client = None if problem else build(self)
+                except (ValueError, OSError) as error:
+                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+                    hint = f" (check {name})" if name else ""
+                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+                    problem = self.clean(problem)
+                if problem:
+                    self.stop.set()
+                    raise WorkshopError(problem)
             return self.sdk_client
 
     def first_listed(self) -> str:
         """The first model that the server lists. Raises WorkshopError where it lists none."""
-        import openai
-
+        ends = time.monotonic() + self.config.deadline
         why = "another kind of answer"
-        try:
-            listed = self.client(openai_client).models.list().data[0].id
-            if isinstance(listed, str):
-                return listed
-        except openai.OpenAIError as error:
-            why = one_line(str(error))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            pass
-        hint = "start a server there, or name the model with --model"
-        raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
+        while True:
+            try:
+                listed = list_models(self).data[0].id
+                if isinstance(listed, str):
+                    return listed
+            except Transient as fault:
+                why = fault.what
+                pause = self.pause_after(fault, iter(()))
+                if time.monotonic() + pause < ends:
+                    self.sleep(pause)
+                    continue
+            except (ValueError, LookupError, TypeError, AttributeError):
+                pass
+            hint = "start a server there, or name the model with --model"
+            raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
         self, stage: str, ask: Callable, items: list
@@ -2378,6 +2492,8 @@ class Model(AbstractContextManager):
                 raise RequestFailed("without a reply in the run that is replayed, too")
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
+            if self.provider.base_url:
+                self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.prompt = prompt
@@ -2448,17 +2564,20 @@ class Model(AbstractContextManager):
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
         while not self.stop.is_set():
-            sent = self.adapted(parameters)
-            ends += self.admit(prompt, sent)
             try:
-                reply = self.send_once(prompt, sent, ends - time.monotonic())
+                with self.window.turn(self.stop) as waited:
+                    # Meanwhile others may have learnt what the server refuses.
+                    sent = self.adapted(parameters)
+                    ends += waited + self.admit(prompt, sent)
+                    if self.stop.is_set():
+                        break
+                    reply = self.send_once(prompt, sent, ends - time.monotonic())
                 self.failed_in_a_row = 0
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
             except Transient as fault:
-                # The server's own wish counts where it is longer. Without a pause there is an end.
-                pause = max(next(pauses, math.inf), fault.wait)
+                pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
                 # Where many have failed in a row, each of the others is sent only once.
                 last = last or self.failed_in_a_row >= self.config.patience
@@ -2466,10 +2585,23 @@ class Model(AbstractContextManager):
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
 
+    def pause_after(self, fault: Transient, pauses: Iterator[float]) -> float:
+        """Seconds before the next try; without end where there is none."""
+        if isinstance(fault, Loading):
+            deadline = f"up to --deadline {self.config.deadline:g} s"
+            self.notice_once(f"{self.base_url} is loading its model: waiting for it, {deadline}")
+            return max(fault.wait, min(5.0, 10 * self.config.first_wait))
+        # The server's own wish counts where it is longer.
+        return max(next(pauses, math.inf), fault.wait)
+
     def adapted(self, parameters: dict) -> dict:
         """The parameters by the names that this server takes, without those that it refuses."""
         sent = {self.names.get(name, name): value for name, value in parameters.items()}
         sent.pop("", None)
+        if sent.get("temperature") == 0:
+            sent["temperature"] = self.cold
+            if self.cold is None:
+                del sent["temperature"]
         return sent
 
     def admit(self, prompt: str, sent: dict) -> float:
@@ -2478,13 +2610,36 @@ class Model(AbstractContextManager):
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> Reply:
         """One try. A reply that still drips in after so many seconds is left to itself."""
+        started = time.monotonic()
         try:
             future = self.senders.submit(self.provider.send, self, prompt, sent)
-            return future.result(max(0.0, seconds))
+            reply = future.result(max(0.0, seconds))
         except TimeoutError:
-            raise Transient("no whole reply before the deadline") from None
+            self.note_silence(started)
+            raise Silent("no whole reply before the deadline") from None
+        except Silent:
+            self.note_silence(started)
+            raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
+        self.window.answered(time.monotonic() - started)
+        return reply
+
+    def note_silence(self, sent_at: float) -> None:
+        """Let fewer requests be in flight from now on, and say so once."""
+        if self.window.timed_out(sent_at):
+            limit = self.window.limit
+            now = f"at most {limit} in flight from now on, for {self.window.timeout:g} s each"
+            hint = "a slow server needs --concurrency 1 or a larger --request-timeout"
+            self.notice_once(f"{self.name} gave no answer in time", f"{now}; {hint}")
+
+    def notice_once(self, text: str, more: str = "") -> None:
+        """Print a notice, but not one that says the same twice."""
+        with self.lock:
+            if text in self.told:
+                return
+            self.told.add(text)
+        print(f"notice: {text}" + (f": {more}" if more else ""), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -2511,7 +2666,7 @@ class Model(AbstractContextManager):
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
-        raise WorkshopError(f"{problem}: check it, then run the same command to go on")
+        raise WorkshopError(f"{problem}: {advice(self.config, what)}")
 
     def has_answers(self, stage: str) -> bool:
         """Whether the journal holds a reply of this stage by this model."""
@@ -2523,12 +2678,19 @@ class Model(AbstractContextManager):
         return False
 
     def refuse(self, name: str) -> None:
-        """From now on send the limit of tokens by its other name, anything else not at all."""
+        """From now on send the limit of tokens by its other name, anything else not at all.
+
+        "temperature 0" is another thing than "temperature": what is refused in stage 2, which
+        asks for 0, may be fine in the others. In its place 0.01 is sent.
+        """
         with self.lock:
             if name in self.refused:
                 return
             other = ""
-            if name in CAPS:
+            if name.startswith("temperature "):
+                self.cold = NEARLY_COLD if name == "temperature 0" else None
+                other = "" if self.cold is None else str(self.cold)
+            elif name in CAPS:
                 untried = [cap for cap in CAPS if cap != name and cap not in self.refused]
                 other = untried[0] if untried else ""
                 self.names["max_tokens"] = other
@@ -2539,8 +2701,9 @@ class Model(AbstractContextManager):
             print(notice, file=sys.stderr)
 
     def clean(self, message: str) -> str:
-        """A server's words in one printable line, without the key."""
-        return one_line(message.replace(self.key, "[key]") if self.key else message, 300)
+        """A server's words in one printable line, without the key or another login."""
+        message = message.replace(self.key, "[key]") if self.key else message
+        return one_line(without_login(message), 300)
 
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
@@ -2561,6 +2724,23 @@ def retry_pauses(config: Config) -> Iterator[float]:
     for n in range(config.max_attempts - 1):
         longest = min(30.0, config.first_wait * 2 ** min(n, 64))
         yield longest * random.uniform(0.5, 1.0)
+
+
+def advice(config: Config, what: str) -> str:
+    """What to do about a fault that stayed until the last try."""
+    if re.search("no answer in time|before the deadline", what):
+        now = f"a larger --request-timeout (now {config.request_timeout:g} s) or --deadline"
+        return f"a slow server needs {now}, or --concurrency 1; the same command then goes on"
+    if re.search(LOADING, what):
+        return f"a larger --deadline (now {config.deadline:g} s) waits longer"
+    if what.startswith("200 "):
+        return "check whether the address is that of an API (most end in /v1), and --model"
+    return "check it, then run the same command to go on"
+
+
+def without_login(text: str) -> str:
+    """The text, its addresses without `user:password@`."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
 
 
 def one_line(text: str, length: int = 100) -> str:
@@ -2591,20 +2771,52 @@ def show_novelty(bar: Any, novelty: list[int]) -> None:
 # what the answer means.
 
 CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take one only
-FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
-FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
+NEARLY_COLD = 0.01  # a temperature for servers that refuse 0
+NO_MONEY = {  # codes and types of an account without money; many come as 429
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "Arrearage",
+    "insufficient_balance", "insufficient_balance_error", "insufficient_user_quota",
+    "insufficient_credits", "exceeded_current_quota", "exceeded_current_quota_error",
+    "AllocationQuota.FreeTierOnly", "AccountOverdueError", "payment_required",
+    "1008", "1113", "30001",  # MiniMax, Zhipu, SiliconFlow
+}  # fmt: skip
+NO_MONEY_WORDS = (
+    r"(?i)insufficient[ _](account[ _])?(balance|credit|fund)|余额不足|欠费|out of credits"
+    r"|balance is (too low|insufficient|not enough)"
+)
+FATAL = {"model_not_found", "model_decommissioned", "Model.NotExist", "ModelNotFound"}
+FATAL |= {"InvalidApiKey", "invalid_api_key", "AccessDenied"}
+FATAL_STATUS = (401, 402, 403, 404, 410, 501)
+NO_MODEL = (  # words about a model that gives no reply -> what it is
+    (r"only support\w* (the )?stream|enable the stream|streaming is required", "only streams"),
+    (r"not support (chat|completion|generat)|embedding model|not a chat", "writes no text"),
+    (
+        r"\bmodel\b.{0,80}(decommission|no longer|retired|discontinued|not exist|not found)",
+        "is gone",
+    ),
+)
+PASSING = {"InternalError", "ServiceUnavailable"}
+LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
+FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
 SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
 WITHHELD = {  # finish_reason -> what that means
     "content_filter": "held back by the content filter",
     "no_content": "an answer without content",
 }
-FILTERED = ["content_filter", "content_policy_violation"]
-FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
 UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
 UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
+ENDINGS = {  # what a reply's end means -> how servers say it
+    "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
+    "null none tool_calls function_call",
+    "length": "length max_tokens max_output_tokens max_length model_length "
+    "model_context_window_exceeded",
+    "content_filter": "content_filter content-filter sensitive recitation safety blocklist "
+    "prohibited_content spii refusal",
+}
+BROKEN_OFF = "error network_error insufficient_system_resource abort aborted cancelled timeout"
 
 
 @dataclass
@@ -2616,34 +2828,158 @@ class Fault:
     message: str
     headers: Any
     parameter: str = ""  # the parameter that it names
+    kind: str = ""  # what it calls the error
+
+
+def held_back(model: Model, fault: Fault, sent: dict) -> Reply:
+    """The empty reply of a content filter. Raises what any other error means."""
+    if fault.code in FILTERED:
+        return Reply("", "content_filter")
+    raise judge_error(model, fault, sent)
 
 
 def judge_error(model: Model, fault: Fault, sent: dict) -> Exception:
     """What an error means: try again, stop the run, adapt a parameter, or leave the task undone."""
-    code = "" if fault.code == str(fault.status) else fault.code
-    said = model.clean(f"{fault.status} {code} {fault.message}")
-
-    # Too many requests, or something that passes.
-    busy = fault.status in (408, 409, 429) and code not in FATAL
-    if code.startswith("Throttling") or busy or fault.status >= 500:
-        return Transient(said, retry_after(fault.headers))
+    said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
 
     # A wrong key, no money, no such model: nothing will get better by asking on.
-    if fault.status in (401, 402, 403, 404) or code in FATAL:
+    hint = what_to_change(model, fault)
+    if hint:
         model.stop.set()
-        key = model.provider.key or "the server"
-        hint = f"check {key}, --model ({model.model}) and the address"
-        if RECIPES[model.config.recipe].continues_text:
-            hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {hint}")
 
-    # A parameter that the model does not take. (A limit of tokens may also just be too high.)
-    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
-    name = fault.parameter or next(iter(named), "")
-    unknown = re.search(UNKNOWN, fault.message)
-    if name in sent and (unknown or name not in CAPS):
+    # Too many requests, or something that passes. A 200 may hold an error of any kind.
+    name = refused_parameter(fault, sent)
+    if is_loading(fault):
+        return Loading(said, retry_after(fault.headers))
+    if is_passing(fault) or (fault.status == 200 and not name):
+        return Transient(said, retry_after(fault.headers))
+
+    if name:
         return ParameterRefused(name)
     return RequestFailed(said)
+
+
+def is_loading(fault: Fault) -> bool:
+    return fault.status == 503 and bool(re.search(LOADING, fault.message))
+
+
+def is_passing(fault: Fault) -> bool:
+    """Whether the same request may get a reply later."""
+    busy = fault.status in (408, 409, 429) or fault.status >= 500
+    return busy or fault.code.startswith("Throttling") or fault.code in PASSING
+
+
+def what_to_change(model: Model, fault: Fault) -> str:
+    """What must change before any request can get a reply; "" where the request may be at fault."""
+    key = model.provider.key or "the server"
+    named = {fault.code, fault.kind}
+    if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
+        return f"the account of {key} has no money left: top it up, or use another --model"
+    if 300 <= fault.status < 400:
+        return "a prompt follows no redirect to another host: give its address with --base-url"
+    if fault.status != 501 and is_passing(fault):
+        return ""
+    for words, what in NO_MODEL:
+        if re.search(f"(?i){words}", fault.message):
+            return f"{model.model} {what}: name another with --model, or check {key}"
+    if fault.status not in FATAL_STATUS and not named & FATAL:
+        return ""
+    hint = f"check {key}, --model ({model.model}) and the address"
+    if RECIPES[model.config.recipe].continues_text:
+        hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
+    return hint
+
+
+def refused_parameter(fault: Fault, sent: dict) -> str:
+    """The parameter that the model does not take, "" if the error is about none.
+
+    A limit of tokens may also just be too high. A temperature of 0 may be too low.
+    """
+    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
+    name = fault.parameter or next(iter(named), "")
+    if name not in sent or (name in CAPS and not re.search(UNKNOWN, fault.message)):
+        return ""
+    if name == "temperature" and sent[name] in (0, NEARLY_COLD):
+        return f"temperature {sent[name]:g}"
+    return name
+
+
+def fault_of(status: int, body: Any, headers: Any) -> Fault:
+    """The error in an answer; `body`: its text, or what the JSON in it says."""
+    words = error_words(body)
+    code = words["code"]
+    # Some send the status of an error in a 200.
+    if status == 200 and re.fullmatch("[45][0-9]{2}", code):
+        status = int(code)
+    code = "" if code == str(status) else code
+    message = words["message"]
+    if status == 200 and not message:
+        message = "without choices or content"
+    return Fault(status, code, message, headers, words["param"], words["type"])
+
+
+WORDS = {  # part of an error -> the names that servers have for it
+    "message": "message msg error_msg error_message status_msg detail error errors base_resp title",
+    "code": "code error_code errorCode status_code",
+    "type": "type error_type status",
+    "param": "param",
+}
+
+
+def error_words(body: Any, depth: int = 0) -> dict[str, str]:
+    """The `message`, `code`, `type` and `param` of an error, whatever its shape; "": not there.
+
+    Servers say {"error": "text"}, {"error": {"message": ...}}, a list around it, {"detail": ...},
+    {"base_resp": {"status_msg": ...}}, {"success": false, "message": ...}, plain text, or HTML.
+    """
+    words = dict.fromkeys(WORDS, "")
+    if depth > 8:
+        return words
+    if isinstance(body, str):
+        return text_words(body, depth)
+    if isinstance(body, list):
+        inner = [error_words(part, depth + 1) for part in body[:5]]
+        words |= inner[0] if inner else {}
+        words["message"] = "; ".join(one["message"] for one in inner if one["message"])
+    if isinstance(body, dict):
+        words |= object_words(body, depth)
+    return words
+
+
+def object_words(body: dict, depth: int) -> dict[str, str]:
+    """The words of an error that is an object. What stands deeper inside is more exact."""
+    words = dict.fromkeys(WORDS, "")
+    for name in WORDS["message"].split():
+        if body.get(name) and not words["message"]:
+            inner = error_words(body[name], depth + 1)
+            words |= {part: inner[part] for part in inner if inner[part]}
+    for part in ("code", "type", "param"):
+        for name in WORDS[part].split():
+            value = body.get(name)
+            if not words[part] and isinstance(value, str | int) and not isinstance(value, bool):
+                words[part] = str(value)
+
+    # A check of the whole request names the place: ["body", "temperature"].
+    place = body.get("loc")
+    if isinstance(place, list) and len(place) > 1:
+        words["param"] = str(place[1])
+        words["message"] = f"{place[1]}: {words['message']}"
+    return words
+
+
+def text_words(text: str, depth: int) -> dict[str, str]:
+    """The words of an error that is a text: JSON, a page, or just words."""
+    words = dict.fromkeys(WORDS, "")
+    with suppress(ValueError, RecursionError):
+        body = json.loads(text)
+        if not isinstance(body, str) or depth < 2:
+            return error_words(body, depth + 1)
+    if re.match(r"(?i)\s*<(!doctype|html|head|title|body|center|h1)\b", text):
+        title = re.search(r"(?is)<(title|h1)\b[^>]*>(.*?)</\1>", text)
+        text = title[2] if title else text
+        text = re.sub(r"<[^>]*>", " ", text[:5000])
+    return words | {"message": " ".join(text[:5000].split())}
 
 
 def retry_after(headers: Any) -> float:
@@ -2658,12 +2994,100 @@ def retry_after(headers: Any) -> float:
     return 0.0
 
 
+def surroundings_problem(model: Model) -> str:
+    """What is wrong with this machine's own settings, in one line that names the variable."""
+    # Headers carry no other letters.
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"):
+        if model.name == "openai" and not os.environ.get(name, "").isascii():
+            return f"{name} holds a character that no header can carry: copy it again, or unset it"
+    if goes_past_proxies(model.address):
+        return ""
+
+    # The SDKs check all proxies, those for other addresses too.
+    for scheme in ("http", "https", "all"):
+        problem = proxy_problem(model, set_variable(f"{scheme}_proxy"))
+        if problem:
+            return problem
+    native = model.provider.send is send_dashscope
+    for name in ("REQUESTS_CA_BUNDLE",) if native else ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name, "")
+        if path and not os.path.exists(path):
+            return f"{name} points to {path}, which is not there: correct it, or unset it"
+    return ""
+
+
+PROXY_ADDRESS = r"(\w+://)?([^\s/]*@)?(\[[^\s\]]+\]|[^\s/@:]+)(:\d{1,5})?(/\S*)?"
+
+
+def proxy_problem(model: Model, name: str) -> str:
+    """What is wrong with the proxy in this variable; its address may hold a password."""
+    address = os.environ.get(name, "")
+    scheme = address.split("://")[0].lower() if "://" in address else "http"
+    fix = f"set {name} to http://host:port, or unset it"
+    if scheme not in ("http", "https", "socks5", "socks5h"):
+        return f"{name} names a proxy of the kind {scheme}://, which cannot be used: {fix}"
+    if address and not re.fullmatch(PROXY_ADDRESS, address):
+        return f"{name} is no address of a proxy: {fix}"
+    native = model.provider.send is send_dashscope
+    if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
+        install = f"{sys.executable} -m pip install {'pysocks' if native else 'socksio'}"
+        return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
+    return ""
+
+
+def set_variable(*names: str) -> str:
+    """The first of these environment variables, in small or capital letters, that is set."""
+    for name in names:
+        for spelling in (name, name.upper()):
+            if os.environ.get(spelling):
+                return spelling
+    return ""
+
+
+def goes_past_proxies(address: str) -> bool:
+    """Whether it is on this machine, where no proxy helps. An empty NO_PROXY says otherwise."""
+    host = urlsplit(address).hostname or ""
+    local = host == "localhost" or host.endswith(".localhost")
+    with suppress(ValueError):
+        place = ip_address(host)
+        local = place.is_loopback or place.is_unspecified
+    return local and "" not in (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"))
+
+
+def connection_fault(model: Model, error: Any) -> Transient:
+    """What a failed connection means; if it goes through a proxy, that may be why."""
+    from urllib.request import proxy_bypass_environment
+
+    address = urlsplit(model.address)
+    name = set_variable(f"{address.scheme}_proxy", "all_proxy")
+    passed = goes_past_proxies(model.address) or proxy_bypass_environment(address.hostname or "")
+    proxy = f"through the proxy of {name}: " if name and not passed else ""
+    return Transient(model.clean(f"connection: {proxy}{error}"), sent=was_sent(error))
+
+
+def no_answer(model: Model) -> Silent:
+    return Silent(f"no answer in time: {model.window.timeout:g} s")
+
+
 def openai_client(model: Model) -> Any:
+    import ssl
+
     import openai
 
-    timeout = model.config.request_timeout
-    key = model.key or "none"
-    client = openai.OpenAI(api_key=key, base_url=model.base_url, max_retries=0, timeout=timeout)
+    options: dict = {}
+    if goes_past_proxies(model.address):
+        options["trust_env"] = False
+        if model.address.startswith("https"):
+            options["verify"] = ssl.create_default_context()  # SSL_CERT_FILE still counts
+    http_client = openai.DefaultHttpxClient(**options)
+    http_client.send = partial(send_by_httpx, http_client.send)
+    client = openai.OpenAI(
+        api_key=model.key or "none",
+        base_url=model.address,
+        max_retries=0,
+        timeout=model.config.request_timeout,
+        http_client=http_client,
+    )
     # The SDK reads these from the shell and would send them to any host.
     if model.name != "openai":
         client.organization = None
@@ -2672,25 +3096,70 @@ def openai_client(model: Model) -> Any:
     return client
 
 
+def send_by_httpx(send: Callable, request: Any, **options: Any) -> Any:
+    """Send once, and follow a redirect on the same host: no other host gets prompts."""
+    options["follow_redirects"] = False
+    response = send(request, **options)
+    for _ in range(5):
+        further = response.next_request
+        if further is None or not same_host(str(request.url), str(further.url)):
+            break
+        response.close()
+        response = send(further, **options)
+    return response
+
+
+def same_host(known: str, further: str) -> bool:
+    """Whether an address is of the same host, and no less safe."""
+    one = urlsplit(known)
+    other = urlsplit(further)
+    return one.hostname == other.hostname and (one.scheme, other.scheme) != ("https", "http")
+
+
+def list_models(model: Model) -> Any:
+    """What the server says of its models. Raises Transient, Loading where it will be there soon."""
+    import openai
+
+    try:
+        return model.client(openai_client).models.list()
+    except openai.APIStatusError as error:
+        fault = openai_fault(error)
+        said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
+        if is_loading(fault):
+            raise Loading(said, retry_after(fault.headers)) from None
+        raise Transient(said) from None
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
+    except openai.APIConnectionError as error:
+        raise connection_fault(model, error.__cause__ or error) from None
+
+
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
     import openai
 
     client = model.client(openai_client)
-    asked = {"model": model.model, "extra_body": parameters}
+    asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
     try:
         if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.create(**asked, prompt=prompt)
+            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
         else:
-            answer = client.chat.completions.create(**asked, messages=as_turns(prompt))
+            asked["messages"] = as_turns(prompt)
+            answer = client.chat.completions.with_raw_response.create(**asked)
     except openai.APIStatusError as error:
-        if error.code in FILTERED:
-            return Reply("", "content_filter")
-        raise judge_error(model, openai_fault(error), parameters) from None
+        return held_back(model, openai_fault(error), parameters)
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
     except openai.APIConnectionError as error:
-        cause = error.__cause__ or error
-        raise Transient(model.clean(f"connection: {cause}"), sent=was_sent(cause)) from None
-    document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
+        raise connection_fault(model, error.__cause__ or error) from None
+
+    # An error may come with 200 too, and a page of something else.
+    text = answer.http_response.text
+    document = json_or_none(text)
+    if document is None and text.startswith("{"):
+        raise Transient("200 with a body that is no answer")
+    if not isinstance(document, dict) or not document.get("choices"):
+        return held_back(model, fault_of(200, text, {}), parameters)
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
 
@@ -2710,30 +3179,70 @@ def was_sent(error: BaseException) -> bool:
 
 def openai_fault(error: Any) -> Fault:
     """What an error of the SDK tells."""
-    body = error.body if isinstance(error.body, dict) else {}
-    message = str(body.get("message") or error.message)
-    code = "" if error.code is None else str(error.code)
     headers = error.response.headers
-    return Fault(error.status_code, code, message, headers, error.param or "")
+    body = error.body  # without the `error` around it
+    if error.body is None or isinstance(error.body, str):
+        body = error.response.text
+    return fault_of(error.status_code, body, headers)
 
 
 def read_answer(model: Model, document: dict, usage: Any, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer; both wire formats have the same."""
     choice = (document.get("choices") or [{}])[0]
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
-    finish = choice.get("finish_reason") or "stop"
-    text = said.get("content")
+    finish = ending(model, choice.get("finish_reason"))
+    text = content_text(said.get("content"))
     told = usage if isinstance(usage, dict) else {}
     used = [token_count(told.get(name)) for name in counts]
-    if not isinstance(text, str):
+    if not text and (said.get("reasoning_content") or said.get("reasoning")):
+        text = ""
+        all_of_it = f"{model.model} put all its text into its thinking, and gave no answer"
+        limit = f"a larger --max-tokens (now {model.config.max_tokens})"
+        model.notice_once(all_of_it, f"{limit} helps, or a model with thinking off")
+    if text is None:
         # With usage it was paid for, so it is an answer: asked for once more, not six times.
-        if document.get("choices") and text is None and any(used):
+        if document.get("choices") and any(used):
             finish = finish if finish in ("length", "content_filter") else "no_content"
         if finish not in ("length", *WITHHELD):
             error = document.get("error", "")
             raise Transient(model.clean(f"200 without choices or content: {error}"))
         text = ""
     return Reply(text, finish, *used)
+
+
+def content_text(content: Any) -> str | None:
+    """The text of a message's content, which may be a list of parts; None: there is no text."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = []
+    for part in content:
+        # Other parts hold the thinking, or pictures.
+        if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+            texts.append(part.get("text"))
+    texts = [text for text in texts if isinstance(text, str)]
+    return "".join(texts) if texts else None
+
+
+def ending(model: Model, word: Any) -> str:
+    """Why a reply ended: stop, length or content_filter.
+
+    Raises Transient for a reply that broke off, and for a word that nobody knows, unless this
+    server has no other word.
+    """
+    said = one_line(str(word or "stop"), 40)
+    for meaning, names in ENDINGS.items():
+        if said.casefold() in names.split():
+            model.endings[""] += 1  # a known one
+            return meaning
+
+    model.endings[said] += 1
+    broken = Transient(f"200 ended by {said}")
+    if said.casefold() in BROKEN_OFF.split():
+        raise broken
+    model.notice_once(f"a reply of {model.model} ended by {said!r}", "nobody knows this word")
+    if model.endings[""] or model.endings[said] < 3:
+        raise broken
+    return "stop"
 
 
 def dashscope_client(model: Model) -> Any:
@@ -2749,45 +3258,53 @@ def dashscope_client(model: Model) -> Any:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency)
         session.mount(scheme, adapter)
     session.auth = lambda request: request  # or a ~/.netrc replaces the key
+    if goes_past_proxies(model.address):
+        session.trust_env = False
     session.send = partial(send_by_session, model, session.send)
     return session
 
 
+class ErrorAnswer(Exception):
+    """The server answered with an error, the Fault args[0]."""
+
+
 def send_by_session(model: Model, send: Callable, request: Any, **options: Any) -> Any:
-    """Send once, and give an error in a 200 its own status."""
+    """Send once. Raises ErrorAnswer: the SDK reads few shapes of errors, and none in a 200."""
     import requests
 
+    # A redirect comes through here again.
+    redirected = not options.get("allow_redirects", True)
+    if redirected and not same_host(model.address, request.url):
+        raise ErrorAnswer(Fault(307, "", f"go to {one_line(request.url)}", {}))
     try:
         response = send(request, **options)
+    except requests.Timeout:
+        raise no_answer(model) from None
     except requests.RequestException as error:  # the SDK would send some again, and pay again
-        raise Transient(model.clean(f"connection: {error}"), sent=was_sent(error)) from None
-    if response.status_code == 200 and b'"output"' not in response.content:
-        response.status_code = 400 if b'"code"' in response.content else 502
+        raise connection_fault(model, error) from None
+    further = redirected and response.is_redirect
+    if not further and (response.status_code != 200 or b'"output"' not in response.content):
+        raise ErrorAnswer(fault_of(response.status_code, response.text, response.headers))
     return response
 
 
 def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
-    """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
+    """Ask DashScope's own endpoint once."""
     import dashscope
 
-    answer = dashscope.Generation.call(
-        model=model.model,
-        messages=as_turns(prompt),
-        result_format="message",
-        api_key=model.key,
-        base_address=model.base_url,
-        session=model.client(dashscope_client),
-        request_timeout=model.config.request_timeout,
-        **parameters,
-    )
-    if answer.code in FILTERED:
-        return Reply("", "content_filter")
-    if answer.status_code != 200:
-        passing = answer.code in ("InternalError", "ServiceUnavailable")
-        status = 503 if passing else answer.status_code
-        code = "" if answer.code is None else str(answer.code)
-        fault = Fault(status, code, str(answer.message), answer.headers or {})
-        raise judge_error(model, fault, parameters)
+    try:
+        answer = dashscope.Generation.call(
+            model=model.model,
+            messages=as_turns(prompt),
+            result_format="message",
+            api_key=model.key,
+            base_address=model.address,
+            session=model.client(dashscope_client),
+            request_timeout=model.window.timeout,
+            **parameters,
+        )
+    except ErrorAnswer as error:
+        return held_back(model, error.args[0], parameters)
     usage = answer.usage or {}
     return read_answer(model, answer.output or {}, usage, "input_tokens", "output_tokens")
 
@@ -2931,7 +3448,8 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
     """Where the server is: as told, as a variable says, or the provider's own address."""
     address = config.base_url or variables.get(provider.url_variable) or provider.base_url
     if address and not re.fullmatch(ADDRESS, address):
-        raise WorkshopError(f"{provider.url_variable} is no address of a server: {address!r}")
+        shown = re.sub(r"(?<=://).*@", "", address)  # no login
+        raise WorkshopError(f"{provider.url_variable} is no address of a server: {shown!r}")
     return address
 
 
@@ -3628,6 +4146,9 @@ def next_step(config: Config, summary: dict) -> str:
         why = next(iter(summary["undone_because"]))
         if config.responses:
             return f"{undone} undone ({why})."
+        # 4xx, but for those that pass: a request that the server refuses.
+        if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
+            return f"{undone} undone ({why}). Another model may take what this one refuses."
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
@@ -3661,7 +4182,7 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         problem = f"{error}: run  {install}  first"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
-        command = shlex.join([sys.executable, *sys.argv])
+        command = without_login(shlex.join([sys.executable, *sys.argv]))
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
     print(f"error: {problem}", file=sys.stderr)
