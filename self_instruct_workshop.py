@@ -1376,6 +1376,17 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
     os.replace(temporary, path)
 
 
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON Lines. Without rows there is no file: `load_dataset` reads no empty one.
+
+    An empty dataset alone is a file: it is what the run came to.
+    """
+    if rows or path.name == STEP_FILES[-1]:
+        write_whole(path, map(to_json, rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_views(config: Config) -> None:
     """Remove the step files of an earlier run: they are no views of this one."""
     for name in (*STEP_FILES, "run.json"):
@@ -2486,16 +2497,18 @@ class Results:
         stage: str,
         rule: str,
         *texts: str,
-        pair: tuple = (None, None),
-        why: tuple = ("", None),
+        pair: tuple = ("", ""),
+        why: tuple[str, float] = ("", 0.0),
     ) -> None:
         """Note which instructions a rule turned away, or which instance `pair` of one.
 
-        `why` is the evidence: the neighbour and its score.
+        `why` is the evidence: the neighbour and its score. What a row has nothing of is "" or 0.0,
+        never null: a reader that sees only nulls at first does not know the type.
         """
         for text in texts:
             row = {"stage": stage, "rule": rule, "instruction": text}
-            row |= {"input": pair[0], "output": pair[1], "evidence": why[0], "score": why[1]}
+            row |= {"input": pair[0] or "", "output": pair[1]}
+            row |= {"evidence": why[0], "score": why[1]}
             self.rejected.append(row)
 
     def rows(self, stage: str) -> list[dict]:
@@ -2509,7 +2522,18 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
-        return rows
+        return typed_rows(rows) if stage == "instances" else rows
+
+
+def typed_rows(rows: list[dict]) -> list[dict]:
+    """Rows of step 3 whose first ones tell each column's type, as `load_dataset` needs it.
+
+    Tasks without an instance stand last. What stage 2 could not tell was not asked for as
+    classification, so it is false here; step 2 has it as null.
+    """
+    for row in rows:
+        row["is_classification"] = bool(row["is_classification"])
+    return sorted(rows, key=lambda row: not row["instances"])
 
 
 def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) -> dict:
@@ -2517,7 +2541,9 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}}
     metadata["created_at"] = reply.created_at
-    notes = {"most_similar": dict(nearest), "avg_similarity_score": float(mean)}
+    # A list: a record with a text as its key would be a column of its own for each text.
+    similar = [{"instruction": text, "score": score} for text, score in nearest]
+    notes = {"most_similar": similar, "avg_similarity_score": float(mean)}
     return notes | {"metadata": metadata, "request_idx": request_idx}
 
 
@@ -2535,7 +2561,7 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         raise
     finally:
         path = Path(config.work_dir) / STEP_FILES[number]
-        write_whole(path, map(to_json, results.rows(stage)))
+        write_rows(path, results.rows(stage))
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
@@ -2557,7 +2583,8 @@ def greeting(config: Config, model: Model, results: Results) -> str:
 def examples(stage: str, results: Results) -> list[str]:
     """Two things that the stage has just made, and two that it turned away, and why."""
     # Show one of each kind: the first of the classification tasks, and the last of the others.
-    made = sorted(results.rows(stage), key=lambda row: not row.get("is_classification"))
+    made = [row for row in results.rows(stage) if row.get("instances") != []]
+    made.sort(key=lambda row: not row.get("is_classification"))
     rejected = [row for row in results.rejected if row["stage"] == stage]
     rejected = [row for row in rejected if row["rule"] != "not_needed"]
     # A near copy teaches more than an exact one, so exact ones (score 1.0) come later.
@@ -2578,9 +2605,9 @@ def first_and_last(rows: list) -> list:
 def accepted_lines(row: dict) -> list[str]:
     """A row of a step file for the screen."""
     lines = [f"  + {one_line(row['instruction'])}"]
-    nearest = list(row.get("most_similar", {}).items())
-    for neighbour, score in nearest[:1]:
-        lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+    for near in row.get("most_similar", [])[:1]:
+        text = one_line(near["instruction"], 70)
+        lines.append(f"      accepted; the nearest, at {near['score']:.2f}: {text}")
     instances = row.get("instances") or [{}]
     facts = row | instances[0]
     for name in ("is_classification", "input", "output"):
@@ -2594,7 +2621,7 @@ def rejected_lines(row: dict) -> list[str]:
     why = ""
     if row["evidence"]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}"
-    if row["output"] is not None:
+    if row["stage"] != "generate":
         why += f", for the output {one_line(row['output'], 60)!r}"
     return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
 
@@ -2602,7 +2629,7 @@ def rejected_lines(row: dict) -> list[str]:
 def write_summary(config: Config, model: Model, results: Results) -> dict:
     """Write rejected.jsonl, a complete run's dataset to `output_path`, and run.json."""
     folder = Path(config.work_dir)
-    write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
+    write_rows(folder / "rejected.jsonl", results.rejected)
     if config.output_path and results.status == "complete":
         write_whole(Path(config.output_path), map(to_json, results.dataset))
 
@@ -2665,7 +2692,8 @@ def funnel(config: Config, summary: dict) -> str:
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
     lines += cost_lines(config, summary)
-    files = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
     lines.append(next_step(config, summary))
     return "\n".join(lines)

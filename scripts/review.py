@@ -140,7 +140,7 @@ def classification(folder: Path) -> dict[str, str]:
 
     Nothing where there are none. A file is read up to its first damaged line.
     """
-    # The later file wins where both know an instruction.
+    # Step 2 wins where both know an instruction: it alone tells what could not be read.
     names = {True: "classification", False: "not classification"}
     found = {}
     for name in workshop.STEP_FILES[1:3]:
@@ -149,7 +149,8 @@ def classification(folder: Path) -> dict[str, str]:
             if not (isinstance(row, dict) and {"instruction", "is_classification"} <= row.keys()):
                 break
             flag = row["is_classification"]
-            found[row["instruction"]] = names[flag] if isinstance(flag, bool) else UNKNOWN
+            kind = names[flag] if isinstance(flag, bool) else UNKNOWN
+            found.setdefault(row["instruction"], kind)
     return found
 
 

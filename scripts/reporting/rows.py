@@ -157,7 +157,8 @@ class Rows:
         # The answers of the next two stages.
         for stage in ("classify", "instances"):
             for row in self.run.steps.get(stage, []):
-                self.flags[row["instruction"]] = row.get("is_classification")
+                # Of the two, step 2 alone tells what could not be read.
+                self.flags.setdefault(row["instruction"], row.get("is_classification"))
                 self.texts[stage, row["instruction"]] = row.get("response")
 
     def all(self) -> Iterator[list]:
@@ -226,16 +227,19 @@ class Rows:
             # Which of several requests brought it is known in stage 1 alone.
             instruction = row["instruction"]
             request = None
+            pair = (row.get("input"), row.get("output"))
             if stage == "generate":
                 request = self.take_source(instruction, instruction in kept)
+                pair = (None, None)  # an instruction has no instance yet
+            evidence = row.get("evidence") or ""
             yield self.row(
                 "rejected",
                 stage,
                 instruction,
-                (row.get("input"), row.get("output")),
+                pair,
                 rule=row["rule"],
-                evidence=row.get("evidence") or "",
-                score=row.get("score"),
+                evidence=evidence,
+                score=row.get("score") if evidence else None,
                 request=request,
             )
 
