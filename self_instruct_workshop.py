@@ -139,7 +139,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
     results = Results(seed_tasks=len(seed_tasks))
     with (model_class or Model)(config) as model:
-        say(greeting(config, model, results))
+        say(greeting(config, model, seed_tasks))
         remove_views(config)
         tasks = seed_tasks
         try:
@@ -1190,14 +1190,16 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read seed tasks; exact duplicates are merged with a notice.
 
     The file is .jsonl or .json with records of the official schema, at least
-    {"instruction": ...}, or .txt with one instruction a line. Raises WorkshopError, naming file
-    and line.
+    {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
+    WorkshopError, naming file and line.
     """
     records = seed_records(Path(path))
     tasks: dict[str, Task] = {}
     for where, record in records:
         task = seed_task(where, record, len(tasks))
-        tasks.setdefault(task.instruction, task)
+        # A duplicate may have other instances: Alpaca files repeat an instruction for each input.
+        known = tasks.setdefault(task.instruction, task)
+        known.instances += [pair for pair in task.instances if pair not in known.instances]
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
     merged = len(records) - len(tasks)
@@ -1211,19 +1213,63 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"the seed file {path} is not UTF-8 text, save it as such") from None
-    if kind == ".json":
-        return array_records(path, text)
+    text = seed_text(path)
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(where, line) for where, line in lines if line.strip()]
     if kind == ".txt":
-        return [(where, {"task": line}) for where, line in lines]
+        return text_records(lines)
+    # Many a file called .json holds a record on each line.
+    if kind == ".json" and not (lines and isinstance(json_or_none(lines[0][1]), dict)):
+        return array_records(path, text)
     return [(where, json_or_none(line)) for where, line in lines]
+
+
+def seed_text(path: Path) -> str:
+    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        name = other_encoding(data)
+        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """The name of the encoding that text other than UTF-8 seems to have; "" for most."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        letters = [c for c in data.decode("gb18030") if not c.isascii()]
+    except UnicodeDecodeError:
+        return ""
+    # Text in another encoding gives rare characters, which the old GB2312 lacks.
+    common = [c for c in letters if c.encode("gb2312", "ignore")]
+    return "GBK" if len(common) > 0.9 * len(letters) else ""
+
+
+LIST_MARK = re.compile(r"\s*(?:[-*•·]\s+|[(（]?\d{1,3}(?:[.)](?:\s+|$)|[．、）]\s*))?")
+LABEL_MARK = re.compile(r"(?i)(?:\[classification\]|[\[【]分类[\]】])\s*")
+
+
+def text_records(lines: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+    """A record for each line of a .txt, without the mark of a list in front of it.
+
+    A line that begins with [classification] or 【分类】 is a classification task. Where a file
+    marks such tasks, the other lines are none.
+    """
+    texts = [(where, line[LIST_MARK.match(line).end() :]) for where, line in lines]
+    marks = any(LABEL_MARK.match(text) for _, text in texts)
+    records = []
+    for where, text in texts:
+        flag = bool(LABEL_MARK.match(text)) if marks else None
+        instruction = LABEL_MARK.sub("", text, count=1) if flag else text
+        if instruction.strip():
+            records.append((where, {"task": instruction, "is_classification": flag}))
+    return records
 
 
 def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -1234,6 +1280,8 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         records = None
         line = error.lineno
+    except RecursionError:
+        records = None
     if not isinstance(records, list):
         problem = f"the seed file {path}, line {line} is malformed"
         raise WorkshopError(f"{problem}: a JSON array of records is expected")
@@ -1243,7 +1291,7 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
 def json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -1255,7 +1303,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
         record = json.loads(to_json(record).encode("utf-8", "replace"))
         texts = [record.get(name) for name in ("instruction", "Instruction", "task", "Task")]
         instruction = next(filter(None, texts), None)
-        instances = seed_instances(record.get("instances") or [])
+        instances = seed_instances(record.get("instances") or alpaca_instances(record))
         flag = record.get("is_classification")
         readable = isinstance(instruction, str) and instruction.strip() and instances is not None
         if readable and flag in (None, True, False):
@@ -1275,6 +1323,12 @@ def seed_instances(pairs: Any) -> list[dict[str, str]] | None:
     if not all(isinstance(pair.get("output"), str) for pair in pairs):
         return None
     return [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
+
+
+def alpaca_instances(record: dict) -> list[dict]:
+    """The one instance of a row in the Alpaca shape; none where it has no output."""
+    names = ("input", "output")
+    return [{name: record.get(name) for name in names}] if record.get("output") else []
 
 
 @cache
@@ -2564,9 +2618,9 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         write_rows(path, results.rows(stage))
 
 
-def greeting(config: Config, model: Model, results: Results) -> str:
+def greeting(config: Config, model: Model, seed_tasks: list[Task]) -> str:
     """Who answers, and whether that is a language model."""
-    text = f"Self-Instruct: {results.seed_tasks} seed tasks, {config.num_instructions} new "
+    text = f"Self-Instruct: {len(seed_tasks)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
     if config.base_url:
         text += f" at {model.base_url}"
@@ -2577,7 +2631,25 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     if model.journal.torn:
         torn = "the last line of responses.jsonl was torn by a kill; it was cut off."
         text += f"\nnotice: {torn}"
-    return text
+    return text + language_notice(config, seed_tasks)
+
+
+def language_notice(config: Config, seed_tasks: list[Task]) -> str:
+    """A line where the seed tasks are in another language than the prompts."""
+    # Han without kana is Chinese; a few tasks in another language are no matter.
+    chinese = 0
+    for task in seed_tasks:
+        found = re.search(r"[\u4e00-\u9fff]", task.instruction)
+        chinese += bool(found and not re.search(r"[\u3040-\u30ff]", task.instruction))
+    other = chinese > len(seed_tasks) / 2
+    if other == (config.language == "zh"):
+        return ""
+    seeds = "Chinese" if other else "not Chinese"
+    fitting = "zh" if other else "en"
+    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
+        return text
+    return f"{text}: --language {fitting} has prompts that fit"
 
 
 def examples(stage: str, results: Results) -> list[str]:

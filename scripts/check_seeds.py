@@ -17,7 +17,6 @@ program checks that the flaw is really there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -60,7 +59,7 @@ def read(path: Path) -> tuple[list[dict], list[Finding]]:
     for index, (where, record) in enumerate(seed_records(path)):
         # The task has the id and the instruction in their final form.
         task = seed_task(where, record, index)
-        row = full_row(record)
+        row = {"instances": task.instances} | record
         row |= {"id": task.id, "instruction": task.instruction}
         row["is_classification"] = task.is_classification
         rows.append(row)
@@ -73,12 +72,6 @@ def read(path: Path) -> tuple[list[dict], list[Finding]]:
         ids.add(task.id)
         texts.setdefault(task.instruction, task.id)
     return rows, errors
-
-
-def full_row(record: str | dict) -> dict:
-    """A record, or the text of one, as a row that has instances."""
-    row = json.loads(record) if isinstance(record, str) else record
-    return {"instances": []} | row
 
 
 def good_ones(rows: list[dict]) -> list[dict]:

@@ -444,7 +444,7 @@ def test_results_do_not_depend_on_concurrency(settings: Settings, tmp_path: Path
             )
             found.append(views(folder))
             busiest.append(server.max_in_flight)
-    assert found[0] == found[1] == found[2] and set(found[0]) == set(FIELDS)
+    assert found[0] == found[1] == found[2] and set(found[0]) == set(STEP_FILES)
     assert busiest[0] == 1 and 1 < busiest[1] <= 8 < busiest[2] <= 32
 
 
