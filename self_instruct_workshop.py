@@ -31,6 +31,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -1204,7 +1205,7 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
     merged = len(records) - len(tasks)
     if merged:
-        print(f"notice: {path}: {merged} duplicates merged", file=sys.stderr)
+        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
     return list(tasks.values())
 
 
@@ -1235,6 +1236,8 @@ def seed_text(path: Path) -> str:
         name = other_encoding(data)
         what = f"{name}, not UTF-8" if name else "not UTF-8 text"
         raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+    except ValueError as error:
+        raise WorkshopError(f"the seed file {path}: {error}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -1575,26 +1578,70 @@ def answer_of_list(record: dict, key: str) -> dict:
 def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only.
 
-    The lock dies with this process. Raises WorkshopError.
+    Raises WorkshopError.
     """
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = None
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = locked(folder)
         if responses:
             return lock, Journal(Path(responses), "rb")
         return lock, Journal(folder / "responses.jsonl")
-    except filelock.Timeout:
-        problem = f"another run is writing to {folder}: wait for it, or choose another --work-dir"
     except OSError as error:
         problem = f"cannot write to {folder} ({error.strerror}): choose another --work-dir"
     except WorkshopError as error:
         problem = str(error)
-    lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
+    if lock:
+        lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
     raise WorkshopError(problem)
+
+
+def locked(folder: Path) -> Any:
+    """The folder's lock, which dies with this process. Raises OSError and WorkshopError.
+
+    Some network and cloud drives know no locks: there the lock is a file, which a killed run may
+    leave behind.
+    """
+    import filelock
+
+    advice = "wait for it, or choose another --work-dir"
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        if has_locks(folder):
+            lock.acquire()
+            return lock
+        advice += f", or, if no run is going on, delete {folder / LOCK_FILE}"
+        lock = filelock.SoftFileLock(folder / LOCK_FILE, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        lock.release()
+        raise WorkshopError(f"another run is writing to {folder}: {advice}") from None
+
+
+LOCK_FILE = ".lock-file"  # where the drive knows no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the drive of this folder can lock a file. Raises OSError for other problems."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True  # a run holds the lock
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(file)
+    return True
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1890,7 +1937,7 @@ class Model(AbstractContextManager):
                 self.names[name] = ""
             self.refused[name] = f"sent as {other}" if other else "left out"
             notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(notice, file=sys.stderr)
+            print(printable(notice), file=sys.stderr)
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key."""
@@ -1922,6 +1969,27 @@ def one_line(text: str, length: int = 100) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(printable.split())
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe to print: what could steer a terminal is written out.
+
+    >>> printable("one\\x1b[2J\\ntwo")
+    'one\\\\x1b[2J\\ntwo'
+    """
+    return re.sub(CONTROL, lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    """Print a result. Whoever closes the pipe early, as head does, has seen enough."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        # Without this, Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
@@ -2631,7 +2699,7 @@ def greeting(config: Config, model: Model, seed_tasks: list[Task]) -> str:
     if model.journal.torn:
         torn = "the last line of responses.jsonl was torn by a kill; it was cut off."
         text += f"\nnotice: {torn}"
-    return text + language_notice(config, seed_tasks)
+    return printable(text + language_notice(config, seed_tasks))
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:
@@ -2768,7 +2836,7 @@ def funnel(config: Config, summary: dict) -> str:
     files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
     lines.append(next_step(config, summary))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def table_lines(config: Config, counts: dict, done: int) -> list[str]:
@@ -2858,12 +2926,16 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
     except ModuleNotFoundError as error:
         install = f"{sys.executable} -m pip install -r requirements.txt"
         problem = f"{error}: run  {install}  first"
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
         command = shlex.join([sys.executable, *sys.argv])
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
-    print(f"error: {problem}", file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     return code
 
 

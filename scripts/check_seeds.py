@@ -30,8 +30,10 @@ from self_instruct_workshop import (
     filter_instances,
     instruction_problem,
     load_seed_tasks,
+    printable,
     seed_records,
     seed_task,
+    show,
     tokenize,
 )
 
@@ -265,24 +267,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows, errors = read(options.file)
     except WorkshopError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
 
     # Each language by itself: a translation is no duplicate.
+    lines: list[str] = []
     for language in dict.fromkeys(row.get("language", "") for row in rows):
         of_language = [row for row in rows if row.get("language", "") == language]
         figures, doubts, found = check(of_language, options.near)
         errors += found
-        print(f"{options.file} {language}".strip())
-        for name, value in figures:
-            print(f"  {name:<18} {value}")
-        for doubt in doubts:
-            print(f"  warning: {doubt}")
+        lines.append(f"{options.file} {language}".strip())
+        lines += [f"  {name:<18} {value}" for name, value in figures]
+        lines += [f"  warning: {doubt}" for doubt in doubts]
 
     # Errors come last, where they are seen.
-    for where, problem in errors:
-        print(f"  error: {where}: {problem}")
-    print(f"{len(errors)} errors")
+    lines += [f"  error: {where}: {problem}" for where, problem in errors]
+    show("\n".join([*lines, f"{len(errors)} errors"]))
     return 1 if errors else 0
 
 

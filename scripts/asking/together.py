@@ -40,8 +40,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def group_size(config: Config, provider: str, wanted: int) -> int:
     """How many tasks a request of stage 2 asks about."""
-    together = config.recipe == "modern" and workshop.PROVIDERS[provider].base_url
-    return wanted if together else 1
+    # A shared journal may name a provider that this program does not have.
+    row = workshop.PROVIDERS.get(provider)
+    is_server = row is None or bool(row.base_url)
+    return wanted if is_server and config.recipe == "modern" else 1
 
 
 def ask_about_all(model: workshop.Model, tasks: list[Task], size: int) -> None:

@@ -19,6 +19,7 @@ from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
 REPLIES = 40  # replies in a packed piece, which is unpacked only when somebody asks for one of them
+MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHOWN = (  # what the page shows of a reply
     "stage",
@@ -263,7 +264,7 @@ class Rows:
         """Requests without a reply, and tasks that a stage did not reach or got no reply about."""
         # The numbers that are missing among the requests; of others nothing is known.
         known = self.replies.candidates
-        lost = self.run.counts["generate"].get("undone", 0)
+        lost = min(self.run.counts["generate"].get("undone", 0), MOST_UNDONE)
         missing: list[int | None] = [n for n in range(max(known, default=-1) + 1) if n not in known]
         for request in [*missing, *[None] * lost][:lost]:
             yield self.row("undone", "generate", "", request=request, score=request)
