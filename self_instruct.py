@@ -116,7 +116,7 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:
-        print(text)
+        workshop.show(text)
         return None
     # Only a provider with a key costs money.
     key = workshop.PROVIDERS[workshop.provider_name(config)].key
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     except workshop.UsageError as error:
         parser.error(str(error))
     if options.show_prompts:
-        return workshop.main(config, lambda config: print(show_prompts(config)))
+        return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

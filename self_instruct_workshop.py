@@ -31,6 +31,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -1275,19 +1276,21 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read seed tasks; exact duplicates are merged with a notice.
 
     The file is .jsonl or .json with records of the official schema, at least
-    {"instruction": ...}, or .txt with one instruction a line. Raises WorkshopError, naming file
-    and line.
+    {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
+    WorkshopError, naming file and line.
     """
     records = seed_records(Path(path))
     tasks: dict[str, Task] = {}
     for where, record in records:
         task = seed_task(where, record, len(tasks))
-        tasks.setdefault(task.instruction, task)
+        # A duplicate may have other instances: Alpaca files repeat an instruction for each input.
+        known = tasks.setdefault(task.instruction, task)
+        known.instances += [pair for pair in task.instances if pair not in known.instances]
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
     merged = len(records) - len(tasks)
     if merged:
-        print(f"notice: {path}: {merged} duplicates merged", file=sys.stderr)
+        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
     return list(tasks.values())
 
 
@@ -1296,19 +1299,65 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"the seed file {path} is not UTF-8 text, save it as such") from None
-    if kind == ".json":
-        return array_records(path, text)
+    text = seed_text(path)
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(where, line) for where, line in lines if line.strip()]
     if kind == ".txt":
-        return [(where, {"task": line}) for where, line in lines]
+        return text_records(lines)
+    # Many a file called .json holds a record on each line.
+    if kind == ".json" and not (lines and isinstance(json_or_none(lines[0][1]), dict)):
+        return array_records(path, text)
     return [(where, json_or_none(line)) for where, line in lines]
+
+
+def seed_text(path: Path) -> str:
+    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        name = other_encoding(data)
+        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+    except ValueError as error:
+        raise WorkshopError(f"the seed file {path}: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """The name of the encoding that text other than UTF-8 seems to have; "" for most."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        letters = [c for c in data.decode("gb18030") if not c.isascii()]
+    except UnicodeDecodeError:
+        return ""
+    # Text in another encoding gives rare characters, which the old GB2312 lacks.
+    common = [c for c in letters if c.encode("gb2312", "ignore")]
+    return "GBK" if len(common) > 0.9 * len(letters) else ""
+
+
+LIST_MARK = re.compile(r"\s*(?:[-*•·]\s+|[(（]?\d{1,3}(?:[.)](?:\s+|$)|[．、）]\s*))?")
+LABEL_MARK = re.compile(r"(?i)(?:\[classification\]|[\[【]分类[\]】])\s*")
+
+
+def text_records(lines: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+    """A record for each line of a .txt, without the mark of a list in front of it.
+
+    A line that begins with [classification] or 【分类】 is a classification task. Where a file
+    marks such tasks, the other lines are none.
+    """
+    texts = [(where, line[LIST_MARK.match(line).end() :]) for where, line in lines]
+    marks = any(LABEL_MARK.match(text) for _, text in texts)
+    records = []
+    for where, text in texts:
+        flag = bool(LABEL_MARK.match(text)) if marks else None
+        instruction = LABEL_MARK.sub("", text, count=1) if flag else text
+        if instruction.strip():
+            records.append((where, {"task": instruction, "is_classification": flag}))
+    return records
 
 
 def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -1319,6 +1368,8 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         records = None
         line = error.lineno
+    except RecursionError:
+        records = None
     if not isinstance(records, list):
         problem = f"the seed file {path}, line {line} is malformed"
         raise WorkshopError(f"{problem}: a JSON array of records is expected")
@@ -1328,7 +1379,7 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
 def json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -1340,7 +1391,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
         record = json.loads(to_json(record).encode("utf-8", "replace"))
         texts = [record.get(name) for name in ("instruction", "Instruction", "task", "Task")]
         instruction = next(filter(None, texts), None)
-        instances = seed_instances(record.get("instances") or [])
+        instances = seed_instances(record.get("instances") or alpaca_instances(record))
         flag = record.get("is_classification")
         readable = isinstance(instruction, str) and instruction.strip() and instances is not None
         if readable and flag in (None, True, False):
@@ -1360,6 +1411,12 @@ def seed_instances(pairs: Any) -> list[dict[str, str]] | None:
     if not all(isinstance(pair.get("output"), str) for pair in pairs):
         return None
     return [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
+
+
+def alpaca_instances(record: dict) -> list[dict]:
+    """The one instance of a row in the Alpaca shape; none where it has no output."""
+    names = ("input", "output")
+    return [{name: record.get(name) for name in names}] if record.get("output") else []
 
 
 @cache
@@ -1606,6 +1663,17 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON Lines. Without rows there is no file: `load_dataset` reads no empty one.
+
+    An empty dataset alone is a file: it is what the run came to.
+    """
+    if rows or path.name == STEP_FILES[-1]:
+        write_whole(path, map(to_json, rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
     """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
 
@@ -1671,7 +1739,7 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     alone = same and stage != config.until
     if loses or (ended and not alone and later_files(config, number)):
         keep_aside(config, results)
-    write_whole(path, map(to_json, rows))
+    write_rows(path, rows)
     results.written.append(path.name)
 
 
@@ -2174,26 +2242,70 @@ def answer_of_list(record: dict, key: str) -> dict:
 def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only.
 
-    The lock dies with this process. Raises WorkshopError.
+    Raises WorkshopError.
     """
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = None
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = locked(folder)
         if responses:
             return lock, Journal(Path(responses), "rb")
         return lock, Journal(folder / "responses.jsonl")
-    except filelock.Timeout:
-        problem = f"another run is writing to {folder}: wait for it, or choose another --work-dir"
     except OSError as error:
         problem = f"cannot write to {folder} ({error.strerror}): choose another --work-dir"
     except WorkshopError as error:
         problem = str(error)
-    lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
+    if lock:
+        lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
     raise WorkshopError(problem)
+
+
+def locked(folder: Path) -> Any:
+    """The folder's lock, which dies with this process. Raises OSError and WorkshopError.
+
+    Some network and cloud drives know no locks: there the lock is a file, which a killed run may
+    leave behind.
+    """
+    import filelock
+
+    advice = "wait for it, or choose another --work-dir"
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        if has_locks(folder):
+            lock.acquire()
+            return lock
+        advice += f", or, if no run is going on, delete {folder / LOCK_FILE}"
+        lock = filelock.SoftFileLock(folder / LOCK_FILE, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        lock.release()
+        raise WorkshopError(f"another run is writing to {folder}: {advice}") from None
+
+
+LOCK_FILE = ".lock-file"  # where the drive knows no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the drive of this folder can lock a file. Raises OSError for other problems."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True  # a run holds the lock
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(file)
+    return True
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2698,7 +2810,7 @@ class Model(AbstractContextManager):
                 self.names[name] = ""
             self.refused[name] = f"sent as {other}" if other else "left out"
             notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(notice, file=sys.stderr)
+            print(printable(notice), file=sys.stderr)
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key or another login."""
@@ -2748,6 +2860,27 @@ def one_line(text: str, length: int = 100) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(printable.split())
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe to print: what could steer a terminal is written out.
+
+    >>> printable("one\\x1b[2J\\ntwo")
+    'one\\\\x1b[2J\\ntwo'
+    """
+    return re.sub(CONTROL, lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    """Print a result. Whoever closes the pipe early, as head does, has seen enough."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        # Without this, Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
@@ -3861,16 +3994,18 @@ class Results:
         stage: str,
         rule: str,
         *texts: str,
-        pair: tuple = (None, None),
-        why: tuple = ("", None),
+        pair: tuple = ("", ""),
+        why: tuple[str, float] = ("", 0.0),
     ) -> None:
         """Note which instructions a rule turned away, or which instance `pair` of one.
 
-        `why` is the evidence: the neighbour and its score.
+        `why` is the evidence: the neighbour and its score. What a row has nothing of is "" or 0.0,
+        never null: a reader that sees only nulls at first does not know the type.
         """
         for text in texts:
             row = {"stage": stage, "rule": rule, "instruction": text}
-            row |= {"input": pair[0], "output": pair[1], "evidence": why[0], "score": why[1]}
+            row |= {"input": pair[0] or "", "output": pair[1]}
+            row |= {"evidence": why[0], "score": why[1]}
             self.rejected.append(row)
 
     def rows(self, stage: str) -> list[dict]:
@@ -3884,7 +4019,18 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
-        return rows
+        return typed_rows(rows) if stage == "instances" else rows
+
+
+def typed_rows(rows: list[dict]) -> list[dict]:
+    """Rows of step 3 whose first ones tell each column's type, as `load_dataset` needs it.
+
+    Tasks without an instance stand last. What stage 2 could not tell was not asked for as
+    classification, so it is false here; step 2 has it as null.
+    """
+    for row in rows:
+        row["is_classification"] = bool(row["is_classification"])
+    return sorted(rows, key=lambda row: not row["instances"])
 
 
 def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) -> dict:
@@ -3892,7 +4038,9 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}}
     metadata["created_at"] = reply.created_at
-    notes = {"most_similar": dict(nearest), "avg_similarity_score": float(mean)}
+    # A list: a record with a text as its key would be a column of its own for each text.
+    similar = [{"instruction": text, "score": score} for text, score in nearest]
+    notes = {"most_similar": similar, "avg_similarity_score": float(mean)}
     return notes | {"metadata": metadata, "request_idx": request_idx}
 
 
@@ -3934,13 +4082,32 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     if model.journal.torn:
         torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
         text += f"\nnotice: {torn}"
-    return text
+    return printable(text + language_notice(config, results.seeds))
+
+
+def language_notice(config: Config, seed_tasks: list[Task]) -> str:
+    """A line where the seed tasks are in another language than the prompts."""
+    # Han without kana is Chinese; a few tasks in another language are no matter.
+    chinese = 0
+    for task in seed_tasks:
+        found = re.search(r"[\u4e00-\u9fff]", task.instruction)
+        chinese += bool(found and not re.search(r"[\u3040-\u30ff]", task.instruction))
+    other = chinese > len(seed_tasks) / 2
+    if other == (config.language == "zh"):
+        return ""
+    seeds = "Chinese" if other else "not Chinese"
+    fitting = "zh" if other else "en"
+    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
+        return text
+    return f"{text}: --language {fitting} has prompts that fit"
 
 
 def examples(stage: str, results: Results) -> list[str]:
     """Two things that the stage has just made, and two that it turned away, and why."""
     # Show one of each kind: the first of the classification tasks, and the last of the others.
-    made = sorted(results.rows(stage), key=lambda row: not row.get("is_classification"))
+    made = [row for row in results.rows(stage) if row.get("instances") != []]
+    made.sort(key=lambda row: not row.get("is_classification"))
     rejected = [row for row in results.rejected if row["stage"] == stage]
     rejected = [row for row in rejected if row["rule"] != "not_needed"]
     # A near copy teaches more than an exact one, so exact ones (score 1.0) come later.
@@ -3961,9 +4128,9 @@ def first_and_last(rows: list) -> list:
 def accepted_lines(row: dict) -> list[str]:
     """A row of a step file for the screen."""
     lines = [f"  + {one_line(row['instruction'])}"]
-    nearest = list(row.get("most_similar", {}).items())
-    for neighbour, score in nearest[:1]:
-        lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+    for near in row.get("most_similar", [])[:1]:
+        text = one_line(near["instruction"], 70)
+        lines.append(f"      accepted; the nearest, at {near['score']:.2f}: {text}")
     instances = row.get("instances") or [{}]
     facts = row | instances[0]
     for name in ("is_classification", "input", "output"):
@@ -3977,7 +4144,7 @@ def rejected_lines(row: dict) -> list[str]:
     why = ""
     if row["evidence"]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}"
-    if row["output"] is not None:
+    if row["stage"] != "generate":
         why += f", for the output {one_line(row['output'], 60)!r}"
     return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
 
@@ -3994,7 +4161,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     if not results.written and any((folder / name).exists() for name in STEP_FILES):
         summary = with_spending(results.earlier, summary)
     else:
-        write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
+        write_rows(folder / "rejected.jsonl", results.rejected)
     if summary:
         write_json(folder / "run.json", summary)
     if config.output_path and results.status == "complete":
@@ -4076,7 +4243,8 @@ def funnel(config: Config, summary: dict) -> str:
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
     lines += cost_lines(config, summary)
-    files = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
     if config.output_path and summary["status"] == "complete":
         rows = summary["counts"]["filter"]["out"]
@@ -4085,7 +4253,7 @@ def funnel(config: Config, summary: dict) -> str:
     if summary["kept_in"]:
         place = Path(config.work_dir) / summary["kept_in"]
         lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def table_lines(config: Config, counts: dict, done: int) -> list[str]:
@@ -4180,12 +4348,16 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
     except ModuleNotFoundError as error:
         install = f"{sys.executable} -m pip install -r requirements.txt"
         problem = f"{error}: run  {install}  first"
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
         command = without_login(shlex.join([sys.executable, *sys.argv]))
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
-    print(f"error: {problem}", file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     return code
 
 

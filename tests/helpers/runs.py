@@ -66,10 +66,21 @@ def finish(config: Config, **how: object) -> subprocess.CompletedProcess:
 
 
 def rows(folder: Path, name: str) -> list[dict]:
-    """The rows of a JSONL file, read as strictly as other tools do."""
+    """The rows of a JSONL file, read as strictly as other tools do.
+
+    A file without rows is not there, but for the dataset.
+    """
+    if not (folder / name).exists() and name != STEP_FILES[-1]:
+        return []
     text = (folder / name).read_bytes().decode("utf-8")
     assert not text or text.endswith("\n")
     return [json.loads(line, parse_constant=pytest.fail) for line in text.split("\n")[:-1]]
+
+
+def neighbours(row: dict) -> dict[str, float]:
+    """The nearest instructions of a row of step 1, with their scores."""
+    assert all(set(near) == {"instruction", "score"} for near in row["most_similar"])
+    return {near["instruction"]: near["score"] for near in row["most_similar"]}
 
 
 def views(folder: Path) -> dict[str, bytes]:

@@ -47,7 +47,18 @@ SHAPED = (
     "null-content",
     "drip",
 )  # a refused request gets its refusal instead
-FAULTS = (*TRANSIENT, "null-content", "429-quota", "401", "404", "length", "filter", "filter-400", "hang", "drip")
+FAULTS = (
+    *TRANSIENT,
+    "null-content",
+    "429-quota",
+    "401",
+    "404",
+    "length",
+    "filter",
+    "filter-400",
+    "hang",
+    "drip",
+)
 WIRES = {"/chat/completions": "chat", "/completions": "completion", "/models": "models",
          "/services/aigc/text-generation/generation": "dashscope"}  # fmt: skip
 PAGE = b"<html><head><title>nginx</title></head><body><center><h1>%s</h1></center></body></html>"
