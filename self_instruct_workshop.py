@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-2000: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-647: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 648-4407: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -146,6 +146,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
     results = first_results(config, seed_tasks)
+    # The model holds the journal, and a lock on the folder as long as the run goes on.
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
         tasks = seed_tasks
@@ -167,6 +168,8 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
 # Stage 1, generate instructions (paper, section 2.2): show eight tasks, ask for new ones, keep
 # those that are fit and novel.
 
+VARIED = "Mix commands and questions, everyday and expert subjects, shorter and longer ones."
+LABELLED = "Each is answered by one label of a small set; name all the labels in the task."
 GENERATE_PROMPT = {  # other languages: data/prompts.jsonl
     "header": """\
 Come up with {asked} new {kind} for a language model that reads and writes nothing but text.
@@ -178,16 +181,7 @@ nothing with pictures, sound, files or the web, nothing about your own life.
 - Write one task on each line, go on with the numbering, and write nothing else.
 """,
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
-    "kinds": [
-        [
-            "tasks",
-            "Mix commands and questions, everyday and expert subjects, shorter and longer ones.",
-        ],
-        [
-            "classification tasks",
-            "Each is answered by one label of a small set; name all the labels in the task.",
-        ],
-    ],
+    "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
 }
 
 
@@ -218,6 +212,7 @@ def generate_instructions(
         raise WorkshopError("stage 1 needs at least one seed task")
     results = results or Results()
     results.begin("generate")
+    # The pool begins with the seed tasks.
     pool = InstructionPool(config.recipe)
     for task in seed_tasks:
         pool.add(task.instruction)
@@ -233,11 +228,9 @@ def generate_instructions(
     dry = 0  # requests in a row that brought nothing new
     with progress(model, "1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
-            ahead = requests_ahead(config, len(results.tasks), dry)
-            numbers = range(request_idx, request_idx + ahead)
-            requests = [
-                (i, instruction_prompt(config, seed_tasks, results.tasks, i)) for i in numbers
-            ]
+            tasks = results.tasks
+            numbers = range(request_idx, request_idx + requests_ahead(config, len(tasks), dry))
+            requests = [(i, instruction_prompt(config, seed_tasks, tasks, i)) for i in numbers]
             # Replies are taken in the order of the requests, so --concurrency changes nothing.
             for (i, _), reply in model.ask_each("generate", ask, requests):
                 new = take_candidates(config, pool, reply, i, results) if reply else 0
@@ -280,15 +273,14 @@ def take_candidates(
     config: Config, pool: InstructionPool, reply: Reply, request_idx: int, results: Results
 ) -> int:
     """Accept or reject each candidate of a reply, in order; return how many were accepted."""
-    # Of a reply that was cut at max_tokens, the last candidate is lost.
     before = len(results.tasks)
     recipe = RECIPES[config.recipe]
-    first = dangling_number(reply.prompt)
-    found = recipe.read_instructions(reply.text, False, first)
-    whole = recipe.read_instructions(reply.text, True, first) if reply.cut else found
-    results.reject("generate", "cut_off", *found[len(whole) :])
+    # Of a reply that was cut at max_tokens, the last candidate is lost.
+    whole, cut_off = read_candidates(recipe, reply)
+    results.reject("generate", "cut_off", *cut_off)
 
-    # The first rule that a candidate breaks turns it away; without one it joins the pool.
+    # The first rule that a candidate breaks turns it away: too_short, refusal, small_talk...
+    # A candidate that keeps all rules and is novel joins the pool.
     limit = recipe.highest_score(config.rouge_threshold)
     shown = set(reply.prompt.split("\n"))
     for candidate, scores in in_blocks(pool, whole):
@@ -308,43 +300,6 @@ def take_candidates(
     return len(results.tasks) - before
 
 
-def parse_instructions(
-    reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9
-) -> list[str]:
-    """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
-
-    `first` is the number at which the prompt broke off.
-
-    >>> parse_instructions("Sure!\\n1. Add 2 and 3.\\n2. **Spell it.**")
-    ['Add 2 and 3.', 'Spell it.']
-    """
-    return RECIPES[recipe].read_instructions(reply, truncated, first)
-
-
-def instruction_problem(text: str, *, recipe: str = "modern") -> str:
-    """Name the rule that a candidate breaks, "" if it is fine. (The pool judges novelty.)
-
-    >>> instruction_problem("Draw a cat that sleeps on a roof.")
-    'needs_more_than_text'
-    """
-    return RECIPES[recipe].instruction_problem(text)
-
-
-def modern_instruction_problem(text: str) -> str:
-    """The rules of `modern`; those on words are patterns in data/patterns.jsonl."""
-    tokens = tokenize(text)
-    if not tokens:
-        return "empty"
-    if len(tokens) < 3:
-        return "too_short"
-    # 150 words as in the official code, which also drops everything of up to three words.
-    if count_words(tokens) > 150:
-        return "too_long"
-    if not text[0].isalnum() and text[0] not in OPENING_MARKS:
-        return "leading_punctuation"
-    return next((rule for rule in RULES if breaks(rule, text)), "")
-
-
 # --------------------------------------------------------------------------------------------------
 # Similarity (paper, section 2.2): a candidate is novel when its ROUGE-L with every instruction of
 # the pool is at most 0.7.
@@ -356,11 +311,12 @@ def rouge_l(a: list[str], b: list[str]) -> float:
     The longest common subsequence of the two lists below is "name the city": 3 tokens of 4 and
     of 5. So the score is 2 * 3 / (4 + 5).
 
-    >>> round(rouge_l("name the big city".split(), "name a city of the".split()), 3)
-    0.444
+    >>> round(rouge_l("name the big city".split(), "name the city by night".split()), 3)
+    0.667
     """
     # lengths[j]: longest common subsequence of the tokens of a so far and the first j of b
     lengths = [0] * (len(b) + 1)
+    # Each further token of a may make the subsequences longer.
     for token in a:
         before = lengths[:]
         for j, other in enumerate(b):
@@ -407,12 +363,10 @@ class InstructionPool:
         tokens = tokenize(text, recipe=self.recipe)
         return "".join(character_for(token, self.codes) for token in tokens)
 
-    def similarities(self, candidates: list[str]) -> Any:
-        """ROUGE-L of all pairs: a float64 array of shape (len(candidates), len(pool))."""
-        return self.scores([self.code(text) for text in candidates], self.coded)
-
-    def scores(self, candidates: list[str], pool: list[str]) -> Any:
-        return RECIPES[self.recipe].scores(candidates, pool)
+    def similarities(self, candidates: list[str], start: int = 0) -> Any:
+        """ROUGE-L of all pairs, a float64 array (len(candidates), len(pool) - start)."""
+        coded = [self.code(text) for text in candidates]
+        return RECIPES[self.recipe].scores(coded, self.coded[start:])
 
     def nearest(self, instruction: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most similar instructions with their scores; of equal ones, the older first."""
@@ -458,6 +412,7 @@ def classify_instructions(
     None
     """
     results = results or Results(tasks=tasks)
+    # Does the model say of seed tasks what people say? If not, its answers decide nothing.
     results.agreement = agreement_with_people(config, model, results.seeds)
     if not results.agreement["trusted"]:
         return leave_unknown(tasks)
@@ -474,32 +429,12 @@ def classify_instructions(
     return [task for task in tasks if "classify" in task.notes]
 
 
-def ask_options(config: Config, model: Model, task: Task) -> Reply:
-    """Ask among which options the answer to a task is chosen."""
-
-    def readable(text: str) -> bool:
-        return parse_classification(text, recipe=config.recipe) is not None
-
-    prompt = classify_prompt(config, task.instruction)
-    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-    return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
-
-
 def classify_prompt(config: Config, instruction: str) -> Prompt:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
     words = wording(config, "classify", CLASSIFY_PROMPT)
-    shots = []
-    for shot in words["shots"]:
-        options = words["between"].join(shot.get("labels") or [])
-        answer = words["answer"][shot["is_classification"]].format(options)
-        shots.append((f"{words['task']}\n{shot['instruction']}\n{words['question']}", answer))
+    shots = [options_turn(shot, words) for shot in words["shots"]]
     asked = f"{words['task']}\n{instruction}\n{words['question']}"
     return RECIPES[config.recipe].join(words["header"], shots, asked)
-
-
-def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
-    """Whether a stage-2 reply names options, or says Yes; None: could not tell."""
-    return RECIPES[recipe].read_classification(reply)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -526,14 +461,6 @@ Take another label each time.""",
     "label": "Begin with the label: {}",
     "task": "Task:",
     "fields": ["Input:", "Output:", "Class label:"],
-    # What a second try says: the rule that the first reply broke, and what is wanted.
-    "again": {
-        "no_instance": "That has no `{first}` and `{second}`.",
-        "cut_off": "That is too long.",
-        "empty_output": "The output is missing.",
-        "copied_example": "That repeats an example from above. Make up a new one.",
-    },
-    "wanted": "Write the example once more, short and complete, with `{first}` and `{second}`.",
 }
 
 
@@ -587,6 +514,7 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
     """What is asked, worked examples, then the task."""
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
+    # The worked examples are of the same kind as the task: classification or not.
     labelled = bool(task.is_classification)
     header = words["header"][labelled].format(count=config.instances_per_instruction)
     shots = [shot_turn(shot, words, recipe) for shot in instance_shots(config, task)]
@@ -624,13 +552,6 @@ def take_instances(
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
     notes = {"first_problem": first_rule, "response": reply.text, "metadata": when}
     task.notes["instances"] = notes
-
-
-def parse_instances(
-    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
-) -> Pairs:
-    """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last."""
-    return RECIPES[recipe].read_instances(reply, is_classification, truncated)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -683,6 +604,7 @@ def filter_instances(
     ([('grass', 'green')], [('coal', '', 'empty_output')])
     """
     rules = RECIPES[recipe]
+    # First each instance by itself.
     judged = []
     for given, target in instances:
         source = rules.tidy_input(instruction, given)
@@ -693,6 +615,7 @@ def filter_instances(
     outputs = Counter(source for source, _ in good)
     clash = {source for source, n in outputs.items() if source and n > 1}
 
+    # Then each beside the others.
     kept: dict[tuple, tuple[str, str]] = {}
     rejected = []
     for source, target, rule in judged:
@@ -795,6 +718,48 @@ def without_thinking(reply: str) -> str:
     return re.split(r"</think(?:ing)?>", reply)[-1]
 
 
+def read_candidates(recipe: Recipe, reply: Reply) -> tuple[list[str], list[str]]:
+    """The candidates of a reply, and those that were cut off at max_tokens."""
+    first = dangling_number(reply.prompt)
+    found = recipe.read_instructions(reply.text, False, first)
+    whole = recipe.read_instructions(reply.text, True, first) if reply.cut else found
+    return whole, found[len(whole) :]
+
+
+def parse_instructions(
+    reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9
+) -> list[str]:
+    """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
+
+    `first` is the number at which the prompt broke off.
+
+    >>> parse_instructions("Sure!\\n1. Add 2 and 3.\\n2. **Spell it.**")
+    ['Add 2 and 3.', 'Spell it.']
+    """
+    return RECIPES[recipe].read_instructions(reply, truncated, first)
+
+
+def instruction_problem(text: str, *, recipe: str = "modern") -> str:
+    """Name the rule that a candidate breaks, "" if it is fine. (The pool judges novelty.)
+
+    >>> instruction_problem("Draw a cat that sleeps on a roof.")
+    'needs_more_than_text'
+    """
+    return RECIPES[recipe].instruction_problem(text)
+
+
+def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
+    """Whether a stage-2 reply names options, or says Yes; None: could not tell."""
+    return RECIPES[recipe].read_classification(reply)
+
+
+def parse_instances(
+    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
+) -> Pairs:
+    """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last."""
+    return RECIPES[recipe].read_instances(reply, is_classification, truncated)
+
+
 def modern_instructions(reply: str, truncated: bool, first: int) -> list[str]:
     """The tasks of a numbered list, of a bullet list, or of lines."""
     reply = without_thinking(reply)
@@ -887,6 +852,21 @@ def first_paragraph(text: str) -> str:
 OPTIONS = re.compile(r"(?im)^\W*(?:options?|labels?|选项|标签|类别标签)\W*[:：][ \t]*(.*)$")
 NO_OPTIONS = re.compile(r"(?i)none\b.*|n/?a|no (?:options|labels)|free|无|没有")
 BETWEEN_OPTIONS = re.compile(r"[,，、;；/\n]|\bor\b|或|还是")
+
+
+def modern_instruction_problem(text: str) -> str:
+    """The rules of `modern`; those on words are patterns in data/patterns.jsonl."""
+    tokens = tokenize(text)
+    if not tokens:
+        return "empty"
+    if len(tokens) < 3:
+        return "too_short"
+    # 150 words as in the official code, which also drops everything of up to three words.
+    if count_words(tokens) > 150:
+        return "too_long"
+    if not text[0].isalnum() and text[0] not in OPENING_MARKS:
+        return "leading_punctuation"
+    return next((rule for rule in RULES if breaks(rule, text)), "")
 
 
 def modern_classification(reply: str) -> bool | None:
@@ -1152,7 +1132,7 @@ def in_blocks(
         texts = candidates[start : start + size]
         for text, scores in zip(texts, pool.similarities(texts), strict=True):
             # What joined the pool since then is compared one by one.
-            newer = pool.scores([pool.code(text)], pool.coded[known:])[0]
+            newer = pool.similarities([text], start=known)[0]
             yield text, np.append(scores, newer)
 
 
@@ -1473,6 +1453,13 @@ def instance_shots(config: Config, task: Task) -> list[dict]:
     return rng.sample(fitting, few) if recipe.shots_drawn else fitting
 
 
+def options_turn(shot: dict, words: dict) -> tuple[str, str]:
+    """A worked example of stage 2: its task with the question, and the answer."""
+    options = words["between"].join(shot.get("labels") or [])
+    answer = words["answer"][shot["is_classification"]].format(options)
+    return f"{words['task']}\n{shot['instruction']}\n{words['question']}", answer
+
+
 def shot_turn(shot: dict, words: dict, recipe: Recipe) -> tuple[str, str]:
     """A worked example: its task, and an instance or more as the answer."""
     base = recipe.continues_text
@@ -1528,6 +1515,15 @@ def folded(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+SECOND_PROMPT = {  # the rule that the first reply broke, and what is wanted
+    "no_instance": "That has no `{first}` and `{second}`.",
+    "cut_off": "That is too long.",
+    "empty_output": "The output is missing.",
+    "copied_example": "That repeats an example from above. Make up a new one.",
+    "wanted": "Write the example once more, short and complete, with `{first}` and `{second}`.",
+}
+
+
 def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule: str) -> Prompt:
     """The prompt, the reply to it, and what is wrong with that."""
     words = wording(config, "instances", INSTANCE_PROMPT)
@@ -1535,11 +1531,23 @@ def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule
     names = {"first": source.strip(":："), "second": target.strip(":：")}
     if task.is_classification:
         names = {"first": label.strip(":："), "second": source.strip(":：")}
-    request = f"{words['again'][rule]} {words['wanted']}".format(**names)
+    again = wording(config, "again", SECOND_PROMPT)
+    request = f"{again[rule]} {again['wanted']}".format(**names)
     said = {"role": "assistant", "content": reply.text[:500] or "-"}
     # The instruction stands in the last turn too.
     asked = f"{request}\n\n{prompt[-1]['content']}"
     return [*prompt, said, {"role": "user", "content": asked}]
+
+
+def ask_options(config: Config, model: Model, task: Task) -> Reply:
+    """Ask among which options the answer to a task is chosen."""
+
+    def readable(text: str) -> bool:
+        return parse_classification(text, recipe=config.recipe) is not None
+
+    prompt = classify_prompt(config, task.instruction)
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
 
 
 PROBES = 16  # seed tasks that stage 2 asks about to learn whether the model agrees with people
@@ -2147,7 +2155,7 @@ class Journal:
 
 MOVED = "it was moved or deleted while the run was on"
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
-RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
+RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": (str, list), "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
 # What the record of a list shares with those of its questions.
 SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
@@ -2195,6 +2203,8 @@ def is_record(record: Any) -> bool:
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
         return False
+    if not is_prompt(record["prompt"]):
+        return False
     if "answers" not in record:
         return True
 
@@ -2207,6 +2217,13 @@ def is_record(record: Any) -> bool:
     if len(answers) != len(instructions) or not all(isinstance(text, str) for text in texts):
         return False
     return record.keys() >= {*SHARED}
+
+
+def is_prompt(prompt: Any) -> bool:
+    """Whether this is a text, or the turns of a chat."""
+    if isinstance(prompt, str):
+        return True
+    return all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in prompt)
 
 
 def token_count(said: Any) -> int:
