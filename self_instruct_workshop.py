@@ -709,13 +709,70 @@ def patterns(rule: str) -> re.Pattern:
 
 
 def without_thinking(reply: str) -> str:
-    """The reply less the <think>...</think> before it, also where one of the marks is missing."""
-    reply = reply.replace("\r", "")
-    thinking = r"\A(?:\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z))+"
-    reply = re.sub(thinking, "", reply, flags=re.S)
-    if "<think" in reply:
+    """The answer of a reply, without thoughts before it and marks of a chat template around it.
+
+    >>> without_thinking("<think>2 + 2?</think>4<|im_end|>")
+    '4'
+    """
+    reply = final_channel(START_MARK.sub("", reply.replace("\r", "")))
+
+    # Thoughts stand first. One of their two marks may be missing.
+    reply = THOUGHTS.sub("", reply)
+    if not THOUGHT_BEGINS.search(reply):
+        reply = THOUGHT_ENDS.split(reply)[-1]
+    return before_end_mark(reply)
+
+
+THOUGHT_NAMES = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|scratchpad)"
+THOUGHT_BEGINS = re.compile(rf"(?i)<{THOUGHT_NAMES}>|\[think\]|◁think▷|<\|begin_of_thought\|>")
+THOUGHT_ENDS = re.compile(rf"(?i)</{THOUGHT_NAMES}>|\[/think\]|◁/think▷|<\|end_of_thought\|>")
+THOUGHTS = re.compile(
+    rf"(?is)\A(?:\s*(?:{THOUGHT_BEGINS.pattern[4:]}).*?(?:{THOUGHT_ENDS.pattern[4:]}|\Z))+"
+)
+START_MARK = re.compile(  # "<|im_start|>assistant": a turn of the model begins
+    r"(?i)\A(?:\s*(?:<s>|<bos>|<start_of_turn>"
+    r"|<\|(?:im_start|im_sep|begin_of_text|assistant|(?:start|end)_header_id)\|>)"
+    r"(?:assistant|model)?)+"
+)
+END_MARK = re.compile(  # "<|im_end|>", "</s>", "<end_of_turn>": its turn is over
+    r"<[|｜][^\W\d][\w▁]{1,30}[|｜]>|</?s>|<eos>|<(?:end|start)_of_turn>|\[/?INST\]"
+)
+CHANNEL = re.compile(r"<\|channel\|>(\w+)[^<\n]{0,40}(?:<\|constrain\|>\w+)?<\|message\|>")
+MARK_QUOTES = "`'\"“‘「『"
+
+
+def final_channel(reply: str) -> str:
+    """Of a reply in channels, as gpt-oss writes them, the final one; "" where it has none."""
+    # The server may have removed the marks and left the words.
+    bare = re.match(r"\s*analysis.*?assistantfinal", reply, re.S)
+    if bare:
+        return reply[bare.end() :]
+
+    # A text about the marks stays as it is.
+    begins = reply.lstrip().startswith(("<|channel|>", "<|start|>"))
+    if not begins and "<|start|>assistant<|channel|>" not in reply:
         return reply
-    return re.split(r"</think(?:ing)?>", reply)[-1]
+    finals = [mark for mark in CHANNEL.finditer(reply) if mark[1] == "final"]
+    return reply[finals[0].end() :] if finals else ""
+
+
+def before_end_mark(reply: str) -> str:
+    """The text up to the first mark that ends a turn. A mark that a sentence names stays."""
+    for mark in END_MARK.finditer(reply):
+        # "<s>old</s>" strikes a text through.
+        struck = mark[0] in ("<s>", "</s>") and "<s>" in reply
+        if not struck and not is_named(reply, mark):
+            return reply[: mark.start()]
+    return reply
+
+
+def is_named(text: str, mark: re.Match) -> bool:
+    """Whether a mark is what the text speaks of: in quotes, or a word of a sentence."""
+    before = text[mark.start() - 1 : mark.start()]
+    behind = text[mark.end() : mark.end() + 2]
+    sentence = before == " " and re.match(r"[ ]\w|[?.,;:!)]", behind)
+    chinese = re.match(r"[的是和与在表代有，。？、]", behind)
+    return (before != "" and before in MARK_QUOTES) or bool(sentence or chinese)
 
 
 def read_candidates(recipe: Recipe, reply: Reply) -> tuple[list[str], list[str]]:
@@ -904,24 +961,31 @@ def modern_labels(reply: str) -> list[str] | None:
 
 
 FIELD = re.compile(  # a field's name at the start of a line
-    r"""(?ix)[ \t]*
+    r"""(?ix)(?P<indent>[ \t]*)
     (?:[-*>][ \t]+                          # "- Input:"
       |\d+[.)、][ \t]*                      # "1. Input:"
-      |(?:example|示例)[ ]?\d+[:：][ \t]*)?  # "Example 1: Input:"
-    (?P<mark>\#+[ ]*|\*{1,2}|__)?           # "### Input", "**Input:**"
+      |(?:example|示例|例子?|样例)[ ]?\d*[:：][ \t]*)?  # "Example 1: Input:", "Example: Input:"
+    (?P<mark>\#+[ ]*|(?P<bold>\*{1,2}|__))?  # "### Input", "**Input:**"
+    (?P<sample>(?:sample|expected|example|correct)[ ]|[样示]例|预期|期望|参考|正确)?
     (?:(?P<input>input|输入)
       |output|输出
+      |(?P<answer>answer|答案)
       |(?P<label>(?:class[ _])?label|类别标签|标签|类别))
     [ \t]*+\d*                              # "Output 2:"
-    (?:\*{1,2}|__)?[ \t]*
-    (?:[:：](?:\*{1,2}|__)?[ \t]*           # a colon, or with a mark the end of the line
-      |(?(mark)\Z|(?!)))
+    (?:(?:[:：](?(bold)(?:\*{1,2}|__)|(?!))  # "**Input:**"
+        |(?:\*{1,2}|__)?[ \t]*[:：])         # "Input:", "**Input**:"
+       (?P<gap>[ \t]*)
+      |(?:\*{1,2}|__)?[ \t]*(?P<bare>)\Z)   # without a colon, it is the whole line
     """
 )
 EXAMPLE = (
-    re.compile(  # the header of an example, on a line of its own: "Example 2", "**示例一**", "2."
-        r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)[ \t]*+(?P<sure>[\d一二三四五])?|\d)\W*"
+    re.compile(  # the header of an example, alone on its line: "Example 2", "**示例一**", "2."
+        r"(?i)\W*(?:(?:example|instance|示例|例子|样例|例)"
+        r"[ \t]*+(?P<sure>[\d一二三四五六七八九十]{1,2})?|(?P<number>\d{1,2}))\W*"
     )
+)
+NEXT_TASK = re.compile(  # the model goes on with another task: "Task: Name a colour."
+    r"(?i)[ \t]*(?:[#>*-]+[ ]+)?\**(?:next )?(?:task|任务)[ ]?[\d一二三四五]*\**[:：]\**[ \t]*(.*)"
 )
 NAMED = re.compile(r"\w+(?: \w+){0,2}[:：] *\S")  # "Word: happy", a field of an input
 
@@ -930,15 +994,18 @@ def modern_instances(reply: str, is_classification: bool, truncated: bool) -> Pa
     """The pairs of a reply, read at the names of its fields."""
     text = own_part(without_thinking(reply).strip())
     (_, lead), *found = split_fields(text, is_classification)
+    # Where outputs come last, the first one may have an input without a name.
+    given = given_before(lead)
+    if given and found and found[0][0] == found[-1][0] == "output":
+        found.insert(0, ("input", given))
     examples = group_fields(found, is_classification)
 
     # Chat models now and then leave out the field's name before the first or the only text.
     names = {name for name, _ in found}
     if not is_classification and names <= {"example"}:
         examples = unnamed_examples(lead, [body for _, body in found if body])
-    goes_on = "\n" not in lead and not breaks(
-        "small_talk", lead
-    )  # behind a dangling "Class label:"
+    # What goes on behind a dangling "Class label:" is one line.
+    goes_on = "\n" not in lead and not breaks("small_talk", lead)
     if is_classification and list(examples[0]) == ["input"] and goes_on:
         examples[0]["output"] = [lead]
 
@@ -966,31 +1033,186 @@ def split_fields(text: str, labelled: bool) -> list[tuple[str, str]]:
 
     A name is "input", "output" or "example"; what stands before the first has the name "".
     """
-    parts: list[tuple[str, list[str]]] = [("", [])]
-    in_code = False
     lines = text.split("\n")
+    code = lines_in_code(lines)
+    fields = field_lines(lines, code, labelled)
+    own_name = name_of_inputs(lines, fields)
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    number = 0  # of the last header that is only a number
     for n, line in enumerate(lines):
-        # Inside a block of code, "Output:" is code.
-        found = None if in_code else FIELD.match(line)
-        if found and (labelled or not found["label"]):
-            parts.append(("input" if found["input"] else "output", []))
-            line = line[found.end() :]
-        elif not in_code and is_header(line, lines[n + 1 : n + 4]):
-            parts.append(("example", []))
-            line = ""
+        found = fields.get(n)
+        name, body = parts[-1]
+        if found:
+            parts.append((field_name(found), []))
+            line = behind_name(line, found, lines[n + 1 : n + 2])
+        # "Sentence: ..." again, where the first input has no other name.
+        elif own_name and name == "output" and not code[n] and line.startswith(own_name):
+            parts.append(("input", []))
+        elif not code[n]:
+            header = EXAMPLE.fullmatch(line)
+            below = first_field(lines, fields, n + 1)
+            if header and is_header(header, below, labelled, name, "\n".join(body[-2:]), number):
+                number = int(header["number"] or 0) or number
+                parts.append(("example", []))
+                line = ""
         parts[-1][1].append(line)
-        if line.count("```") % 2 == 1 and (in_code or line.lstrip().startswith("```")):
+    texts = [(name, without_closing("\n".join(body))) for name, body in parts]
+    return without_next_task(texts, labelled)
+
+
+def lines_in_code(lines: list[str]) -> list[bool]:
+    """For each line, whether a block of code is open where it begins."""
+    found = []
+    in_code = False
+    for line in lines:
+        found.append(in_code)
+        if line.count("```") % 2 == 0:
+            continue
+        # "Output: ```python" opens a block, too.
+        name = None if in_code else FIELD.match(line)
+        text = line[name.end() :] if name else line
+        if in_code or text.lstrip().startswith("```"):
             in_code = not in_code
-    return [(name, without_closing("\n".join(body))) for name, body in parts]
+    return found
 
 
-def is_header(line: str, below: list[str]) -> bool:
-    """Whether a line is the header of an example: "Example 2", or "2" with a field below it."""
-    header = EXAMPLE.fullmatch(line)
-    if not header:
+def field_lines(lines: list[str], code: list[bool], labelled: bool) -> dict[int, re.Match]:
+    """The lines that begin with a field's name, less those inside of code."""
+    # Inside a block of code, "Output:" is code.
+    found = {}
+    for n, line in enumerate(lines):
+        match = None if code[n] else FIELD.match(line)
+        if match and (labelled or not match["label"]):
+            found[n] = match
+
+    # "# Output: 4" is a comment, unless all names are written so.
+    headings = {n for n, match in found.items() if (match["mark"] or "").strip() == "#"}
+    if len(headings) < len(found):
+        found = {n: match for n, match in found.items() if n not in headings}
+
+    # Only the plainest of the names count, and not those deep inside of code.
+    kept = {}
+    for kind in ("input", "output"):
+        same = {n: match for n, match in found.items() if field_name(match) == kind}
+        plainest = min(map(plainness, same.values()), default=0)
+        same = {n: match for n, match in same.items() if plainness(match) == plainest}
+        margin = min((len(match["indent"]) for match in same.values()), default=0)
+        kept |= {n: match for n, match in same.items() if len(match["indent"]) < margin + 4}
+    return kept
+
+
+def field_name(found: re.Match) -> str:
+    return "input" if found["input"] else "output"
+
+
+def plainness(found: re.Match) -> int:
+    """0 for "Output:", more for names that are also found inside of texts."""
+    if found["answer"]:
+        return 2
+    unmarked = found["bare"] is not None and not found["mark"]
+    return 1 if found["sample"] or unmarked else 0
+
+
+def name_of_inputs(lines: list[str], fields: dict[int, re.Match]) -> str:
+    """ "Sentence:", if that is how the text before the first output begins; else ""."""
+    named = any(field_name(found) == "input" for found in fields.values())
+    lead = given_before("\n".join(lines[: min(fields, default=0)]))
+    begins = re.match(r"\w+(?: \w+){0,2}[:：]", lead)
+    return begins[0] if begins and not named else ""
+
+
+def behind_name(line: str, found: re.Match, below: list[str]) -> str:
+    """What stands behind a field's name; "输出：**巴黎**" is not bold."""
+    text = line[found.end() :]
+    bold = BOLD.fullmatch(text.strip())
+    alone = not below or not below[0].strip() or FIELD.match(below[0])
+    tight = found["gap"] == "" or found["label"]
+    # "**输出：巴黎**": the name and the text are one bold line.
+    if found["bold"] and text.count(found["bold"]) == 1 and alone:
+        text = text.rstrip().removesuffix(found["bold"])
+    return bold[1] if bold and alone and tight else text
+
+
+def first_field(lines: list[str], fields: dict[int, re.Match], start: int) -> re.Match | None:
+    """The field whose name stands in the next line that is not blank, within three lines."""
+    for n in range(start, min(start + 3, len(lines))):
+        if lines[n].strip():
+            return fields.get(n)
+    return None
+
+
+def is_header(
+    header: re.Match, below: re.Match | None, labelled: bool, name: str, text: str, number: int
+) -> bool:
+    """Whether a line is the header of an example: "Example 2", or "2." with a field below it.
+
+    `name` is the open field, `text` how it ends, and `number` the last header's own.
+    """
+    if header["sure"] or not below or not header["number"]:
+        return bool(header["sure"] or below)
+    marked = header[0].strip() != header["number"]
+    # At the start of a reply, a digit may be the label that the prompt asks for.
+    if name == "" or name == "example":
+        return not text.strip() and (marked or not labelled or not below["input"])
+    # "Input: 4\n7\nOutput: 11": here it is a line of the input.
+    if not text.strip() or (name == "input" and not labelled and not below["input"]):
         return False
-    next_line = next(filter(str.strip, below), "")
-    return bool(header["sure"] or FIELD.match(next_line))
+    return int(header["number"]) == number + 1 if number else marked and text.endswith("\n")
+
+
+def without_next_task(texts: list[tuple[str, str]], labelled: bool) -> list[tuple[str, str]]:
+    """The fields up to a task with which the model went on."""
+    first = NEXT_TASK.match(texts[0][1])
+    seen_label = False
+    for i, (name, text) in enumerate(texts):
+        # Only a whole example is followed by another task.
+        whole = name == "output" or (labelled and seen_label and name == "input")
+        if whole:
+            begins, task = next_task(text, labelled)
+            if begins >= 0:
+                own = [*texts[:i], (name, without_closing(text[:begins]))]
+                # The same task again heads one more example.
+                again = bool(first and task and first[1].strip() == task)
+                return own + without_next_task(texts[i + 1 :], labelled) if again else own
+        seen_label = name == "output" or (seen_label and name != "example")
+    return texts
+
+
+def next_task(text: str, labelled: bool) -> tuple[int, str]:
+    """Where a task begins inside the text of a field, and the task; (-1, "") if none does."""
+    lines = text.split("\n")
+    at = 0
+    for n, line in enumerate(lines):
+        marked = NEXT_TASK.fullmatch(line)
+        # "Task: ..." among "Name: ..." and "Due: ..." is part of a record.
+        record = any(map(NAMED.match, [*lines[max(0, n - 1) : n], *lines[n + 1 : n + 2]]))
+        if n and marked and not record:
+            return at, marked[1].strip()
+        apart = n == 1 or (n and not lines[n - 1].strip())
+        if labelled and apart and breaks("next_task", line):
+            return at, line.strip()
+        at += len(line) + 1
+    return -1, ""
+
+
+def given_before(lead: str) -> str:
+    """The input that stands without a name before the first output; "" if it is talk."""
+    # Leave out the task, and paragraphs that are talk.
+    lines = lead.split("\n")
+    while lines and NEXT_TASK.match(lines[0]):
+        lines = lines[1 if NEXT_TASK.fullmatch(lines[0])[1].strip() else 2 :]
+    paragraphs = re.split(r"\n[ \t]*\n", "\n".join(lines).strip())
+    kept = [text for text in paragraphs if not is_talk(text.strip())]
+    return "\n\n".join(kept).strip()
+
+
+def is_talk(text: str) -> bool:
+    """Whether a paragraph speaks of the examples, and is none."""
+    if text.endswith((":", "：")) or breaks("small_talk", text) or not re.search(r"\w", text):
+        return True
+    if text.startswith("#") or BOLD.fullmatch(text):
+        return True
+    return breaks("talk_of_examples", text) and not NAMED.match(text)
 
 
 def without_closing(text: str) -> str:
