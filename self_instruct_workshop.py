@@ -2070,7 +2070,7 @@ def named_run(summary: dict) -> str:
 # --------------------------------------------------------------------------------------------------
 # The user's files. No path that is typed makes the program replace what it has not written itself.
 
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # each names a format of --output-path
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")  # endings of --output-path
 
 
 def check_files(config: Config) -> None:
@@ -2115,8 +2115,8 @@ def format_problem(path: str) -> str:
     from importlib.util import find_spec
 
     ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        return f"--output-path must end in {', '.join(ENDINGS)}, and {path} does not"
+    if ending not in FORMATS:
+        return f"--output-path must end in {', '.join(FORMATS)}, and {path} does not"
     if ending == ".parquet" and not find_spec("pyarrow"):
         install = f"{sys.executable} -m pip install pyarrow"
         return f"--output-path {path} needs a package: run  {install}  first"
