@@ -1804,11 +1804,14 @@ class Window:
                 self.changed.notify(max(0, self.limit - self.in_flight))
 
     def enter(self, stage: str) -> None:
-        """Begin anew with one request: the replies of another stage may be much longer."""
+        """Begin anew with two requests: the replies of another stage may be much longer.
+
+        Not with one: should that one hang, nothing would go on meanwhile.
+        """
         with self.changed:
             if stage != self.stage:
                 self.stage = stage
-                self.limit = 1
+                self.limit = min(self.limit, 2)
                 self.begun = False
                 self.answers = []
 
