@@ -31,6 +31,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -94,7 +95,8 @@ class Config:
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
     work_dir: str = setting(str(DATA / "workshop"), "folder for everything a run writes")
-    output_path: str = setting("", "write the final dataset to this file as well")
+    output_path: str = setting("", "also write the dataset here: .jsonl, .json, .csv or .parquet")
+    overwrite: bool = setting(False, "let --output-path replace a file that no run wrote")
     until: str = setting("filter", "stop after this stage; the next call goes on")
     # How stage 1 looks for new tasks.
     rouge_threshold: float = setting(0.7, "highest ROUGE-L with any other instruction", 0, 1)
@@ -143,10 +145,9 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results = Results(seeds=seed_tasks)
+    results = first_results(config, seed_tasks)
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
-        remove_views(config)
         tasks = seed_tasks
         try:
             # Each stage takes the tasks of the one before, and returns those that go on.
@@ -558,7 +559,8 @@ def generate_instances(
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
-            take_instances(config, task, *answer, results)
+            reply, first_rule = answer
+            take_instances(config, task, reply, results, first_rule)
     return [task for task in tasks if task.instances]
 
 
@@ -601,7 +603,7 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
 
 def take_instances(
-    config: Config, task: Task, reply: Reply, first_rule: str, results: Results
+    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = ""
 ) -> None:
     """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
     task.instances = []
@@ -761,7 +763,14 @@ TITLE = re.compile(  # a name that stands before the task itself
     """
 )
 OPENING_MARKS = "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@."  # with these an instruction may begin
-RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
+RULES = (
+    "small_talk",
+    "refusal",
+    "needs_more_than_text",
+    "about_the_answerer",
+    "prompt_echo",
+    "unfinished",
+)
 
 
 def breaks(rule: str, text: str) -> bool:
@@ -1250,7 +1259,7 @@ def first_record(journal: str) -> dict:
         with open(journal, encoding="utf-8") as file:
             record = json.loads(file.readline())
         readable = all(isinstance(record[name], str) for name in ("provider", "model"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         readable = False
     if not readable:
         problem = "--provider replay needs --responses FILE, a journal"
@@ -1267,19 +1276,21 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read seed tasks; exact duplicates are merged with a notice.
 
     The file is .jsonl or .json with records of the official schema, at least
-    {"instruction": ...}, or .txt with one instruction a line. Raises WorkshopError, naming file
-    and line.
+    {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
+    WorkshopError, naming file and line.
     """
     records = seed_records(Path(path))
     tasks: dict[str, Task] = {}
     for where, record in records:
         task = seed_task(where, record, len(tasks))
-        tasks.setdefault(task.instruction, task)
+        # A duplicate may have other instances: Alpaca files repeat an instruction for each input.
+        known = tasks.setdefault(task.instruction, task)
+        known.instances += [pair for pair in task.instances if pair not in known.instances]
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
     merged = len(records) - len(tasks)
     if merged:
-        print(f"notice: {path}: {merged} duplicates merged", file=sys.stderr)
+        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
     return list(tasks.values())
 
 
@@ -1288,19 +1299,65 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"the seed file {path} is not UTF-8 text, save it as such") from None
-    if kind == ".json":
-        return array_records(path, text)
+    text = seed_text(path)
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(where, line) for where, line in lines if line.strip()]
     if kind == ".txt":
-        return [(where, {"task": line}) for where, line in lines]
+        return text_records(lines)
+    # Many a file called .json holds a record on each line.
+    if kind == ".json" and not (lines and isinstance(json_or_none(lines[0][1]), dict)):
+        return array_records(path, text)
     return [(where, json_or_none(line)) for where, line in lines]
+
+
+def seed_text(path: Path) -> str:
+    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        name = other_encoding(data)
+        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+    except ValueError as error:
+        raise WorkshopError(f"the seed file {path}: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """The name of the encoding that text other than UTF-8 seems to have; "" for most."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        letters = [c for c in data.decode("gb18030") if not c.isascii()]
+    except UnicodeDecodeError:
+        return ""
+    # Text in another encoding gives rare characters, which the old GB2312 lacks.
+    common = [c for c in letters if c.encode("gb2312", "ignore")]
+    return "GBK" if len(common) > 0.9 * len(letters) else ""
+
+
+LIST_MARK = re.compile(r"\s*(?:[-*•·]\s+|[(（]?\d{1,3}(?:[.)](?:\s+|$)|[．、）]\s*))?")
+LABEL_MARK = re.compile(r"(?i)(?:\[classification\]|[\[【]分类[\]】])\s*")
+
+
+def text_records(lines: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+    """A record for each line of a .txt, without the mark of a list in front of it.
+
+    A line that begins with [classification] or 【分类】 is a classification task. Where a file
+    marks such tasks, the other lines are none.
+    """
+    texts = [(where, line[LIST_MARK.match(line).end() :]) for where, line in lines]
+    marks = any(LABEL_MARK.match(text) for _, text in texts)
+    records = []
+    for where, text in texts:
+        flag = bool(LABEL_MARK.match(text)) if marks else None
+        instruction = LABEL_MARK.sub("", text, count=1) if flag else text
+        if instruction.strip():
+            records.append((where, {"task": instruction, "is_classification": flag}))
+    return records
 
 
 def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -1311,6 +1368,8 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         records = None
         line = error.lineno
+    except RecursionError:
+        records = None
     if not isinstance(records, list):
         problem = f"the seed file {path}, line {line} is malformed"
         raise WorkshopError(f"{problem}: a JSON array of records is expected")
@@ -1320,7 +1379,7 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
 def json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -1332,7 +1391,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
         record = json.loads(to_json(record).encode("utf-8", "replace"))
         texts = [record.get(name) for name in ("instruction", "Instruction", "task", "Task")]
         instruction = next(filter(None, texts), None)
-        instances = seed_instances(record.get("instances") or [])
+        instances = seed_instances(record.get("instances") or alpaca_instances(record))
         flag = record.get("is_classification")
         readable = isinstance(instruction, str) and instruction.strip() and instances is not None
         if readable and flag in (None, True, False):
@@ -1352,6 +1411,12 @@ def seed_instances(pairs: Any) -> list[dict[str, str]] | None:
     if not all(isinstance(pair.get("output"), str) for pair in pairs):
         return None
     return [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
+
+
+def alpaca_instances(record: dict) -> list[dict]:
+    """The one instance of a row in the Alpaca shape; none where it has no output."""
+    names = ("input", "output")
+    return [{name: record.get(name) for name in names}] if record.get("output") else []
 
 
 @cache
@@ -1569,26 +1634,401 @@ STEP_FILES = [
 ]
 
 
+VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+
+
 def to_json(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write all lines or none, by one rename.
+    """Write all lines or none: a new file, once it is on disk, takes the name of the old one.
 
-    Lone surrogates, which other readers refuse, become question marks.
+    Lone surrogates, which other readers refuse, become question marks. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
+    # A link under the temporary name would lead somewhere else: "x" opens nothing that exists.
+    temporary.unlink(missing_ok=True)
+    file = open(temporary, "x", encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+    try:
+        with file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # half a file helps nobody, least of all on a full disk
+            temporary.unlink()
+        raise
 
 
-def remove_views(config: Config) -> None:
-    """Remove the step files of an earlier run: they are no views of this one."""
-    for name in (*STEP_FILES, "run.json"):
-        (Path(config.work_dir) / name).unlink(missing_ok=True)
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON Lines. Without rows there is no file: `load_dataset` reads no empty one.
+
+    An empty dataset alone is a file: it is what the run came to.
+    """
+    if rows or path.name == STEP_FILES[-1]:
+        write_whole(path, map(to_json, rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
+    """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
+
+    Unbuffered: what a full disk refuses would stay in a buffer, and be written later. With `sync`
+    it is on disk before this returns. Raises OSError.
+    """
+    # A last line may lack its newline: an editor's doing, or what could not be cut off below.
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    gap = b"" if file.read(1) in (b"", b"\n") else b"\n"
+    try:
+        # A disk that is nearly full takes a part of it.
+        rest = memoryview(gap + data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if sync:
+            os.fsync(file.fileno())
+    except BaseException:
+        file.truncate(end)
+        raise
+    return end + len(gap)
+
+
+def first_results(config: Config, seed_tasks: list[Task]) -> Results:
+    """The results of a run before its first stage; they know the run whose files stand there.
+
+    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    """
+    check_files(config)
+    for name in VIEWS:
+        path = Path(config.work_dir) / name
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder", str(path))
+    return Results(seeds=seed_tasks, earlier=earlier_run(Path(config.work_dir)))
+
+
+def earlier_run(folder: Path) -> dict:
+    """What run.json in the folder says of the last run there; {} where there is none."""
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def write_view(stage: str, config: Config, model: Model, results: Results, ended: bool) -> None:
+    """Write the step file of a stage. No row of an earlier run is lost by that.
+
+    A stage that broke off leaves a file that stands there if it has rows that the new one lacks.
+    A stage that ended replaces it. If it changes the file, or the run stops here, what stands there
+    of later stages is of an earlier run: that is moved into `earlier/`, and stays there if this run
+    lacks rows of it.
+    """
+    number = STAGES.index(stage)
+    path = Path(config.work_dir) / STEP_FILES[number]
+    rows = results.rows(stage)
+    same = path.exists() and holds_rows(path, rows)
+    loses = path.exists() and not same and misses_rows(path, rows)
+    loses = loses or (path.exists() and of_another_model(model, results))
+    if loses and not ended:
+        return
+    alone = same and stage != config.until
+    if loses or (ended and not alone and later_files(config, number)):
+        keep_aside(config, results)
+    write_rows(path, rows)
+    results.written.append(path.name)
+
+
+def later_files(config: Config, number: int) -> list[Path]:
+    """The step files that stand there of stages behind this one."""
+    paths = [Path(config.work_dir) / name for name in STEP_FILES[number + 1 :]]
+    return [path for path in paths if path.exists()]
+
+
+def holds_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds exactly these rows."""
+    with open(path, "rb") as lines:
+        for row in rows:
+            if lines.readline() != to_json(row).encode("utf-8", "replace"):
+                return False
+        return not lines.readline()
+
+
+def misses_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
+    new = Counter(row["instruction"] for row in rows)
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        old = Counter(instruction_in(line) for line in lines)
+    return bool(old - new)
+
+
+def instruction_in(line: str) -> str | None:
+    """The instruction of a row; None: this is no row of ours."""
+    row = json_or_none(line)
+    instruction = row.get("instruction") if isinstance(row, dict) else None
+    return instruction if isinstance(instruction, str) else None
+
+
+def of_another_model(model: Model, results: Results) -> bool:
+    """Whether another provider or model made the file that stands there, as run.json says."""
+    return not results.written and was_of_another_model(model, results)
+
+
+def was_of_another_model(model: Model, results: Results) -> bool:
+    """Whether run.json names another provider or model than this run has."""
+    settings = results.earlier.get("settings")
+    if not isinstance(settings, dict):
+        return False
+    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+
+
+def keep_aside(config: Config, results: Results) -> None:
+    """Move what stands there of an earlier run into a dated folder inside the work folder."""
+    folder = Path(config.work_dir)
+    if not results.kept_in:
+        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        place = folder / "earlier" / now
+        number = 1
+        while place.exists():
+            number += 1
+            place = folder / "earlier" / f"{now}_{number}"
+        place.mkdir(parents=True)
+        results.kept_in = str(place)
+    # What this run has written itself stays. run.json is written again as it was.
+    for name in VIEWS[:-1]:
+        if name not in results.written and (folder / name).exists():
+            os.replace(folder / name, Path(results.kept_in) / name)
+    if results.earlier:
+        write_json(Path(results.kept_in) / "run.json", results.earlier)
+
+
+def write_json(path: Path, record: dict) -> None:
+    write_whole(path, [json.dumps(record, ensure_ascii=False, indent=2), "\n"])
+
+
+def give_up_kept(model: Model, results: Results) -> None:
+    """Remove what a complete run kept aside, where the same model's new files hold all of it."""
+    if results.status != "complete":
+        return
+    kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
+    steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
+    views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
+    lost = any(misses_rows(path, views[path.name]) for path in steps)
+    if kept and not lost and not was_of_another_model(model, results):
+        for path in kept:
+            path.unlink(missing_ok=True)
+        for folder in (kept[0].parent, kept[0].parent.parent):
+            with suppress(OSError):  # other earlier runs are in there
+                folder.rmdir()
+        results.kept_in = ""
+
+
+def named_run(summary: dict) -> str:
+    """A run in words, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return "an earlier run"
+    who = f"{settings.get('provider')}, {settings.get('model')}"
+    number = f"{settings.get('num_instructions')} instructions"
+    return one_line(f"an earlier run ({who}, {number}, {settings.get('language')})", 150)
+
+
+# --------------------------------------------------------------------------------------------------
+# The user's files. No path that is typed makes the program replace what it has not written itself.
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # each names a format of --output-path
+
+
+def check_files(config: Config) -> None:
+    """Raise UsageError where the run would write over a file that it reads, or over a user's."""
+    problem = seed_file_problem(config) or output_problem(config)
+    if problem:
+        raise UsageError(problem)
+
+
+def seed_file_problem(config: Config) -> str:
+    """Why a run in this folder cannot read that seed file, "" if it can."""
+    written = own_files(config)
+    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
+        advice = "copy it to another name, or choose another --work-dir"
+        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+    return ""
+
+
+def output_problem(config: Config) -> str:
+    """Why the dataset cannot be written to --output-path, "" if it can."""
+    path = config.output_path
+    if not path:
+        return ""
+    if "\0" in path or os.path.islink(os.path.realpath(path)):
+        return f"--output-path must be a file, and {path!r} leads to none"
+    if Path(path).is_dir():
+        return f"--output-path must be a file, and {path} is a folder"
+    # What the run reads and writes is never replaced, not even with --overwrite.
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
+        return f"--output-path {path} is a file that the run needs: name another one"
+    if is_stream(path):
+        return ""
+    if os.path.lexists(path) and not config.overwrite and not is_our_output(config):
+        advice = "name another file, or add --overwrite to replace it"
+        return f"--output-path {path} is there, and no run in this folder wrote it: {advice}"
+    return format_problem(path)
+
+
+def format_problem(path: str) -> str:
+    """Why the ending of a path names no format that can be written, "" if it does."""
+    from importlib.util import find_spec
+
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        return f"--output-path must end in {', '.join(ENDINGS)}, and {path} does not"
+    if ending == ".parquet" and not find_spec("pyarrow"):
+        install = f"{sys.executable} -m pip install pyarrow"
+        return f"--output-path {path} needs a package: run  {install}  first"
+    return ""
+
+
+def own_files(config: Config) -> list[Path]:
+    """The files in the work folder that a run reads and writes."""
+    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one file: through links too, and where only capitals differ."""
+    try:
+        if os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other):
+            return True
+        return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+    except (OSError, ValueError):  # say, a path with a zero byte
+        return False
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    if not os.path.exists(path):
+        return False
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+
+
+def is_our_output(config: Config) -> bool:
+    """Whether the file at --output-path is still what an earlier run in this folder wrote there."""
+    target = os.path.realpath(config.output_path)
+    digests = outputs_of(earlier_run(Path(config.work_dir))).get(target, [])
+    try:
+        return sha256(Path(target).read_bytes()).hexdigest() in digests
+    except OSError:
+        return not os.path.exists(target)  # a link to a file that is not there yet
+
+
+def outputs_of(summary: dict) -> dict[str, list]:
+    """Which files runs in this folder wrote for --output-path: their places and digests."""
+    outputs = summary.get("outputs")
+    if not isinstance(outputs, dict):
+        return {}
+    return {path: digests for path, digests in outputs.items() if isinstance(digests, list)}
+
+
+def outputs_now(config: Config, results: Results) -> dict[str, list]:
+    """The same with the file that this run is about to write.
+
+    The digest before stays beside the new one, for a run that is killed in between.
+    """
+    outputs = outputs_of(results.earlier)
+    if config.output_path and results.status == "complete" and not is_stream(config.output_path):
+        target = os.path.realpath(config.output_path)
+        digest = sha256(rendered(results.dataset, config.output_path)).hexdigest()
+        outputs[target] = [digest, *outputs.get(target, [])[:1]]
+    return outputs
+
+
+def write_output(config: Config, results: Results) -> None:
+    """Write the dataset to --output-path. A link stays a link: its target is written.
+
+    Raises UsageError where another file has come to stand there, and OSError.
+    """
+    check_files(config)
+    data = rendered(results.dataset, config.output_path)
+    if is_stream(config.output_path):
+        write_to_stream(config.output_path, data)
+        return
+    # Write a new file beside the old one, and put it in its place when it is whole.
+    target = Path(os.path.realpath(config.output_path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_to_stream(path: str, data: bytes) -> None:
+    """Write to a device or a pipe, to our own output as print does."""
+    standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
+    if standard:
+        standard.write(data.decode())
+        standard.flush()
+        return
+    with open(path, "ab") as stream:
+        stream.write(data)
+
+
+def rendered(rows: list[dict], path: str) -> bytes:
+    """The rows in the format that the path's ending names; JSON Lines for a device or a pipe."""
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        return as_parquet(rows)
+    if ending == ".csv":
+        return as_csv(rows)
+    lines = [to_json(row) for row in rows]
+    if ending == ".json":
+        text = "[\n" + ",\n".join(line.removesuffix("\n") for line in lines) + "\n]\n"
+        return text.encode("utf-8", "replace")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+COLUMNS = ("instruction", "input", "output")  # of the dataset
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    """The dataset as CSV, every text in quotes."""
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    """The dataset as Parquet: three columns of texts."""
+    import io
+
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    # Lone surrogates become question marks, as in the other formats.
+    columns = {}
+    for name in COLUMNS:
+        texts = [row[name].encode("utf-8", "replace").decode() for row in rows]
+        columns[name] = pyarrow.array(texts, pyarrow.string())
+    buffer = io.BytesIO()
+    write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------
+# The journal: every reply, as it came.
 
 
 @dataclass
@@ -1596,7 +2036,7 @@ class Reply:
     """What a model answered, as the journal keeps it."""
 
     text: str
-    finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
+    finish_reason: str  # "stop", "length" (cut by max_tokens), "content_filter" or "no_content"
     prompt_tokens: int = 0  # 0: the server did not say
     reply_tokens: int = 0
     prompt: Prompt = ""
@@ -1617,79 +2057,163 @@ class Reply:
 
 
 class Journal:
-    """responses.jsonl: one line for each reply, appended, flushed and fsynced.
+    """responses.jsonl: one line for each reply, appended and fsynced.
 
-    Memory holds only where each line starts. A last line torn by a kill is cut off: nothing was
-    made of it yet. Raises WorkshopError where another line is damaged.
+    Memory holds only where each line starts. A last line torn by a kill is moved to
+    responses.torn: nothing was made of it yet. Raises WorkshopError where another line is damaged.
     """
 
     def __init__(self, path: Path, mode: str = "a+b") -> None:
         self.path = path
+        self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
-        self.file = open(path, mode)  # noqa: SIM115
-        self.read_index()
+        self.file = open(path, mode, buffering=0)  # noqa: SIM115
+        try:
+            self.read_index()
+        except BaseException:
+            self.file.close()
+            raise
 
     def read_index(self) -> None:
         """Note where each reply starts."""
         start = self.file.seek(0)
-        for number, line in enumerate(self.file, 1):
-            if not line.endswith(b"\n"):
-                if self.file.writable():
-                    self.file.truncate(start)
-                    self.torn = True
-                return
-            record = checked_record(line, f"{self.path}, line {number}")
-            for key in (record["key"], *record.get("answers", {})):
-                self.starts[key] = start
-            start += len(line)
+        with open(self.file.fileno(), "rb", closefd=False) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") and is_torn(line):
+                    self.cut_off(start, line)
+                    return
+                record = checked_record(line, f"{self.path}, line {number}")
+                for key in (record["key"], *record.get("answers", {})):
+                    self.starts[key] = start
+                start += len(line)
+
+    def cut_off(self, start: int, line: bytes) -> None:
+        """Move a torn last line to responses.torn; where that fails (OSError), it stays here."""
+        if not self.file.writable():
+            return
+        how = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        how |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(self.path.with_suffix(".torn"), how, 0o666)
+        with open(handle, "a+b", buffering=0) as kept:
+            append_whole(kept, line + b"\n")
+        self.file.truncate(start)
+        self.torn = True
 
     def get(self, key: str) -> dict | None:
         """The newest record under this key, or None."""
         with self.lock:
             if key not in self.starts:
                 return None
-            self.file.seek(self.starts[key])
-            record = json.loads(self.file.readline())
+            record = json.loads(self.line_at(self.starts[key]))
+        for name in ("prompt_tokens", "reply_tokens"):
+            record[name] = token_count(record[name])
         return record if record["key"] == key else answer_of_list(record, key)
 
+    def line_at(self, start: int) -> bytes:
+        """The line that starts here."""
+        self.file.seek(start)
+        line = b""
+        while b"\n" not in line:
+            part = self.file.read(1 << 16)
+            line += part
+            if not part:
+                break
+        return line.partition(b"\n")[0]
+
     def append(self, *records: dict) -> None:
-        """Write all records at once. Raises OSError, and leaves no half line behind."""
+        """Write all records at once. Raises OSError, and leaves no half line behind.
+
+        Where the folder was moved, the records are in the journal there, and it is an error: the
+        next run would find no journal here, and pay again.
+        """
         lines = [to_json(record).encode("utf-8", "replace") for record in records]
         with self.lock:
-            start = self.file.seek(0, os.SEEK_END)
-            try:
-                if not os.fstat(self.file.fileno()).st_nlink:
-                    raise FileNotFoundError(2, "it was deleted")
-                self.file.write(b"".join(lines))
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            except OSError:
-                self.file.truncate(start)
-                raise
+            start = append_whole(self.file, b"".join(lines))
             for record, line in zip(records, lines, strict=True):
                 self.starts[record["key"]] = start
                 start += len(line)
+        if self.is_moved():
+            raise FileNotFoundError(2, MOVED)
+
+    def is_moved(self) -> bool:
+        """Whether the file that we write to is no longer found at its place."""
+        try:
+            return not os.path.samestat(os.stat(self.place), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            return True
+
+
+MOVED = "it was moved or deleted while the run was on"
+# What a record has, and of which type. Token counts are what a server said, whatever that was.
+RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
+RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
+# What the record of a list shares with those of its questions.
+SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
+SHARED += ("created_at", "max_tokens")
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline is half a record, and not a whole one."""
+    return first_value(line)[0] is None
+
+
+def first_value(line: bytes) -> tuple[Any, str]:
+    """The first JSON value of a line, None where it breaks off, and what stands behind it."""
+    text = line.decode("utf-8", "replace").strip()
+    with suppress(ValueError, RecursionError):
+        value, end = json.JSONDecoder().raw_decode(text)
+        return value, text[end:]
+    return None, ""
 
 
 def checked_record(line: bytes, where: str) -> dict:
     """A line of the journal as a record. Raises WorkshopError that says where it stands."""
-    try:
-        record = {"version": VERSION, **json.loads(line)}
-        texts = [record["key"], *record.get("answers", {})]
-        if record["version"] == VERSION:
-            texts += [record["text"], *record.get("answers", {}).values()]
-        readable = all(isinstance(text, str) for text in texts)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        readable = False
-    if not readable:
-        problem = f"{where} is damaged"
-        raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
-    if record["version"] != VERSION:
-        problem = f"{where} is of version {record['version']}, this program's is {VERSION}"
+    record = None
+    with suppress(ValueError, RecursionError):  # no JSON, or nested too deeply
+        record = json.loads(line)
+    if isinstance(record, dict) and record.get("version", VERSION) != VERSION:
+        version = one_line(str(record["version"]))
+        problem = f"{where} is of version {version}, this program's is {VERSION}"
         raise WorkshopError(f"{problem}: use the program that wrote it, or another --work-dir")
-    return record
+    if is_record(record):
+        return record
+
+    # An editor may have taken the line ends away: then a line holds many replies.
+    value, behind = first_value(line)
+    if isinstance(value, list) or behind:
+        problem = f"{where} holds more than one record, or none"
+        raise WorkshopError(f"{problem}: give each record a line of its own, which ends in LF")
+    problem = f"{where} is damaged"
+    raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
+
+
+def is_record(record: Any) -> bool:
+    """Whether this has all that is read of a record. An old journal's list has `answers`."""
+    if not isinstance(record, dict) or not record.keys() >= RECORD.keys():
+        return False
+    if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+        return False
+    if "answers" not in record:
+        return True
+
+    # One answer for each instruction, and what each of them shares with the list.
+    answers = record["answers"]
+    instructions = record.get("instructions")
+    if not isinstance(answers, dict) or not isinstance(instructions, list):
+        return False
+    texts = [*answers.values(), *instructions]
+    if len(answers) != len(instructions) or not all(isinstance(text, str) for text in texts):
+        return False
+    return record.keys() >= {*SHARED}
+
+
+def token_count(said: Any) -> int:
+    """A number of tokens as a server says it; 0, not known, where that can be no count."""
+    if type(said) in (int, float) and 0 <= said < 1e12 and said == int(said):
+        return int(said)
+    return 0
 
 
 def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
@@ -1697,8 +2221,7 @@ def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
 
     The tokens stand in the list's record, which `part_of` names.
     """
-    names = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
-    shared = {name: whole[name] for name in (*names, "created_at", "max_tokens")}
+    shared = {name: whole[name] for name in SHARED}
     own = {"key": key, "part_of": whole["key"], "instruction": instruction, "text": text}
     counts = {"prompt_tokens": 0, "reply_tokens": 0}
     return shared | own | counts | {"finish_reason": "stop", "prompt": ""}
@@ -1719,26 +2242,70 @@ def answer_of_list(record: dict, key: str) -> dict:
 def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only.
 
-    The lock dies with this process. Raises WorkshopError.
+    Raises WorkshopError.
     """
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = None
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = locked(folder)
         if responses:
             return lock, Journal(Path(responses), "rb")
         return lock, Journal(folder / "responses.jsonl")
-    except filelock.Timeout:
-        problem = f"another run is writing to {folder}: wait for it, or choose another --work-dir"
     except OSError as error:
         problem = f"cannot write to {folder} ({error.strerror}): choose another --work-dir"
     except WorkshopError as error:
         problem = str(error)
-    lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
+    if lock:
+        lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
     raise WorkshopError(problem)
+
+
+def locked(folder: Path) -> Any:
+    """The folder's lock, which dies with this process. Raises OSError and WorkshopError.
+
+    Some network and cloud drives know no locks: there the lock is a file, which a killed run may
+    leave behind.
+    """
+    import filelock
+
+    advice = "wait for it, or choose another --work-dir"
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        if has_locks(folder):
+            lock.acquire()
+            return lock
+        advice += f", or, if no run is going on, delete {folder / LOCK_FILE}"
+        lock = filelock.SoftFileLock(folder / LOCK_FILE, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        lock.release()
+        raise WorkshopError(f"another run is writing to {folder}: {advice}") from None
+
+
+LOCK_FILE = ".lock-file"  # where the drive knows no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the drive of this folder can lock a file. Raises OSError for other problems."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True  # a run holds the lock
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(file)
+    return True
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1747,12 +2314,16 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
 
 
 class Transient(Exception):
-    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0."""
+    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0.
 
-    def __init__(self, what: str, wait: float = 0.0) -> None:
+    `sent`: whether the request may have reached its server, and so may cost something.
+    """
+
+    def __init__(self, what: str, wait: float = 0.0, sent: bool = True) -> None:
         super().__init__(what)
         self.what = what
         self.wait = wait
+        self.sent = sent
 
 
 class Silent(Transient):
@@ -1864,7 +2435,9 @@ class Model(AbstractContextManager):
         self.config = config
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
-        self.key = variables.get(self.provider.key or "LOCAL_API_KEY", "")
+        self.address_file = file_of_address(config, self.provider)
+        keys = env_file()[1] if self.address_file else variables
+        self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.address = server_address(config, self.provider, variables)
         self.base_url = without_login(self.address)  # as it is shown and written
         # What all threads of the run share.
@@ -1885,8 +2458,12 @@ class Model(AbstractContextManager):
         self.endings: Counter[str] = Counter()  # the finish reasons of replies
         self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
-        # Before the first answer, one failure is enough to stop the run.
-        self.failed_in_a_row = config.patience - 1
+        self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.stage = ""  # the present one
+        self.tasks: list[Task] = []  # what stages 2 and 3 ask about
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
@@ -1895,7 +2472,7 @@ class Model(AbstractContextManager):
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
-        self.model = config.model or self.provider.model or self.first_listed()
+        self.model = model_name(config, self.name) or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             record = first_record(config.responses)
@@ -1910,7 +2487,10 @@ class Model(AbstractContextManager):
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
         name = self.provider.key
-        if name and not self.key:
+        if name and not self.key and self.address_file:
+            place = f"{self.provider.url_variable} stands in {self.address_file}"
+            fault = f"{place}, and only a key from there goes to that address: put {name}"
+        elif name and not self.key:
             fault = f"{name} is not set: put it"
         elif not re.fullmatch(r"[!-~]*", self.key):
             fault = f"{name} holds a character that no key has: copy it again"
@@ -1963,6 +2543,7 @@ class Model(AbstractContextManager):
 
         The reply is None, and noted in `undone`, where the request failed for good.
         """
+        self.tasks = items if stage in STAGES[1:] else self.tasks
         executor = ThreadPoolExecutor(min(self.config.concurrency, len(items) or 1), "asking")
         futures: list[Future] = []
         try:
@@ -1994,19 +2575,18 @@ class Model(AbstractContextManager):
     ) -> Reply:
         """Return the reply to a question, from the journal if it is there.
 
-        A reply that was filtered, or is not `readable`, is asked for once more. `question` says
+        A reply that was withheld, or is not `readable`, is asked for once more. `question` says
         what is asked beside the settings. Raises RequestFailed.
         """
         for attempt in (0, 1):
             reply = self.ask_once(stage, attempt, prompt, parameters, question)
-            filtered = reply.finish_reason == "content_filter"
-            if not filtered and (reply.cut or readable(reply.text)):
+            withheld = WITHHELD.get(reply.finish_reason, "")
+            if not withheld and (reply.cut or readable(reply.text)):
                 return reply
         # In stage 2 a filtered reply counts as an answer that cannot be read.
-        if filtered and stage != "classify":
-            raise RequestFailed(
-                "held back by the content filter, twice: it stays so with this model"
-            )
+        unread = stage == "classify" and reply.finish_reason == "content_filter"
+        if withheld and not unread:
+            raise RequestFailed(f"{withheld}, twice: it stays so with this model")
         return reply
 
     def ask_once(
@@ -2017,11 +2597,14 @@ class Model(AbstractContextManager):
 
         `derive` makes, of the record of a list's reply, one record for each of its questions.
         """
+        self.stage = stage
         key, identity = self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
         limit = parameters["max_tokens"]
         asked_now = record is None or was_cut_shorter(record, limit)
         if asked_now:
+            if self.config.responses and was_left_undone(self, identity):
+                raise RequestFailed("without a reply in the run that is replayed, too")
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
             if self.provider.base_url:
@@ -2057,10 +2640,18 @@ class Model(AbstractContextManager):
         try:
             self.journal.append(*records)
         except OSError as error:
-            self.stop.set()  # what comes back could not be kept
-            problem = f"cannot write to {self.journal.path} ({error.strerror})"
-            hint = "put it right, then run the same command to go on"
-            raise WorkshopError(f"{problem}: {hint}") from None
+            raise self.unwritable(self.journal.path, str(error.strerror)) from None
+
+    def unwritable(self, path: Path, why: str) -> WorkshopError:
+        """End the run: what comes back could not be kept."""
+        self.stop.set()
+        problem = f"cannot write to {path} ({why})"
+        return WorkshopError(f"{problem}: put it right, then run the same command to go on")
+
+    def check_folder(self) -> None:
+        """Raise WorkshopError where the folder was moved: one made anew would have no journal."""
+        if not self.config.responses and self.journal.is_moved():
+            raise self.unwritable(self.journal.path, MOVED)
 
     def count_tokens(self, stage: str, record: dict, asked_now: bool) -> None:
         """Count a reply once, however often it is used; one of a list counts as the list."""
@@ -2083,6 +2674,8 @@ class Model(AbstractContextManager):
         Raises RequestFailed when `max_attempts` or `deadline` is used up.
         """
         self.check_key()
+        if self.silent:
+            self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
         while not self.stop.is_set():
@@ -2101,6 +2694,8 @@ class Model(AbstractContextManager):
             except Transient as fault:
                 pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
+                # Where many have failed in a row, each of the others is sent only once.
+                last = last or self.failed_in_a_row >= self.config.patience
                 self.note_fault(fault.what, last)
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
@@ -2166,13 +2761,36 @@ class Model(AbstractContextManager):
         with self.lock:
             self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
             self.failed_in_a_row += last
-        if not last:
-            return
-        if self.failed_in_a_row < self.config.patience:
+        # Before the first answer of a run, one failure is enough to end it.
+        allowed = self.config.patience if self.counted else 1
+        if last and self.failed_in_a_row < allowed:
+            raise RequestFailed(what)
+        if last:
+            if re.match(SILENT, what):
+                self.silent = what
+            self.give_up(what)
+
+    def give_up(self, what: str) -> None:
+        """Many requests in a row failed for good: leave this one undone, or end the run.
+
+        A stage that has any answer goes on with what it has. Raises RequestFailed or
+        WorkshopError.
+        """
+        if self.stage in self.answered or self.has_answers(self.stage):
+            self.answered.add(self.stage)
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
         raise WorkshopError(f"{problem}: {advice(self.config, what)}")
+
+    def has_answers(self, stage: str) -> bool:
+        """Whether the journal holds a reply of this stage by this model."""
+        wanted = (stage, self.name, self.model)
+        for key in reversed([*self.journal.starts]):
+            record = self.journal.get(key) or {}
+            if tuple(record.get(name) for name in ("stage", "provider", "model")) == wanted:
+                return True
+        return False
 
     def refuse(self, name: str) -> None:
         """From now on send the limit of tokens by its other name, anything else not at all.
@@ -2195,7 +2813,7 @@ class Model(AbstractContextManager):
                 self.names[name] = ""
             self.refused[name] = f"sent as {other}" if other else "left out"
             notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(notice, file=sys.stderr)
+            print(printable(notice), file=sys.stderr)
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key or another login."""
@@ -2247,6 +2865,27 @@ def one_line(text: str, length: int = 100) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe to print: what could steer a terminal is written out.
+
+    >>> printable("one\\x1b[2J\\ntwo")
+    'one\\\\x1b[2J\\ntwo'
+    """
+    return re.sub(CONTROL, lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    """Print a result. Whoever closes the pipe early, as head does, has seen enough."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        # Without this, Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
     """A bar on stderr that moves with the steps; none where stderr is not a terminal."""
     from tqdm import tqdm
@@ -2295,6 +2934,13 @@ PASSING = {"InternalError", "ServiceUnavailable"}
 LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
 FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
+SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
+WITHHELD = {  # finish_reason -> what that means
+    "content_filter": "held back by the content filter",
+    "no_content": "an answer without content",
+}
+UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
+UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
@@ -2552,7 +3198,7 @@ def connection_fault(model: Model, error: Any) -> Transient:
     name = set_variable(f"{address.scheme}_proxy", "all_proxy")
     passed = goes_past_proxies(model.address) or proxy_bypass_environment(address.hostname or "")
     proxy = f"through the proxy of {name}: " if name and not passed else ""
-    return Transient(model.clean(f"connection: {proxy}{error}"))
+    return Transient(model.clean(f"connection: {proxy}{error}"), sent=was_sent(error))
 
 
 def no_answer(model: Model) -> Silent:
@@ -2659,6 +3305,14 @@ def as_turns(prompt: Prompt) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
+def was_sent(error: BaseException) -> bool:
+    """Whether a request may have reached its server: not where no connection ever stood."""
+    # requests keeps the reason, an error of urllib3, inside; httpx has its own names.
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)
+    return not {type(error).__name__, type(reason).__name__} & UNSENT
+
+
 def openai_fault(error: Any) -> Fault:
     """What an error of the SDK tells."""
     headers = error.response.headers
@@ -2668,23 +3322,28 @@ def openai_fault(error: Any) -> Fault:
     return fault_of(error.status_code, body, headers)
 
 
-def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Reply:
+def read_answer(model: Model, document: dict, usage: Any, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer; both wire formats have the same."""
     choice = (document.get("choices") or [{}])[0]
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
     finish = ending(model, choice.get("finish_reason"))
     text = content_text(said.get("content"))
+    told = usage if isinstance(usage, dict) else {}
+    used = [token_count(told.get(name)) for name in counts]
     if not text and (said.get("reasoning_content") or said.get("reasoning")):
         text = ""
         all_of_it = f"{model.model} put all its text into its thinking, and gave no answer"
         limit = f"a larger --max-tokens (now {model.config.max_tokens})"
         model.notice_once(all_of_it, f"{limit} helps, or a model with thinking off")
     if text is None:
-        if finish not in ("length", "content_filter"):
+        # With usage it was paid for, so it is an answer: asked for once more, not six times.
+        if document.get("choices") and any(used):
+            finish = finish if finish in ("length", "content_filter") else "no_content"
+        if finish not in ("length", *WITHHELD):
             error = document.get("error", "")
             raise Transient(model.clean(f"200 without choices or content: {error}"))
         text = ""
-    return Reply(text, finish, *(usage.get(name) or 0 for name in counts))
+    return Reply(text, finish, *used)
 
 
 def content_text(content: Any) -> str | None:
@@ -2786,6 +3445,51 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
     return read_answer(model, answer.output or {}, usage, "input_tokens", "output_tokens")
 
 
+def was_left_undone(model: Model, question: dict) -> bool:
+    """Whether the run that is replayed asked this too, and got no reply.
+
+    A question to which the journal has a reply under other settings was never asked in this
+    form. Nor was a request of stage 1, or a task of stage 2, behind the last that has a reply,
+    unless run.json beside the journal says that as many tasks were wanted.
+    """
+    stage = question["stage"]
+    if question["attempt"] or question.get("sample") or "instructions" in question:
+        return True
+    asked = questions_of(model, stage)
+    if stage == "generate":
+        number = question["request_idx"]
+        return number not in asked and number < max(asked, default=0)
+    text = question["instruction"]
+    order = [task.instruction for task in model.tasks]
+    if text not in order:
+        return True  # a seed task, which stage 2 asks about too
+    if not asked or text in asked:
+        return False
+    if stage == "instances" and text in questions_of(model, "classify"):
+        return True
+    behind = order[order.index(text) :]
+    return bool(asked.intersection(behind)) or wanted_as_many(model.config)
+
+
+def wanted_as_many(config: Config) -> bool:
+    """Whether run.json beside the journal that is replayed says that as many were wanted."""
+    settings = earlier_run(Path(config.responses).parent).get("settings")
+    wanted = settings.get("num_instructions") if isinstance(settings, dict) else None
+    return type(wanted) is int and wanted >= config.num_instructions
+
+
+def questions_of(model: Model, stage: str) -> set:
+    """What a replayed journal has replies to: requests of stage 1 by number, or instructions."""
+    if stage not in model.questions:
+        journal = model.journal
+        records = filter(None, map(journal.get, [*journal.starts]))
+        name = "request_idx" if stage == "generate" else "instruction"
+        kind = int if stage == "generate" else str
+        found = [record.get(name) for record in records if record.get("stage") == stage]
+        model.questions[stage] = {what for what in found if isinstance(what, kind)}
+    return model.questions[stage]
+
+
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
     """Every reply is in the journal; a question that is not there has none."""
     problem = f"{model.config.responses} holds no reply to {one_line(as_text(prompt)[-60:])!r}"
@@ -2811,6 +3515,13 @@ def environment() -> dict[str, str]:
 
     Empty ones count as unset. Raises WorkshopError.
     """
+    return env_file()[1] | {
+        name: value.strip() for name, value in os.environ.items() if value.strip()
+    }
+
+
+def env_file() -> tuple[str, dict[str, str]]:
+    """The nearest .env from here upwards, "" if there is none, and its variables."""
     from dotenv import dotenv_values, find_dotenv
 
     file = find_dotenv(usecwd=True)
@@ -2818,8 +3529,22 @@ def environment() -> dict[str, str]:
         variables = dotenv_values(file, interpolate=False)
     except UnicodeDecodeError:
         raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-    variables |= {name: value for name, value in os.environ.items() if value.strip()}
-    return {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    filled = {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    return file, filled
+
+
+def file_of_address(config: Config, provider: Provider) -> str:
+    """The .env that names the server's address, "" if that is the provider's own, or was typed.
+
+    Such a file may be somebody else's, of a copied project say, so no key goes to its address but
+    its own.
+    """
+    name = provider.url_variable
+    file, variables = env_file()
+    if config.base_url or os.environ.get(name, "").strip():
+        return ""
+    address = variables.get(name, provider.base_url)
+    return "" if address.rstrip("/") == provider.base_url.rstrip("/") else file
 
 
 def provider_name(config: Config) -> str:
@@ -2831,9 +3556,21 @@ def provider_name(config: Config) -> str:
     return next(iter(keyed), "local" if config.base_url else "practice")
 
 
+def model_name(config: Config, provider: str) -> str:
+    """The model that is named, else the provider's; "" for the first that the server lists.
+
+    The practice model has its own name always: nothing it says passes for a real model's.
+    """
+    own = PROVIDERS[provider].model
+    return own if provider == "practice" else config.model or own
+
+
 def provider_row(config: Config, name: str) -> Provider:
     """The provider's row. A recipe for base models needs an endpoint that continues texts."""
     row = PROVIDERS[name]
+    if name == "practice" and not config.provider and config.model:
+        problem = f"nobody is there to be --model {config.model}: no API key was found"
+        raise UsageError(f"{problem}; put one into .env, or name the --provider")
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
@@ -3242,6 +3979,9 @@ class Results:
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
+    earlier: dict = field(default_factory=dict)  # run.json of the run before this one
+    written: list[str] = field(default_factory=list)  # the step files of this run
+    kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
     def begin(self, stage: str) -> None:
@@ -3257,16 +3997,18 @@ class Results:
         stage: str,
         rule: str,
         *texts: str,
-        pair: tuple = (None, None),
-        why: tuple = ("", None),
+        pair: tuple = ("", ""),
+        why: tuple[str, float] = ("", 0.0),
     ) -> None:
         """Note which instructions a rule turned away, or which instance `pair` of one.
 
-        `why` is the evidence: the neighbour and its score.
+        `why` is the evidence: the neighbour and its score. What a row has nothing of is "" or 0.0,
+        never null: a reader that sees only nulls at first does not know the type.
         """
         for text in texts:
             row = {"stage": stage, "rule": rule, "instruction": text}
-            row |= {"input": pair[0], "output": pair[1], "evidence": why[0], "score": why[1]}
+            row |= {"input": pair[0] or "", "output": pair[1]}
+            row |= {"evidence": why[0], "score": why[1]}
             self.rejected.append(row)
 
     def rows(self, stage: str) -> list[dict]:
@@ -3280,7 +4022,18 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
-        return rows
+        return typed_rows(rows) if stage == "instances" else rows
+
+
+def typed_rows(rows: list[dict]) -> list[dict]:
+    """Rows of step 3 whose first ones tell each column's type, as `load_dataset` needs it.
+
+    Tasks without an instance stand last. What stage 2 could not tell was not asked for as
+    classification, so it is false here; step 2 has it as null.
+    """
+    for row in rows:
+        row["is_classification"] = bool(row["is_classification"])
+    return sorted(rows, key=lambda row: not row["instances"])
 
 
 def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) -> dict:
@@ -3288,15 +4041,20 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}}
     metadata["created_at"] = reply.created_at
-    notes = {"most_similar": dict(nearest), "avg_similarity_score": float(mean)}
+    # A list: a record with a text as its key would be a column of its own for each text.
+    similar = [{"instruction": text, "score": score} for text, score in nearest]
+    notes = {"most_similar": similar, "avg_similarity_score": float(mean)}
     return notes | {"metadata": metadata, "request_idx": request_idx}
 
 
 def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Results) -> list:
     """One stage. Its step file is written when it ends, and also when it breaks off."""
     number = STAGES.index(stage)
+    ended = False
     try:
-        return STAGE_FUNCTIONS[number](config, model, tasks, results)
+        tasks = STAGE_FUNCTIONS[number](config, model, tasks, results)
+        ended = True
+        return tasks
     except KeyboardInterrupt as stop:
         # Say how far it came.
         done = len(results.rows(stage))
@@ -3305,30 +4063,54 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         stop.args += (f"stage {number + 1}, {stage}: {so_far}",)
         raise
     finally:
-        path = Path(config.work_dir) / STEP_FILES[number]
-        write_whole(path, map(to_json, results.rows(stage)))
+        model.check_folder()
+        write_view(stage, config, model, results, ended)
+        if ended:
+            summary = summary_of(config, model, results)
+            write_json(Path(config.work_dir) / "run.json", summary)
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
     text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
-    if config.base_url:
+    if config.base_url or model.address_file:
         text += f" at {model.base_url}"
+    if model.address_file:
+        text += f" (the address is from {model.address_file})"
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
     if model.name == "practice" and not config.provider:
         text += " No API key was found: to go live, put one into .env (see .env.example)."
     if model.journal.torn:
-        torn = "the last line of responses.jsonl was torn by a kill; it was cut off."
+        torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
         text += f"\nnotice: {torn}"
-    return text
+    return printable(text + language_notice(config, results.seeds))
+
+
+def language_notice(config: Config, seed_tasks: list[Task]) -> str:
+    """A line where the seed tasks are in another language than the prompts."""
+    # Han without kana is Chinese; a few tasks in another language are no matter.
+    chinese = 0
+    for task in seed_tasks:
+        found = re.search(r"[\u4e00-\u9fff]", task.instruction)
+        chinese += bool(found and not re.search(r"[\u3040-\u30ff]", task.instruction))
+    other = chinese > len(seed_tasks) / 2
+    if other == (config.language == "zh"):
+        return ""
+    seeds = "Chinese" if other else "not Chinese"
+    fitting = "zh" if other else "en"
+    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
+        return text
+    return f"{text}: --language {fitting} has prompts that fit"
 
 
 def examples(stage: str, results: Results) -> list[str]:
     """Two things that the stage has just made, and two that it turned away, and why."""
     # Show one of each kind: the first of the classification tasks, and the last of the others.
-    made = sorted(results.rows(stage), key=lambda row: not row.get("is_classification"))
+    made = [row for row in results.rows(stage) if row.get("instances") != []]
+    made.sort(key=lambda row: not row.get("is_classification"))
     rejected = [row for row in results.rejected if row["stage"] == stage]
     rejected = [row for row in rejected if row["rule"] != "not_needed"]
     # A near copy teaches more than an exact one, so exact ones (score 1.0) come later.
@@ -3349,9 +4131,9 @@ def first_and_last(rows: list) -> list:
 def accepted_lines(row: dict) -> list[str]:
     """A row of a step file for the screen."""
     lines = [f"  + {one_line(row['instruction'])}"]
-    nearest = list(row.get("most_similar", {}).items())
-    for neighbour, score in nearest[:1]:
-        lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+    for near in row.get("most_similar", [])[:1]:
+        text = one_line(near["instruction"], 70)
+        lines.append(f"      accepted; the nearest, at {near['score']:.2f}: {text}")
     instances = row.get("instances") or [{}]
     facts = row | instances[0]
     for name in ("is_classification", "input", "output"):
@@ -3365,18 +4147,44 @@ def rejected_lines(row: dict) -> list[str]:
     why = ""
     if row["evidence"]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}"
-    if row["output"] is not None:
+    if row["stage"] != "generate":
         why += f", for the output {one_line(row['output'], 60)!r}"
     return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
-    """Write rejected.jsonl, a complete run's dataset to `output_path`, and run.json."""
-    folder = Path(config.work_dir)
-    write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
-    if config.output_path and results.status == "complete":
-        write_whole(Path(config.output_path), map(to_json, results.dataset))
+    """Write rejected.jsonl, run.json, and a complete run's dataset to `output_path`.
 
+    A run that wrote no step file of its own leaves the files of the run before it.
+    """
+    model.check_folder()
+    give_up_kept(model, results)
+    summary = summary_of(config, model, results)
+    folder = Path(config.work_dir)
+    if not results.written and any((folder / name).exists() for name in STEP_FILES):
+        summary = with_spending(results.earlier, summary)
+    else:
+        write_rows(folder / "rejected.jsonl", results.rejected)
+    if summary:
+        write_json(folder / "run.json", summary)
+    if config.output_path and results.status == "complete":
+        write_output(config, results)
+    return summary
+
+
+def with_spending(earlier: dict, summary: dict) -> dict:
+    """The earlier summary with what this run has spent, if both are of one model; else {}."""
+    settings = earlier.get("settings")
+    who = ("provider", "model")
+    if not isinstance(settings, dict):
+        return {}
+    if any(settings.get(name) != summary["settings"][name] for name in who):
+        return {}
+    return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
+
+
+def summary_of(config: Config, model: Model, results: Results) -> dict:
+    """What run.json says of a run."""
     who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
@@ -3384,7 +4192,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
-    summary = {
+    return {
         "status": results.status,
         "settings": asdict(config) | who,
         "versions": versions,
@@ -3397,9 +4205,10 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": outputs_now(config, results),
+        "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
+        "replaces": named_run(results.earlier) if results.kept_in else "",
     }
-    write_whole(folder / "run.json", [json.dumps(summary, ensure_ascii=False, indent=2), "\n"])
-    return summary
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:
@@ -3437,10 +4246,17 @@ def funnel(config: Config, summary: dict) -> str:
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
     lines += cost_lines(config, summary)
-    files = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
+    if config.output_path and summary["status"] == "complete":
+        rows = summary["counts"]["filter"]["out"]
+        lines.append(f"The dataset: {config.output_path}, {rows} rows")
     lines.append(next_step(config, summary))
-    return "\n".join(lines)
+    if summary["kept_in"]:
+        place = Path(config.work_dir) / summary["kept_in"]
+        lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
+    return printable("\n".join(lines))
 
 
 def table_lines(config: Config, counts: dict, done: int) -> list[str]:
@@ -3499,6 +4315,8 @@ def next_step(config: Config, summary: dict) -> str:
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        if config.responses:
+            return f"{undone} undone ({why})."
         # 4xx, but for those that pass: a request that the server refuses.
         if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
             return f"{undone} undone ({why}). Another model may take what this one refuses."
@@ -3533,12 +4351,16 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
     except ModuleNotFoundError as error:
         install = f"{sys.executable} -m pip install -r requirements.txt"
         problem = f"{error}: run  {install}  first"
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
         command = without_login(shlex.join([sys.executable, *sys.argv]))
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
-    print(f"error: {problem}", file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     return code
 
 
