@@ -2934,7 +2934,7 @@ PASSING = {"InternalError", "ServiceUnavailable"}
 LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
 FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
-SILENT = r"connection|no answer in time|no whole reply before"  # how faults begin that come from no server
+SILENT = "connection|no answer in time|no whole reply before"  # faults that come from no server
 WITHHELD = {  # finish_reason -> what that means
     "content_filter": "held back by the content filter",
     "no_content": "an answer without content",
