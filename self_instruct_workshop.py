@@ -2944,7 +2944,7 @@ UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
-ENDINGS = {  # what a reply's end means -> how servers say it
+REPLY_ENDS = {  # what a reply's end means -> how servers say it
     "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
     "null none tool_calls function_call",
     "length": "length max_tokens max_output_tokens max_length model_length "
@@ -3011,7 +3011,7 @@ def what_to_change(model: Model, fault: Fault) -> str:
     key = model.provider.key or "the server"
     named = {fault.code, fault.kind}
     if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
-        return f"the account of {key} has no money left: top it up, or use another --model"
+        return f"no money is left: top the account up, check {key}, or use another --model"
     if 300 <= fault.status < 400:
         return "a prompt follows no redirect to another host: give its address with --base-url"
     if fault.status != 501 and is_passing(fault):
@@ -3366,7 +3366,7 @@ def ending(model: Model, word: Any) -> str:
     server has no other word.
     """
     said = one_line(str(word or "stop"), 40)
-    for meaning, names in ENDINGS.items():
+    for meaning, names in REPLY_ENDS.items():
         if said.casefold() in names.split():
             model.endings[""] += 1  # a known one
             return meaning
