@@ -2147,7 +2147,7 @@ class Journal:
 
 MOVED = "it was moved or deleted while the run was on"
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
-RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
+RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str | list, "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
 # What the record of a list shares with those of its questions.
 SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
