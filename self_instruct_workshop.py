@@ -2614,11 +2614,14 @@ class Window:
                 self.changed.notify(max(0, self.limit - self.in_flight))
 
     def enter(self, stage: str) -> None:
-        """Begin anew with one request: the replies of another stage may be much longer."""
+        """Begin anew with two requests: the replies of another stage may be much longer.
+
+        Not with one: should that one hang, nothing would go on meanwhile.
+        """
         with self.changed:
             if stage != self.stage:
                 self.stage = stage
-                self.limit = 1
+                self.limit = min(self.limit, 2)
                 self.begun = False
                 self.answers = []
 
@@ -3170,7 +3173,7 @@ PASSING = {"InternalError", "ServiceUnavailable"}
 LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
 FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
-SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
+SILENT = "connection|no answer in time|no whole reply before"  # faults that come from no server
 WITHHELD = {  # finish_reason -> what that means
     "content_filter": "held back by the content filter",
     "no_content": "an answer without content",
@@ -3180,7 +3183,7 @@ UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
-ENDINGS = {  # what a reply's end means -> how servers say it
+REPLY_ENDS = {  # what a reply's end means -> how servers say it
     "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
     "null none tool_calls function_call",
     "length": "length max_tokens max_output_tokens max_length model_length "
@@ -3247,7 +3250,7 @@ def what_to_change(model: Model, fault: Fault) -> str:
     key = model.provider.key or "the server"
     named = {fault.code, fault.kind}
     if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
-        return f"the account of {key} has no money left: top it up, or use another --model"
+        return f"no money is left: top the account up, check {key}, or use another --model"
     if 300 <= fault.status < 400:
         return "a prompt follows no redirect to another host: give its address with --base-url"
     if fault.status != 501 and is_passing(fault):
@@ -3602,7 +3605,7 @@ def ending(model: Model, word: Any) -> str:
     server has no other word.
     """
     said = one_line(str(word or "stop"), 40)
-    for meaning, names in ENDINGS.items():
+    for meaning, names in REPLY_ENDS.items():
         if said.casefold() in names.split():
             model.endings[""] += 1  # a known one
             return meaning

@@ -502,8 +502,12 @@ def test_a_key_that_dies_in_the_middle_keeps_what_was_paid_for(
 def test_a_run_that_is_refused_does_not_wait_for_requests_that_hang(
     settings: Settings, wire: str
 ) -> None:
+    asked = count()
+
     def fault(index: int, prompt: str) -> str:
-        return "" if QUESTION not in prompt else "401" if index == 8 else "hang"
+        if QUESTION not in prompt:
+            return ""
+        return "401" if next(asked) == 1 else "hang"
 
     with Server(scripted_model(), faults=fault, hang_s=PATIENCE) as server:
         arguments = (
