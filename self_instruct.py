@@ -54,11 +54,16 @@ def command_line() -> argparse.ArgumentParser:
 def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
     """A flag for one setting. Without it the value is None, which Config takes for the default."""
     kind = type(setting.default)
+    if kind is bool:
+        text = "do not: " + setting.metadata["help"]
+        no = {"dest": setting.name, "action": "store_false", "default": None}
+        parser.add_argument(workshop.flag_of(setting), **no, help=text)
+        return
     choices = workshop.choices(setting.name) or None
     shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
     text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
     parser.add_argument(
-        "--" + setting.name.replace("_", "-"),
+        workshop.flag_of(setting),
         type=kind,
         choices=choices,
         metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
@@ -81,7 +86,7 @@ def show_prompts(config: workshop.Config) -> str:
     seed_file = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
     seed_tasks = workshop.load_seed_tasks(seed_file)
     instructions = [task.instruction for task in seed_tasks]
-    labelled = [task.instruction for task in seed_tasks if task.is_classification]
+    labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
 
     prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
@@ -92,11 +97,14 @@ def show_prompts(config: workshop.Config) -> str:
     if not workshop.RECIPES[config.recipe].continues_text:
         prompt = together.together_prompt(config, instructions[:3])
         prompts["stage 2, several tasks (--classify-together)"] = prompt
-    prompt = workshop.instances_prompt(config, instructions[0], False)
+    prompt = workshop.instances_prompt(config, workshop.Task("", instructions[0]))
     prompts["stage 3, input-first"] = prompt
-    prompt = workshop.instances_prompt(config, [*labelled, *instructions][0], True)
+    prompt = workshop.instances_prompt(config, [*labelled, seed_tasks[0]][0])
     prompts["stage 3, output-first"] = prompt
-    return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())
+    parts = []
+    for title, prompt in prompts.items():
+        parts.append(f"===== {title} =====\n{workshop.as_text(prompt)}")
+    return "\n\n".join(parts)
 
 
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:

@@ -31,6 +31,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -46,7 +47,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
 STAGES = ("generate", "classify", "instances", "filter")
 Pairs = list[tuple[str, str]]  # (input, output) of instances
+Prompt = str | list[dict[str, str]]  # a text, or the turns of a chat
 
 # --------------------------------------------------------------------------------------------------
 # Settings. Each number stands here once; the command line and run.json are made from these lines.
@@ -84,7 +86,7 @@ class Config:
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
     responses: str = setting("", "the journal that --provider replay answers from")
-    temperature: float = setting(0.7, "sampling temperature; 0 in stage 2 (paper: 0.7, 0, 0)", 0, 2)
+    temperature: float = setting(0.7, "of stage 1; stages 2 and 3 take 0 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
@@ -105,6 +107,7 @@ class Config:
     request_timeout: float = setting(60.0, "seconds of silence that end a request", 0.1, 86400)
     deadline: float = setting(300.0, "seconds for a request with all its retries", 0.1, 86400)
     first_wait: float = setting(0.5, "seconds before the first retry; doubles up to 30", 0, 30)
+    second_try: bool = setting(True, "ask again where a reply holds no usable instance")
     recipe: str = setting("modern", "prompts and rules; paper: those of the official code")
 
     def __post_init__(self) -> None:
@@ -137,7 +140,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results = Results(seed_tasks=len(seed_tasks))
+    results = Results(seeds=seed_tasks)
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
         remove_views(config)
@@ -166,7 +169,8 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 - Make them differ from each other and from the tasks below: other verbs, other topics, \
 other kinds of work.
 - {hint}
-- A task must be clear on its own. Leave out whatever needs pictures, sound, files or the web.
+- A task must be clear on its own, and reading and writing must be enough to do it: \
+nothing with pictures, sound, files or the web, nothing about your own life.
 - Write one task on each line, go on with the numbering, and write nothing else.
 """,
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
@@ -416,14 +420,18 @@ class InstructionPool:
 
 # --------------------------------------------------------------------------------------------------
 # Stage 2, which are classification tasks? (paper, section 2.2) The answer decides how stage 3 asks.
+# "Yes or No?" is answered Yes by small models, whatever the task. So we ask for the options.
 
 CLASSIFY_PROMPT = {
     "header": """\
-A classification task is answered by one label out of a small, known set of labels.
-Say of the last task below whether it is one. Answer with one word, Yes or No.""",
+Some tasks ask to choose: the answer can only be one of a few fixed options. \
+All other tasks have a free answer: a text, a list, a number, a name, code.
+For each task, write the options among which the answer is chosen, all of them, \
+or none if the answer is free. Do not do the task itself.""",
     "task": "Task:",
-    "question": "Is it a classification task?",
-    "answers": ["No", "Yes"],
+    "question": "Among which options is the answer chosen?",
+    "answer": ["Options: none", "Options: {}"],
+    "between": ", ",
 }
 
 
@@ -432,59 +440,61 @@ def classify_instructions(
 ) -> list[Task]:
     """Stage 2: set `is_classification` of every task; return the tasks that got an answer.
 
-    An answer that cannot be read is asked for once more, then it stays None (unknown).
-    The end of the prompt, and two replies to it:
+    The end of the prompt, and three replies to it. What cannot be read, twice, stays None.
 
         Task:
         Is the review positive or negative?
-        Is it a classification task?
+        Among which options is the answer chosen?
 
-    >>> parse_classification("**Yes.** The answer is one of two labels.")
+    >>> parse_classification("Options: positive, negative")
     True
+    >>> parse_classification("Options: none")
+    False
     >>> print(parse_classification("Please give me the review."))
     None
     """
     results = results or Results(tasks=tasks)
-    sampling = parameters(config, "classify")
-    read = RECIPES[config.recipe].read_classification
-
-    def readable(text: str) -> bool:
-        return read(text) is not None
-
-    def ask(task: Task) -> Reply:
-        question = classify_question(config, task)
-        return model.ask("classify", question["prompt"], sampling, question, readable)
+    results.agreement = agreement_with_people(config, model, results.seeds)
+    if not results.agreement["trusted"]:
+        return leave_unknown(tasks)
 
     # A request that failed for good has no reply: its task goes no further in this run.
-    replies = model.ask_each("classify", ask, tasks)
+    replies = model.ask_each("classify", partial(ask_options, config, model), tasks)
     for task, reply in progress(model, "2 classify", len(tasks), replies):
         if reply:
-            task.is_classification = read(reply.text)
+            task.is_classification = parse_classification(reply.text, recipe=config.recipe)
+            labels = RECIPES[config.recipe].read_labels(reply.text) or []
             when = {"created_at": reply.created_at}
-            task.notes["classify"] = {"response": reply.text, "metadata": when}
+            notes = {"labels": labels, "response": reply.text, "metadata": when}
+            task.notes["classify"] = notes
     return [task for task in tasks if "classify" in task.notes]
 
 
-def classify_question(config: Config, task: Task) -> dict:
-    """What the journal's key of this question is made of, beside the settings."""
+def ask_options(config: Config, model: Model, task: Task) -> Reply:
+    """Ask among which options the answer to a task is chosen."""
+
+    def readable(text: str) -> bool:
+        return parse_classification(text, recipe=config.recipe) is not None
+
     prompt = classify_prompt(config, task.instruction)
-    return {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
 
 
-def classify_prompt(config: Config, instruction: str) -> str:
+def classify_prompt(config: Config, instruction: str) -> Prompt:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
     words = wording(config, "classify", CLASSIFY_PROMPT)
-    blocks = [words["header"]]
+    shots = []
     for shot in words["shots"]:
-        answer = words["answers"][shot["is_classification"]]
-        lines = [words["task"], shot["instruction"], f"{words['question']} {answer}"]
-        blocks.append("\n".join(lines))
-    blocks.append("\n".join([words["task"], instruction, words["question"]]))
-    return "\n\n".join(blocks)
+        options = words["between"].join(shot.get("labels") or [])
+        answer = words["answer"][shot["is_classification"]].format(options)
+        shots.append((f"{words['task']}\n{shot['instruction']}\n{words['question']}", answer))
+    asked = f"{words['task']}\n{instruction}\n{words['question']}"
+    return RECIPES[config.recipe].join(words["header"], shots, asked)
 
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
-    """Read Yes or No out of a stage-2 reply; None: could not tell. "是的，…" is a Yes."""
+    """Whether a stage-2 reply names options, or says Yes; None: could not tell."""
     return RECIPES[recipe].read_classification(reply)
 
 
@@ -495,12 +505,12 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
 INSTANCE_PROMPT = {
     "header": [  # input-first, output-first
         """\
-Write worked examples of the last task below, {count} in number: an input that it could be given, \
-and the complete, correct output.
-Begin them with `Input:` and `Output:`, and write nothing else. If the task needs no input, \
-leave it empty.""",
+Write worked examples of the task, {count} in number: an input that it could be given, \
+and the complete, correct output to it.
+Begin them with `Input:` and `Output:`, and write nothing else. \
+If the task needs no input, leave it empty.""",
         """\
-Write worked examples of the last classification task below, {count} in number: first the label, \
+Write worked examples of the classification task, {count} in number: first the label, \
 then an input that has it.
 Begin them with `Class label:` and `Input:`, and write nothing else. \
 Take another label each time.""",
@@ -509,8 +519,17 @@ Take another label each time.""",
         "Begin with the label that is named first.",
         "Begin with the label that is named last.",
     ],
+    "label": "Begin with the label: {}",
     "task": "Task:",
     "fields": ["Input:", "Output:", "Class label:"],
+    # What a second try says: the rule that the first reply broke, and what is wanted.
+    "again": {
+        "no_instance": "That has no `{first}` and `{second}`.",
+        "cut_off": "That is too long.",
+        "empty_output": "The output is missing.",
+        "copied_example": "That repeats an example from above. Make up a new one.",
+    },
+    "wanted": "Write the example once more, short and complete, with `{first}` and `{second}`.",
 }
 
 
@@ -519,7 +538,7 @@ def generate_instances(
 ) -> list[Task]:
     """Stage 3: fill in `instances`; return the tasks that got at least one.
 
-    The end of a prompt, and a reply, which is read at the names of its fields:
+    The end of a prompt, and replies to it, which are read at the names of their fields:
 
         Task:
         Add the two numbers.
@@ -533,52 +552,74 @@ def generate_instances(
     """
     results = results or Results(tasks=tasks)
     results.begin("instances")
-
-    def ask(task: Task) -> Reply:
-        labelled = bool(task.is_classification)
-        prompt = instances_prompt(config, task.instruction, labelled)
-        question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("instances", prompt, parameters(config, "instances", labelled), question)
-
-    replies = model.ask_each("instances", ask, tasks)
-    for task, reply in progress(model, "3 instances", len(tasks), replies):
-        if reply:
-            take_instances(config, task, reply, results)
+    replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
+    for task, answer in progress(model, "3 instances", len(tasks), replies):
+        if answer:
+            reply, first_rule = answer
+            take_instances(config, task, reply, results, first_rule)
     return [task for task in tasks if task.instances]
 
 
-def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
+def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]:
+    """Ask for instances; return the reply, and the rule that a first reply broke, or "".
+
+    Such a rule is about form: no instance, cut off, no output, a worked example copied.
+    """
+    prompt = instances_prompt(config, task)
+    sampling = parameters(config, "instances", bool(task.is_classification))
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    reply = model.ask("instances", prompt, sampling, question)
+    rule = broken_form(config, task, reply)
+    if not (rule and config.second_try and RECIPES[config.recipe].second_try):
+        return reply, ""
+
+    # Ask once more, and say why. If that is no better, it is rejected by its own rule.
+    prompt = second_prompt(config, task, prompt, reply, rule)
+    question = {"instruction": task.instruction, "sample": 1, "prompt": prompt}
+    return model.ask("instances", prompt, sampling, question), rule
+
+
+def instances_prompt(config: Config, task: Task) -> Prompt:
     """What is asked, worked examples, then the task."""
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
-    blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
-    for shot in words["shots"]:
-        if shot["is_classification"] == labelled and shot["instances"]:
-            blocks.append(shot_text(shot, words, recipe))
-
-    # Which label comes first alternates from task to task, so that labels come out even.
-    lines = [words["task"], instruction]
-    start = words["start"][sha256(instruction.encode()).digest()[0] % 2]
-    if labelled and start:
-        lines.append(start)
-    return "\n\n".join([*blocks, "\n".join(lines)]) + recipe.prompt_end
-
-
-def take_instances(config: Config, task: Task, reply: Reply, results: Results) -> None:
-    """Fill in the instances of a reply; reject what was cut off, or a reply without any."""
     labelled = bool(task.is_classification)
-    read = RECIPES[config.recipe].read_instances
-    found = read(reply.text, labelled, False)
-    whole = read(reply.text, labelled, True) if reply.cut else found
-    for pair in found[len(whole) :]:
+    header = words["header"][labelled].format(count=config.instances_per_instruction)
+    shots = [shot_turn(shot, words, recipe) for shot in instance_shots(config, task)]
+
+    # Labels take turns from task to task, so that each comes first about as often.
+    lines = [words["task"], task.instruction]
+    turn = sha256(task.instruction.encode()).digest()[0]
+    labels = task.notes.get("classify", {}).get("labels")
+    if labelled and labels:
+        lines.append(words["label"].format(labels[turn % len(labels)]))
+    elif labelled and words["start"]:
+        lines.append(words["start"][turn % 2])
+    return recipe.join(header, shots, "\n".join(lines) + recipe.prompt_end)
+
+
+def take_instances(
+    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = ""
+) -> None:
+    """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
+    task.instances = []
+    whole, cut_off = read_instances(config, task, reply)
+    for pair in cut_off:
         results.reject("instances", "cut_off", task.instruction, pair=pair)
-    if not whole:
+    for pair in whole:
+        evidence = copied_from(config, task, pair)
+        if evidence:
+            why = (evidence, None)
+            results.reject("instances", "copied_example", task.instruction, pair=pair, why=why)
+        else:
+            task.instances.append({"input": pair[0], "output": pair[1]})
+    if not task.instances:
         results.reject("instances", "no_instance", task.instruction, pair=(None, reply.text))
 
     # The step file shows the raw reply beside what was made of it.
-    task.instances = [{"input": source, "output": target} for source, target in whole]
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
-    task.notes["instances"] = {"response": reply.text, "metadata": when}
+    notes = {"first_problem": first_rule, "response": reply.text, "metadata": when}
+    task.notes["instances"] = notes
 
 
 def parse_instances(
@@ -832,16 +873,43 @@ def first_paragraph(text: str) -> str:
     return "\n".join(paragraphs[: 2 if several else 1])
 
 
+OPTIONS = re.compile(r"(?im)^\W*(?:options?|labels?|选项|标签|类别标签)\W*[:：][ \t]*(.*)$")
+NO_OPTIONS = re.compile(r"(?i)none\b.*|n/?a|no (?:options|labels)|free|无|没有")
+BETWEEN_OPTIONS = re.compile(r"[,，、;；/\n]|\bor\b|或|还是")
+
+
 def modern_classification(reply: str) -> bool | None:
-    """Yes or No at the start, in the last line, or in a sentence; None: neither, or both."""
+    """True where options are named or the answer is Yes; None: neither can be read, or both."""
+    if OPTIONS.search(reply):
+        labels = modern_labels(reply)
+        return None if labels is None else bool(labels)
     text = without_thinking(reply)
     text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", text).strip().lower()
-    if breaks("undecided", text):  # "Yes or No", as the question offers them
+    if breaks("undecided", text):  # "Yes or No"
         return None
+    # Yes or No at the start, in the last line, or in a sentence.
     last_line = text.rsplit("\n", 1)[-1]
     verdict = patterns("verdict")
     found = verdict.search(text) or verdict.search(last_line) or patterns("statement").search(text)
     return found["yes"] is not None if found else None
+
+
+def modern_labels(reply: str) -> list[str] | None:
+    """The options that a stage-2 reply names; [] where it says none; None: it names no set.
+
+    A single option is no set: then the model did the task itself.
+    """
+    text = without_thinking(reply)
+    found = OPTIONS.search(text)
+    if not found:
+        return None
+    named = found[1].strip(" *`.。") or text[found.end() :]
+    if NO_OPTIONS.fullmatch(named.strip()):
+        return []
+    parts = [part.strip(" \t-*•`.。\"'“”") for part in BETWEEN_OPTIONS.split(named)]
+    labels = list(dict.fromkeys(filter(None, parts)))
+    few = 2 <= len(labels) <= 12
+    return labels if few and all(len(label) <= 40 for label in labels) else None
 
 
 FIELD = re.compile(  # a field's name at the start of a line
@@ -1123,9 +1191,15 @@ def check_settings(config: Config) -> None:
         raise UsageError(f"--base-url must be like {example}, not {config.base_url!r}")
 
 
+def flag_of(setting: Any) -> str:
+    """The flag of a setting; one that is on by default has a flag that turns it off."""
+    name = setting.name.replace("_", "-")
+    return f"--no-{name}" if setting.default is True else f"--{name}"
+
+
 def checked_value(setting: Any, value: Any) -> Any:
     """A setting's value in its own type; None means the default. Raises UsageError."""
-    flag = "--" + setting.name.replace("_", "-")
+    flag = flag_of(setting)
     kind = type(setting.default)
     if value is None:
         value = setting.default
@@ -1297,16 +1371,148 @@ def wording(config: Config, stage: str, english: dict) -> dict:
 
 
 def modern_shots(stage: str, language: str) -> list[dict]:
-    return read_data("demonstrations", language)
+    return [row for row in read_data("demonstrations", language) if row["stage"] == stage]
 
 
-def shot_text(shot: dict, words: dict, recipe: Recipe) -> str:
-    """A worked example of a prompt: its task, and one instance or more."""
-    lines = [words["task"], shot["instruction"]]
+def modern_join(header: str, shots: list[tuple[str, str]], asked: str) -> Prompt:
+    """Worked examples as turns of a chat: the user asks, the model answers. Then the question."""
+    turns = []
+    for question, answer in shots:
+        turns.append({"role": "user", "content": question})
+        turns.append({"role": "assistant", "content": answer})
+    turns.append({"role": "user", "content": asked})
+    first = turns[0]
+    turns[0] = {**first, "content": f"{header}\n\n{first['content']}"}
+    return turns
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt as one text."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(turn["content"] for turn in prompt)
+
+
+def instance_shots(config: Config, task: Task) -> list[dict]:
+    """The worked examples of a stage-3 prompt, of the kind of the task."""
+    recipe = RECIPES[config.recipe]
+    shots = recipe.shots("instances", config.language)
+    labelled = bool(task.is_classification)
+    fitting = [row for row in shots if row["is_classification"] == labelled and row["instances"]]
+    # Other tasks get other examples, so that none can fill a dataset.
+    rng = random.Random(f"{config.seed}/{task.instruction}")
+    few = min(recipe.shots_drawn or len(fitting), len(fitting))
+    return rng.sample(fitting, few) if recipe.shots_drawn else fitting
+
+
+def shot_turn(shot: dict, words: dict, recipe: Recipe) -> tuple[str, str]:
+    """A worked example: its task, and an instance or more as the answer."""
+    base = recipe.continues_text
+    lines = []
     for number, instance in enumerate(shot["instances"][: recipe.instances_shown], 1):
-        shown = number if recipe.continues_text else 0
+        shown = number if base else 0
         lines.append(example_text(instance, words["fields"], shot["is_classification"], shown))
-    return "\n".join(lines)
+    answer = "\n".join(lines)
+    return f"{words['task']}\n{shot['instruction']}", f"\n{answer}" if base else answer
+
+
+def read_instances(config: Config, task: Task, reply: Reply) -> tuple[Pairs, Pairs]:
+    """The instances of a reply, and those that were cut off at max_tokens."""
+    read = RECIPES[config.recipe].read_instances
+    labelled = bool(task.is_classification)
+    found = read(reply.text, labelled, False)
+    whole = read(reply.text, labelled, True) if reply.cut else found
+    return whole, found[len(whole) :]
+
+
+def broken_form(config: Config, task: Task, reply: Reply) -> str:
+    """The rule of form that keeps a reply from giving any row, "" if it gives one."""
+    whole, _ = read_instances(config, task, reply)
+    if not whole:
+        return "cut_off" if reply.cut else "no_instance"
+    for pair in whole:
+        if pair[1].strip() and not copied_from(config, task, pair):
+            return ""
+    return "copied_example" if any(target.strip() for _, target in whole) else "empty_output"
+
+
+def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
+    """The worked example of the prompt that an instance repeats, "" if none.
+
+    A label may be that of an example, and so may a short answer: three words say little.
+    """
+    if not RECIPES[config.recipe].second_try:
+        return ""
+    source = {folded(line) for line in (pair[0], *pair[0].split("\n"))} - {""}
+    target = {folded(line) for line in (pair[1], *pair[1].split("\n"))}
+    for shot in instance_shots(config, task):
+        for instance in shot["instances"]:
+            long = len(tokenize(instance["output"])) > 3
+            if folded(instance["input"]) in source or (
+                long and folded(instance["output"]) in target
+            ):
+                return f"{instance['input']} -> {instance['output']}"
+    return ""
+
+
+def folded(text: str) -> str:
+    """A text for comparison: without case, and with single spaces."""
+    return " ".join(text.split()).casefold()
+
+
+def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule: str) -> Prompt:
+    """The prompt, the reply to it, and what is wrong with that."""
+    words = wording(config, "instances", INSTANCE_PROMPT)
+    source, target, label = words["fields"]
+    names = {"first": source.strip(":："), "second": target.strip(":：")}
+    if task.is_classification:
+        names = {"first": label.strip(":："), "second": source.strip(":：")}
+    request = f"{words['again'][rule]} {words['wanted']}".format(**names)
+    said = {"role": "assistant", "content": reply.text[:500] or "-"}
+    # The instruction stands in the last turn too.
+    asked = f"{request}\n\n{prompt[-1]['content']}"
+    return [*prompt, said, {"role": "user", "content": asked}]
+
+
+PROBES = 16  # seed tasks that stage 2 asks about to learn whether the model agrees with people
+TRUSTED = 0.75  # the least share of them on which it must agree
+
+
+def agreement_with_people(config: Config, model: Model, seeds: list[Task]) -> dict:
+    """How often stage 2 says of seed tasks what people say of them.
+
+    Half of these tasks are classification. Returns asked, same, and trusted: whether the answers
+    of this model decide anything. Without an answer there is no reason for doubt.
+    """
+    probes = probe_tasks(config, seeds) if RECIPES[config.recipe].second_try else []
+    asked = 0
+    same = 0
+    replies = model.ask_each("probes", partial(ask_options, config, model), probes)
+    for probe, reply in replies:
+        if reply:
+            answer = parse_classification(reply.text, recipe=config.recipe)
+            asked += 1
+            same += answer is not None and answer == bool(probe.is_classification)
+    return {"asked": asked, "same": same, "trusted": same >= TRUSTED * asked}
+
+
+def probe_tasks(config: Config, seeds: list[Task]) -> list[Task]:
+    """Seed tasks with people's labels, as many of one kind as of the other, drawn by --seed."""
+    half = PROBES // 2
+    kinds = [[task for task in seeds if task.is_classification is flag] for flag in (True, False)]
+    if min(map(len, kinds)) < half:
+        seeds = load_seed_tasks(DEFAULT_SEEDS[config.language])
+        kinds = [[task for task in seeds if task.is_classification is f] for f in (True, False)]
+    rng = random.Random(f"{config.seed}/probes")
+    return [task for kind in kinds for task in rng.sample(kind, half)]
+
+
+def leave_unknown(tasks: list[Task]) -> list[Task]:
+    """What the model cannot tell stays unknown, and is asked input-first: that is the safe way."""
+    for task in tasks:
+        task.is_classification = None
+        task.notes["classify"] = {"labels": [], "response": "", "metadata": {"created_at": ""}}
+    return tasks
 
 
 def example_text(instance: dict, fields: list[str], labelled: bool, number: int = 0) -> str:
@@ -1423,7 +1629,7 @@ class Reply:
     finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
     prompt_tokens: int = 0  # 0: the server did not say
     reply_tokens: int = 0
-    prompt: str = ""
+    prompt: Prompt = ""
     created_at: str = ""  # UTC, ISO 8601
 
     @property
@@ -1432,7 +1638,7 @@ class Reply:
 
     def stop_at(self, stops: list[str]) -> None:
         """Leave out the prompt, if the server repeats it, and what follows a stop string."""
-        self.text = self.text.removeprefix(self.prompt)
+        self.text = self.text.removeprefix(as_text(self.prompt))
         places = [self.text.find(stop) for stop in stops]
         found = [place for place in places if place >= 0]
         if found:
@@ -1531,8 +1737,8 @@ class Journal:
 
 MOVED = "it was moved or deleted while the run was on"
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
-RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
-RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
+RECORD = {"key": str, "text": str, "finish_reason": str, "created_at": str, "max_tokens": int}
+RECORD |= {"prompt": str | list, "prompt_tokens": object, "reply_tokens": object}
 # What the record of a list shares with those of its questions.
 SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
 SHARED += ("created_at", "max_tokens")
@@ -1579,6 +1785,9 @@ def is_record(record: Any) -> bool:
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
         return False
+    turns = [] if isinstance(record["prompt"], str) else record["prompt"]
+    if not all(isinstance(turn, dict) and is_turn(turn) for turn in turns):
+        return False
     if "answers" not in record:
         return True
 
@@ -1591,6 +1800,11 @@ def is_record(record: Any) -> bool:
     if len(answers) != len(instructions) or not all(isinstance(text, str) for text in texts):
         return False
     return record.keys() >= {*SHARED}
+
+
+def is_turn(turn: dict) -> bool:
+    """Whether this is a turn of a chat."""
+    return all(isinstance(turn.get(name), str) for name in ("role", "content"))
 
 
 def token_count(said: Any) -> int:
@@ -2094,8 +2308,7 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         if RECIPES[model.config.recipe].continues_text:
             answer = client.completions.create(**asked, prompt=prompt)
         else:
-            messages = [{"role": "user", "content": prompt}]
-            answer = client.chat.completions.create(**asked, messages=messages)
+            answer = client.chat.completions.create(**asked, messages=as_turns(prompt))
     except openai.APIStatusError as error:
         if error.code in FILTERED:
             return Reply("", "content_filter")
@@ -2114,6 +2327,11 @@ def was_sent(error: BaseException) -> bool:
     inner = error.args[0] if error.args else None
     reason = getattr(inner, "reason", None)
     return not {type(error).__name__, type(reason).__name__} & UNSENT
+
+
+def as_turns(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the turns of a chat."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def openai_fault(error: Any) -> Fault:
@@ -2176,7 +2394,7 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
 
     answer = dashscope.Generation.call(
         model=model.model,
-        messages=[{"role": "user", "content": prompt}],
+        messages=as_turns(prompt),
         result_format="message",
         api_key=model.key,
         base_address=model.base_url,
@@ -2198,7 +2416,7 @@ def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
 
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
     """Every reply is in the journal; a question that is not there has none."""
-    problem = f"{model.config.responses} holds no reply to {one_line(prompt[-60:])!r}"
+    problem = f"{model.config.responses} holds no reply to {one_line(as_text(prompt)[-60:])!r}"
     hint = "give --seed-file, --num-instructions and the other settings of that run"
     raise WorkshopError(f"{problem}: {hint}, as its run.json has them")
 
@@ -2269,6 +2487,7 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
 def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     """Look up an answer in the bank, and write it in one of the styles of chat models."""
     config = model.config
+    prompt = as_text(prompt)
     rng = random.Random(f"{config.seed}/{prompt}")
     text = practice_reply(config, rng, prompt)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
@@ -2285,14 +2504,32 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
         return practice_list(config, rng, bank, lines)
     # The instruction stands near the end; the recipe `paper` changes its capitals.
     asked = {line.casefold() for line in lines[-3:]}
-    task = next((row for row in bank if row["instruction"].casefold() in asked), None)
-    words = wording(config, "classify", CLASSIFY_PROMPT)
-    if task and lines[-1] == words["question"]:
-        answer = words["answers"][task["is_classification"]]
-        return rng.choice(styles("verdict", config)).format(answer=answer)
+    known = [*bank, *practice_seeds(config.seed_file or DEFAULT_SEEDS[config.language])]
+    task = next((row for row in known if row["instruction"].casefold() in asked), None)
+    if task and lines[-1] == wording(config, "classify", CLASSIFY_PROMPT)["question"]:
+        return practice_verdict(config, rng, task)
     if task and task["instances"]:
         return practice_instances(config, rng, task)
     return ""
+
+
+@cache
+def practice_seeds(path: str | Path) -> list[dict]:
+    """What the practice model knows of seed tasks: what people say of them."""
+    with redirect_stderr(io.StringIO()):  # the run has said what there is to say
+        return [asdict(task) for task in load_seed_tasks(path)]
+
+
+def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:
+    """The options of a task are the outputs of its instances, as far as the bank has them."""
+    words = wording(config, "classify", CLASSIFY_PROMPT)
+    outputs = dict.fromkeys(instance["output"] for instance in task["instances"])
+    options = words.get("between", "").join(outputs)
+    labelled = bool(task["is_classification"])
+    answer = words["answer"][labelled].strip().format(options)
+    if labelled and len(outputs) < 2 and not RECIPES[config.recipe].continues_text:
+        answer = "Yes"
+    return rng.choice(styles("verdict", config)).format(answer=answer)
 
 
 def styles(kind: str, config: Config) -> list[str]:
@@ -2415,6 +2652,12 @@ def paper_shots(stage: str, language: str) -> list[dict]:
     return [row for row in read_data("paper_demonstrations") if row["stage"] == stage]
 
 
+def paper_join(header: str, shots: list[tuple[str, str]], asked: str) -> Prompt:
+    """All in one text, which a base model continues."""
+    blocks = [question + answer for question, answer in shots]
+    return "\n\n".join([header, *blocks, asked])
+
+
 def paper_instructions(reply: str, truncated: bool, first: int) -> list[str]:
     """Candidates of a stage-1 reply; a truncated one is dropped whole.
 
@@ -2498,6 +2741,11 @@ class Recipe:
     # Asking.
     parameters: Callable[[Config, str, bool], dict]  # (config, stage, labelled) -> what is sent
     shots: Callable[[str, str], list[dict]]  # (stage, language) -> worked examples
+    shots_drawn: int  # of those for stage 3, how many a prompt shows; 0: all
+    join: Callable[
+        [str, list[tuple[str, str]], str], Prompt
+    ]  # (header, (question, answer)s, asked)
+    second_try: bool  # probes in stage 2, and in stage 3 copies are found and a second try is made
     continues_text: bool  # for base models: /v1/completions instead of a chat
     languages: tuple[str, ...]  # for which it is made; empty: all
     instances_shown: int  # of a worked example
@@ -2507,6 +2755,7 @@ class Recipe:
     # Reading.
     read_instructions: Callable[[str, bool, int], list[str]]  # (reply, truncated, first number)
     read_classification: Callable[[str], bool | None]
+    read_labels: Callable[[str], list[str] | None]
     read_instances: Callable[[str, bool, bool], Pairs]  # (reply, is_classification, truncated)
     # Judging.
     tokenize: Callable[[str], list[str]]
@@ -2521,8 +2770,8 @@ class Recipe:
 
 
 def modern_parameters(config: Config, stage: str, labelled: bool) -> dict:
-    """Stage 2 takes the likeliest answer."""
-    temperature = 0.0 if stage == "classify" else config.temperature
+    """Stages 2 and 3 take the likeliest answer, as in the paper."""
+    temperature = config.temperature if stage == "generate" else 0.0
     return {"max_tokens": config.max_tokens, "temperature": temperature}
 
 
@@ -2530,6 +2779,9 @@ RECIPES = {
     "modern": Recipe(
         parameters=modern_parameters,
         shots=modern_shots,
+        shots_drawn=2,
+        join=modern_join,
+        second_try=True,
         continues_text=False,
         languages=(),
         instances_shown=1,
@@ -2538,6 +2790,7 @@ RECIPES = {
         limit_name="",
         read_instructions=modern_instructions,
         read_classification=modern_classification,
+        read_labels=modern_labels,
         read_instances=modern_instances,
         tokenize=modern_tokenize,
         scores=modern_scores,
@@ -2553,6 +2806,9 @@ RECIPES = {
     "paper": Recipe(
         parameters=paper_parameters,
         shots=paper_shots,
+        shots_drawn=0,
+        join=paper_join,
+        second_try=False,
         continues_text=True,
         languages=("en",),
         instances_shown=5,
@@ -2561,6 +2817,7 @@ RECIPES = {
         limit_name="the limit of the paper",
         read_instructions=paper_instructions,
         read_classification=lambda reply: reply.strip() in ("Yes", "yes", "YES"),
+        read_labels=lambda reply: None,
         read_instances=paper_instances,
         tokenize=rouge_tokenize,
         scores=paper_scores,
@@ -2610,7 +2867,8 @@ class Results:
     dataset: list[dict] = field(default_factory=list)
     novelty: list[int] = field(default_factory=list)  # new instructions of each stage-1 request
     status: str = "interrupted"
-    seed_tasks: int = 0
+    seeds: list[Task] = field(default_factory=list)
+    agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     started: float = field(default_factory=time.monotonic)
 
     def begin(self, stage: str) -> None:
@@ -2681,7 +2939,7 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
 
 def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
-    text = f"Self-Instruct: {results.seed_tasks} seed tasks, {config.num_instructions} new "
+    text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
     if config.base_url:
         text += f" at {model.base_url}"
@@ -2752,7 +3010,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
     versions |= {package: metadata.version(package) for package in packages}
-    counts = {"seed_tasks": results.seed_tasks, "wanted": config.num_instructions}
+    counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
     summary = {
@@ -2760,6 +3018,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
         "settings": asdict(config) | who,
         "versions": versions,
         "counts": counts | count(model, results),
+        "agreement": results.agreement,
         "undone_because": Counter(reasons),
         "faults": model.faults,
         "refused_parameters": model.refused,
@@ -2779,9 +3038,9 @@ def count(model: Model, results: Results) -> dict[str, dict]:
     """
     rules: dict[str, Counter] = {stage: Counter() for stage in STAGES}
     for row in results.rejected:
-        # Instances are counted in stage 4, those that were cut off in stage 3 too.
-        cut_instance = (row["stage"], row["rule"]) == ("instances", "cut_off")
-        rules["filter" if cut_instance else row["stage"]][row["rule"]] += 1
+        # Instances are counted in stage 4, those that stage 3 turned away too.
+        of_instance = row["stage"] == "instances" and row["rule"] != "no_instance"
+        rules["filter" if of_instance else row["stage"]][row["rule"]] += 1
 
     counts: dict[str, dict] = {}
     for stage, rejected in rules.items():

@@ -134,6 +134,11 @@ def json_of(text: str) -> Any:
         return None
 
 
+def bytes_of(prompt: Any) -> int:
+    """The bytes of a prompt, which is a text or messages."""
+    return len(workshop.as_text(prompt).encode())
+
+
 class SlowDown(workshop.ParameterRefused):
     """A 429: the request is sent again, in its turn, and the time until then does not count."""
 
@@ -276,6 +281,7 @@ class LimitedModel(workshop.Model):
         # What the bar shows.
         self.made = 0  # instructions so far
         self.stage = ""
+        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
         self.project = project or (lambda model, ended: model.purse.spent)
 
         # The name of the model is known from here on.
@@ -296,7 +302,7 @@ class LimitedModel(workshop.Model):
         # The tokens of one answer out of a list are counted with the list's reply.
         for record in replies(self.config, self.name, self.model):
             if "part_of" not in record:
-                most = (len(record["prompt"].encode()) + FRAME, record["max_tokens"])
+                most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
                 told = [workshop.token_count(record[name]) for name in SIZES]
                 used = self.used(*told, most)
                 self.purse.learn(most, used)
@@ -331,7 +337,7 @@ class LimitedModel(workshop.Model):
             problem = f"{self.model} lets nobody limit the length of a reply"
             problem += ", so that no limit on spending can be kept"
             raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
-        return len(prompt.encode()) + FRAME, cap or self.config.max_tokens
+        return bytes_of(prompt) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
         """Wait for a turn, one behind the other, and take it; return the seconds that took.
@@ -439,7 +445,9 @@ class LimitedModel(workshop.Model):
         if stage != "generate":
             self.made = len(items)
         if stage == "classify":
-            together.ask_about_all(self, items, self.together)
+            path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
+            seeds = workshop.load_seed_tasks(path)
+            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
@@ -481,6 +489,10 @@ class LimitedModel(workshop.Model):
         if passed and sum(purse.spent) > self.earlier:
             text = f"{passed}: {self.name} counts more than was reserved"
             print(f"notice: {text}", file=sys.stderr)
+
+        # What lists of stage 2 did on seed tasks stands beside what single questions did.
+        if self.in_lists:
+            results.agreement["in_lists"] = self.in_lists
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)

@@ -1,6 +1,6 @@
 """By a real clock: what a server allows is used, and nothing waits for too long.
 
-    python -m pytest tests/bench/bench_limits.py           two minutes, on a machine that does nothing else
+    python -m pytest tests/bench/bench_limits.py    two minutes, on a machine that does nothing else
 
 The normal test run does not collect this file: on a busy machine seconds are no measure.
 tests/scripts/test_limits.py shows the same on a clock of its own.
@@ -99,7 +99,7 @@ def all_at_once(
                 replace(config, work_dir=f"{config.work_dir}{turn}{folder}"), limits(**given)
             ) as model:
                 ask(model, -1)  # imports the SDK
-                model.pace.since, server.meter = time.monotonic(), meter()
+                server.meter = meter()
                 already = len(server.served)
                 took, failed = drive(model, 16, wanted)
                 return took, len(server.served) - already, len(server.refused), failed
@@ -123,9 +123,7 @@ def test_what_a_server_allows_is_used(settings: Settings, keys: None, given: boo
         found, short = all_at_once(settings, slow, 4.2 if given else 6.2, turn, **given_limit), {}
         for name, (took, served, refused, failed) in found.items():
             assert not failed, name
-            assert refused <= (5 if given else 20 if name in HEADERS else 60), (
-                f"{name}: {refused} refused"
-            )
+            assert refused <= (5 if given else 90), f"{name}: {refused} refused"
             if served < (0.85 if name == "window" and not given else 0.9) * 10 * took:
                 short[name] = f"{served} in {took:.1f} s"
         if not short:
