@@ -54,16 +54,19 @@ def command_line() -> argparse.ArgumentParser:
 def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
     """A flag for one setting. Without it the value is None, which Config takes for the default."""
     kind = type(setting.default)
+    flag = workshop.flag_of(setting)
     if kind is bool:
-        text = "do not: " + setting.metadata["help"]
-        no = {"dest": setting.name, "action": "store_false", "default": None}
-        parser.add_argument(workshop.flag_of(setting), **no, help=text)
+        # A switch: off by default, or on, and then the flag turns it off.
+        on = setting.default
+        text = ("do not: " if on else "") + setting.metadata["help"]
+        action = "store_false" if on else "store_true"
+        parser.add_argument(flag, dest=setting.name, action=action, default=None, help=text)
         return
     choices = workshop.choices(setting.name) or None
     shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
     text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
     parser.add_argument(
-        workshop.flag_of(setting),
+        flag,
         type=kind,
         choices=choices,
         metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
@@ -109,10 +112,11 @@ def show_prompts(config: workshop.Config) -> str:
 
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
+    workshop.check_files(config)
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:
-        print(text)
+        workshop.show(text)
         return None
     # Only a provider with a key costs money.
     key = workshop.PROVIDERS[workshop.provider_name(config)].key
@@ -142,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     except workshop.UsageError as error:
         parser.error(str(error))
     if options.show_prompts:
-        return workshop.main(config, lambda config: print(show_prompts(config)))
+        return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

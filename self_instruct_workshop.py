@@ -31,6 +31,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -47,16 +48,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, redirect_stderr, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
@@ -91,7 +95,8 @@ class Config:
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
     work_dir: str = setting(str(DATA / "workshop"), "folder for everything a run writes")
-    output_path: str = setting("", "write the final dataset to this file as well")
+    output_path: str = setting("", "also write the dataset here: .jsonl, .json, .csv or .parquet")
+    overwrite: bool = setting(False, "let --output-path replace a file that no run wrote")
     until: str = setting("filter", "stop after this stage; the next call goes on")
     # How stage 1 looks for new tasks.
     rouge_threshold: float = setting(0.7, "highest ROUGE-L with any other instruction", 0, 1)
@@ -140,10 +145,9 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results = Results(seeds=seed_tasks)
+    results = first_results(config, seed_tasks)
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
-        remove_views(config)
         tasks = seed_tasks
         try:
             # Each stage takes the tasks of the one before, and returns those that go on.
@@ -759,7 +763,14 @@ TITLE = re.compile(  # a name that stands before the task itself
     """
 )
 OPENING_MARKS = "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@."  # with these an instruction may begin
-RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
+RULES = (
+    "small_talk",
+    "refusal",
+    "needs_more_than_text",
+    "about_the_answerer",
+    "prompt_echo",
+    "unfinished",
+)
 
 
 def breaks(rule: str, text: str) -> bool:
@@ -1188,7 +1199,8 @@ def check_settings(config: Config) -> None:
         raise UsageError(problem)
     if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
         example = "http://localhost:8000/v1"
-        raise UsageError(f"--base-url must be like {example}, not {config.base_url!r}")
+        shown = re.sub(r"(?<=://).*@", "", config.base_url)  # no login
+        raise UsageError(f"--base-url must be like {example}, not {shown!r}")
 
 
 def flag_of(setting: Any) -> str:
@@ -1264,19 +1276,21 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """Read seed tasks; exact duplicates are merged with a notice.
 
     The file is .jsonl or .json with records of the official schema, at least
-    {"instruction": ...}, or .txt with one instruction a line. Raises WorkshopError, naming file
-    and line.
+    {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
+    WorkshopError, naming file and line.
     """
     records = seed_records(Path(path))
     tasks: dict[str, Task] = {}
     for where, record in records:
         task = seed_task(where, record, len(tasks))
-        tasks.setdefault(task.instruction, task)
+        # A duplicate may have other instances: Alpaca files repeat an instruction for each input.
+        known = tasks.setdefault(task.instruction, task)
+        known.instances += [pair for pair in task.instances if pair not in known.instances]
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
     merged = len(records) - len(tasks)
     if merged:
-        print(f"notice: {path}: {merged} duplicates merged", file=sys.stderr)
+        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
     return list(tasks.values())
 
 
@@ -1285,19 +1299,65 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"the seed file {path} is not UTF-8 text, save it as such") from None
-    if kind == ".json":
-        return array_records(path, text)
+    text = seed_text(path)
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(where, line) for where, line in lines if line.strip()]
     if kind == ".txt":
-        return [(where, {"task": line}) for where, line in lines]
+        return text_records(lines)
+    # Many a file called .json holds a record on each line.
+    if kind == ".json" and not (lines and isinstance(json_or_none(lines[0][1]), dict)):
+        return array_records(path, text)
     return [(where, json_or_none(line)) for where, line in lines]
+
+
+def seed_text(path: Path) -> str:
+    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        name = other_encoding(data)
+        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+    except ValueError as error:
+        raise WorkshopError(f"the seed file {path}: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """The name of the encoding that text other than UTF-8 seems to have; "" for most."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        letters = [c for c in data.decode("gb18030") if not c.isascii()]
+    except UnicodeDecodeError:
+        return ""
+    # Text in another encoding gives rare characters, which the old GB2312 lacks.
+    common = [c for c in letters if c.encode("gb2312", "ignore")]
+    return "GBK" if len(common) > 0.9 * len(letters) else ""
+
+
+LIST_MARK = re.compile(r"\s*(?:[-*•·]\s+|[(（]?\d{1,3}(?:[.)](?:\s+|$)|[．、）]\s*))?")
+LABEL_MARK = re.compile(r"(?i)(?:\[classification\]|[\[【]分类[\]】])\s*")
+
+
+def text_records(lines: list[tuple[str, str]]) -> list[tuple[str, Any]]:
+    """A record for each line of a .txt, without the mark of a list in front of it.
+
+    A line that begins with [classification] or 【分类】 is a classification task. Where a file
+    marks such tasks, the other lines are none.
+    """
+    texts = [(where, line[LIST_MARK.match(line).end() :]) for where, line in lines]
+    marks = any(LABEL_MARK.match(text) for _, text in texts)
+    records = []
+    for where, text in texts:
+        flag = bool(LABEL_MARK.match(text)) if marks else None
+        instruction = LABEL_MARK.sub("", text, count=1) if flag else text
+        if instruction.strip():
+            records.append((where, {"task": instruction, "is_classification": flag}))
+    return records
 
 
 def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -1308,6 +1368,8 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         records = None
         line = error.lineno
+    except RecursionError:
+        records = None
     if not isinstance(records, list):
         problem = f"the seed file {path}, line {line} is malformed"
         raise WorkshopError(f"{problem}: a JSON array of records is expected")
@@ -1317,7 +1379,7 @@ def array_records(path: Path, text: str) -> list[tuple[str, Any]]:
 def json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -1329,7 +1391,7 @@ def seed_task(where: str, record: Any, index: int) -> Task:
         record = json.loads(to_json(record).encode("utf-8", "replace"))
         texts = [record.get(name) for name in ("instruction", "Instruction", "task", "Task")]
         instruction = next(filter(None, texts), None)
-        instances = seed_instances(record.get("instances") or [])
+        instances = seed_instances(record.get("instances") or alpaca_instances(record))
         flag = record.get("is_classification")
         readable = isinstance(instruction, str) and instruction.strip() and instances is not None
         if readable and flag in (None, True, False):
@@ -1349,6 +1411,12 @@ def seed_instances(pairs: Any) -> list[dict[str, str]] | None:
     if not all(isinstance(pair.get("output"), str) for pair in pairs):
         return None
     return [{"input": str(pair.get("input") or ""), "output": pair["output"]} for pair in pairs]
+
+
+def alpaca_instances(record: dict) -> list[dict]:
+    """The one instance of a row in the Alpaca shape; none where it has no output."""
+    names = ("input", "output")
+    return [{name: record.get(name) for name in names}] if record.get("output") else []
 
 
 @cache
@@ -1566,6 +1634,9 @@ STEP_FILES = [
 ]
 
 
+VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+
+
 def to_json(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -1592,6 +1663,17 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON Lines. Without rows there is no file: `load_dataset` reads no empty one.
+
+    An empty dataset alone is a file: it is what the run came to.
+    """
+    if rows or path.name == STEP_FILES[-1]:
+        write_whole(path, map(to_json, rows))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
     """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
 
@@ -1615,10 +1697,338 @@ def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
     return end + len(gap)
 
 
-def remove_views(config: Config) -> None:
-    """Remove the step files of an earlier run: they are no views of this one."""
-    for name in (*STEP_FILES, "run.json"):
-        (Path(config.work_dir) / name).unlink(missing_ok=True)
+def first_results(config: Config, seed_tasks: list[Task]) -> Results:
+    """The results of a run before its first stage; they know the run whose files stand there.
+
+    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    """
+    check_files(config)
+    for name in VIEWS:
+        path = Path(config.work_dir) / name
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder", str(path))
+    return Results(seeds=seed_tasks, earlier=earlier_run(Path(config.work_dir)))
+
+
+def earlier_run(folder: Path) -> dict:
+    """What run.json in the folder says of the last run there; {} where there is none."""
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def write_view(stage: str, config: Config, model: Model, results: Results, ended: bool) -> None:
+    """Write the step file of a stage. No row of an earlier run is lost by that.
+
+    A stage that broke off leaves a file that stands there if it has rows that the new one lacks.
+    A stage that ended replaces it. If it changes the file, or the run stops here, what stands there
+    of later stages is of an earlier run: that is moved into `earlier/`, and stays there if this run
+    lacks rows of it.
+    """
+    number = STAGES.index(stage)
+    path = Path(config.work_dir) / STEP_FILES[number]
+    rows = results.rows(stage)
+    same = path.exists() and holds_rows(path, rows)
+    loses = path.exists() and not same and misses_rows(path, rows)
+    loses = loses or (path.exists() and of_another_model(model, results))
+    if loses and not ended:
+        return
+    alone = same and stage != config.until
+    if loses or (ended and not alone and later_files(config, number)):
+        keep_aside(config, results)
+    write_rows(path, rows)
+    results.written.append(path.name)
+
+
+def later_files(config: Config, number: int) -> list[Path]:
+    """The step files that stand there of stages behind this one."""
+    paths = [Path(config.work_dir) / name for name in STEP_FILES[number + 1 :]]
+    return [path for path in paths if path.exists()]
+
+
+def holds_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds exactly these rows."""
+    with open(path, "rb") as lines:
+        for row in rows:
+            if lines.readline() != to_json(row).encode("utf-8", "replace"):
+                return False
+        return not lines.readline()
+
+
+def misses_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
+    new = Counter(row["instruction"] for row in rows)
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        old = Counter(instruction_in(line) for line in lines)
+    return bool(old - new)
+
+
+def instruction_in(line: str) -> str | None:
+    """The instruction of a row; None: this is no row of ours."""
+    row = json_or_none(line)
+    instruction = row.get("instruction") if isinstance(row, dict) else None
+    return instruction if isinstance(instruction, str) else None
+
+
+def of_another_model(model: Model, results: Results) -> bool:
+    """Whether another provider or model made the file that stands there, as run.json says."""
+    return not results.written and was_of_another_model(model, results)
+
+
+def was_of_another_model(model: Model, results: Results) -> bool:
+    """Whether run.json names another provider or model than this run has."""
+    settings = results.earlier.get("settings")
+    if not isinstance(settings, dict):
+        return False
+    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+
+
+def keep_aside(config: Config, results: Results) -> None:
+    """Move what stands there of an earlier run into a dated folder inside the work folder."""
+    folder = Path(config.work_dir)
+    if not results.kept_in:
+        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        place = folder / "earlier" / now
+        number = 1
+        while place.exists():
+            number += 1
+            place = folder / "earlier" / f"{now}_{number}"
+        place.mkdir(parents=True)
+        results.kept_in = str(place)
+    # What this run has written itself stays. run.json is written again as it was.
+    for name in VIEWS[:-1]:
+        if name not in results.written and (folder / name).exists():
+            os.replace(folder / name, Path(results.kept_in) / name)
+    if results.earlier:
+        write_json(Path(results.kept_in) / "run.json", results.earlier)
+
+
+def write_json(path: Path, record: dict) -> None:
+    write_whole(path, [json.dumps(record, ensure_ascii=False, indent=2), "\n"])
+
+
+def give_up_kept(model: Model, results: Results) -> None:
+    """Remove what a complete run kept aside, where the same model's new files hold all of it."""
+    if results.status != "complete":
+        return
+    kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
+    steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
+    views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
+    lost = any(misses_rows(path, views[path.name]) for path in steps)
+    if kept and not lost and not was_of_another_model(model, results):
+        for path in kept:
+            path.unlink(missing_ok=True)
+        for folder in (kept[0].parent, kept[0].parent.parent):
+            with suppress(OSError):  # other earlier runs are in there
+                folder.rmdir()
+        results.kept_in = ""
+
+
+def named_run(summary: dict) -> str:
+    """A run in words, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return "an earlier run"
+    who = f"{settings.get('provider')}, {settings.get('model')}"
+    number = f"{settings.get('num_instructions')} instructions"
+    return one_line(f"an earlier run ({who}, {number}, {settings.get('language')})", 150)
+
+
+# --------------------------------------------------------------------------------------------------
+# The user's files. No path that is typed makes the program replace what it has not written itself.
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # each names a format of --output-path
+
+
+def check_files(config: Config) -> None:
+    """Raise UsageError where the run would write over a file that it reads, or over a user's."""
+    problem = seed_file_problem(config) or output_problem(config)
+    if problem:
+        raise UsageError(problem)
+
+
+def seed_file_problem(config: Config) -> str:
+    """Why a run in this folder cannot read that seed file, "" if it can."""
+    written = own_files(config)
+    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
+        advice = "copy it to another name, or choose another --work-dir"
+        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+    return ""
+
+
+def output_problem(config: Config) -> str:
+    """Why the dataset cannot be written to --output-path, "" if it can."""
+    path = config.output_path
+    if not path:
+        return ""
+    if "\0" in path or os.path.islink(os.path.realpath(path)):
+        return f"--output-path must be a file, and {path!r} leads to none"
+    if Path(path).is_dir():
+        return f"--output-path must be a file, and {path} is a folder"
+    # What the run reads and writes is never replaced, not even with --overwrite.
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
+        return f"--output-path {path} is a file that the run needs: name another one"
+    if is_stream(path):
+        return ""
+    if os.path.lexists(path) and not config.overwrite and not is_our_output(config):
+        advice = "name another file, or add --overwrite to replace it"
+        return f"--output-path {path} is there, and no run in this folder wrote it: {advice}"
+    return format_problem(path)
+
+
+def format_problem(path: str) -> str:
+    """Why the ending of a path names no format that can be written, "" if it does."""
+    from importlib.util import find_spec
+
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        return f"--output-path must end in {', '.join(ENDINGS)}, and {path} does not"
+    if ending == ".parquet" and not find_spec("pyarrow"):
+        install = f"{sys.executable} -m pip install pyarrow"
+        return f"--output-path {path} needs a package: run  {install}  first"
+    return ""
+
+
+def own_files(config: Config) -> list[Path]:
+    """The files in the work folder that a run reads and writes."""
+    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one file: through links too, and where only capitals differ."""
+    try:
+        if os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other):
+            return True
+        return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+    except (OSError, ValueError):  # say, a path with a zero byte
+        return False
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    if not os.path.exists(path):
+        return False
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+
+
+def is_our_output(config: Config) -> bool:
+    """Whether the file at --output-path is still what an earlier run in this folder wrote there."""
+    target = os.path.realpath(config.output_path)
+    digests = outputs_of(earlier_run(Path(config.work_dir))).get(target, [])
+    try:
+        return sha256(Path(target).read_bytes()).hexdigest() in digests
+    except OSError:
+        return not os.path.exists(target)  # a link to a file that is not there yet
+
+
+def outputs_of(summary: dict) -> dict[str, list]:
+    """Which files runs in this folder wrote for --output-path: their places and digests."""
+    outputs = summary.get("outputs")
+    if not isinstance(outputs, dict):
+        return {}
+    return {path: digests for path, digests in outputs.items() if isinstance(digests, list)}
+
+
+def outputs_now(config: Config, results: Results) -> dict[str, list]:
+    """The same with the file that this run is about to write.
+
+    The digest before stays beside the new one, for a run that is killed in between.
+    """
+    outputs = outputs_of(results.earlier)
+    if config.output_path and results.status == "complete" and not is_stream(config.output_path):
+        target = os.path.realpath(config.output_path)
+        digest = sha256(rendered(results.dataset, config.output_path)).hexdigest()
+        outputs[target] = [digest, *outputs.get(target, [])[:1]]
+    return outputs
+
+
+def write_output(config: Config, results: Results) -> None:
+    """Write the dataset to --output-path. A link stays a link: its target is written.
+
+    Raises UsageError where another file has come to stand there, and OSError.
+    """
+    check_files(config)
+    data = rendered(results.dataset, config.output_path)
+    if is_stream(config.output_path):
+        write_to_stream(config.output_path, data)
+        return
+    # Write a new file beside the old one, and put it in its place when it is whole.
+    target = Path(os.path.realpath(config.output_path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_to_stream(path: str, data: bytes) -> None:
+    """Write to a device or a pipe, to our own output as print does."""
+    standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
+    if standard:
+        standard.write(data.decode())
+        standard.flush()
+        return
+    with open(path, "ab") as stream:
+        stream.write(data)
+
+
+def rendered(rows: list[dict], path: str) -> bytes:
+    """The rows in the format that the path's ending names; JSON Lines for a device or a pipe."""
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        return as_parquet(rows)
+    if ending == ".csv":
+        return as_csv(rows)
+    lines = [to_json(row) for row in rows]
+    if ending == ".json":
+        text = "[\n" + ",\n".join(line.removesuffix("\n") for line in lines) + "\n]\n"
+        return text.encode("utf-8", "replace")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+COLUMNS = ("instruction", "input", "output")  # of the dataset
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    """The dataset as CSV, every text in quotes."""
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    """The dataset as Parquet: three columns of texts."""
+    import io
+
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    # Lone surrogates become question marks, as in the other formats.
+    columns = {}
+    for name in COLUMNS:
+        texts = [row[name].encode("utf-8", "replace").decode() for row in rows]
+        columns[name] = pyarrow.array(texts, pyarrow.string())
+    buffer = io.BytesIO()
+    write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------
+# The journal: every reply, as it came.
 
 
 @dataclass
@@ -1626,7 +2036,7 @@ class Reply:
     """What a model answered, as the journal keeps it."""
 
     text: str
-    finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
+    finish_reason: str  # "stop", "length" (cut by max_tokens), "content_filter" or "no_content"
     prompt_tokens: int = 0  # 0: the server did not say
     reply_tokens: int = 0
     prompt: Prompt = ""
@@ -1840,26 +2250,70 @@ def answer_of_list(record: dict, key: str) -> dict:
 def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only.
 
-    The lock dies with this process. Raises WorkshopError.
+    Raises WorkshopError.
     """
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = None
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = locked(folder)
         if responses:
             return lock, Journal(Path(responses), "rb")
         return lock, Journal(folder / "responses.jsonl")
-    except filelock.Timeout:
-        problem = f"another run is writing to {folder}: wait for it, or choose another --work-dir"
     except OSError as error:
         problem = f"cannot write to {folder} ({error.strerror}): choose another --work-dir"
     except WorkshopError as error:
         problem = str(error)
-    lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
+    if lock:
+        lock.release()  # whoever keeps the error, as a notebook does, would keep the lock with it
     raise WorkshopError(problem)
+
+
+def locked(folder: Path) -> Any:
+    """The folder's lock, which dies with this process. Raises OSError and WorkshopError.
+
+    Some network and cloud drives know no locks: there the lock is a file, which a killed run may
+    leave behind.
+    """
+    import filelock
+
+    advice = "wait for it, or choose another --work-dir"
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        if has_locks(folder):
+            lock.acquire()
+            return lock
+        advice += f", or, if no run is going on, delete {folder / LOCK_FILE}"
+        lock = filelock.SoftFileLock(folder / LOCK_FILE, timeout=0)
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        lock.release()
+        raise WorkshopError(f"another run is writing to {folder}: {advice}") from None
+
+
+LOCK_FILE = ".lock-file"  # where the drive knows no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the drive of this folder can lock a file. Raises OSError for other problems."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True  # a run holds the lock
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(file)
+    return True
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1880,8 +2334,97 @@ class Transient(Exception):
         self.sent = sent
 
 
+class Silent(Transient):
+    """No answer came in time."""
+
+
+class Loading(Transient):
+    """The server is there and not ready yet: wait for it as long as the deadline allows."""
+
+
 class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
+
+
+class Window:
+    """How many requests may be in flight: fewer where a server needs long for each.
+
+    Many local servers answer one request at a time, so what is in flight waits for each other.
+    The first request goes alone. Its time says how many, one after the other, are answered in
+    half the timeout. Then the number grows while all answers come within that half, and falls
+    to half where one does not come at all.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.most = config.concurrency
+        self.timeout = config.request_timeout  # seconds; grows where one at a time is too slow
+        self.longest = config.deadline  # seconds
+        self.changed = threading.Condition()
+        self.limit = 1
+        self.in_flight = 0
+        self.stage = ""
+        self.begun = False  # whether an answer of this stage has set the limit
+        self.answers: list[float] = []  # seconds that each took, since the limit changed
+        self.shrunk_at = 0.0
+
+    @contextmanager
+    def turn(self, stop: threading.Event) -> Iterator[float]:
+        """Wait for a place, and hold it; give the seconds that the wait took."""
+        started = time.monotonic()
+        with self.changed:
+            while self.in_flight >= self.limit and not stop.is_set():
+                self.changed.wait(0.2)
+            self.in_flight += 1
+        try:
+            yield time.monotonic() - started
+        finally:
+            with self.changed:
+                self.in_flight -= 1
+                self.changed.notify(max(0, self.limit - self.in_flight))
+
+    def enter(self, stage: str) -> None:
+        """Begin anew with one request: the replies of another stage may be much longer."""
+        with self.changed:
+            if stage != self.stage:
+                self.stage = stage
+                self.limit = 1
+                self.begun = False
+                self.answers = []
+
+    def answered(self, seconds: float) -> None:
+        """An answer took so long. After each round of answers the limit may change."""
+        with self.changed:
+            self.answers.append(seconds)
+            if not self.begun:
+                self.set_limit(int(self.timeout / 2 / max(seconds, 1e-3)))
+            elif len(self.answers) >= self.limit:
+                self.set_limit(self.next_limit())
+
+    def next_limit(self) -> int:
+        """More after a round of fast answers, one less after a slow one."""
+        used = max(self.answers) / self.timeout
+        if used < 0.25:
+            return 2 * self.limit
+        # Half the timeout leaves room for a reply that takes twice as long as others.
+        if used < 0.5:
+            return self.limit + 1
+        return self.limit - 1 if used > 0.75 else self.limit
+
+    def timed_out(self, sent_at: float) -> bool:
+        """An answer did not come. Return whether that is news, and not one more of its round."""
+        with self.changed:
+            if sent_at < self.shrunk_at:
+                return False
+            self.shrunk_at = time.monotonic()
+            if self.limit == 1:
+                self.timeout = min(2 * self.timeout, max(self.timeout, self.longest))
+            self.set_limit(self.limit // 2)
+            return True
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = max(1, min(self.most, limit))
+        self.begun = True
+        self.answers = []
 
 
 class Model(AbstractContextManager):
@@ -1897,8 +2440,11 @@ class Model(AbstractContextManager):
         self.config = config
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
-        self.key = variables.get(self.provider.key or "LOCAL_API_KEY", "")
-        self.base_url = server_address(config, self.provider, variables)
+        self.address_file = file_of_address(config, self.provider)
+        keys = env_file()[1] if self.address_file else variables
+        self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
+        self.address = server_address(config, self.provider, variables)
+        self.base_url = without_login(self.address)  # as it is shown and written
         # What all threads of the run share.
         self.lock = threading.Lock()
         self.stop = threading.Event()  # set: nobody sends any more
@@ -1906,13 +2452,23 @@ class Model(AbstractContextManager):
         self.senders = ThreadPoolExecutor(512, "asking")
         self.sdk_client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
+        self.window = Window(config)
+        if not self.provider.base_url:
+            self.window.set_limit(config.concurrency)  # there is no server
         # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
+        self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.endings: Counter[str] = Counter()  # the finish reasons of replies
+        self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
-        # Before the first answer, one failure is enough to stop the run.
-        self.failed_in_a_row = config.patience - 1
+        self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.stage = ""  # the present one
+        self.tasks: list[Task] = []  # what stages 2 and 3 ask about
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
@@ -1921,7 +2477,7 @@ class Model(AbstractContextManager):
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
-        self.model = config.model or self.provider.model or self.first_listed()
+        self.model = model_name(config, self.name) or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             record = first_record(config.responses)
@@ -1936,7 +2492,10 @@ class Model(AbstractContextManager):
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
         name = self.provider.key
-        if name and not self.key:
+        if name and not self.key and self.address_file:
+            place = f"{self.provider.url_variable} stands in {self.address_file}"
+            fault = f"{place}, and only a key from there goes to that address: put {name}"
+        elif name and not self.key:
             fault = f"{name} is not set: put it"
         elif not re.fullmatch(r"[!-~]*", self.key):
             fault = f"{name} holds a character that no key has: copy it again"
@@ -1949,24 +2508,38 @@ class Model(AbstractContextManager):
         """The SDK's client: one for all threads, built when the first request goes out."""
         with self.lock:
             if self.sdk_client is None:
-                self.sdk_client = build(self)
+                problem = surroundings_problem(self)
+                try:
+                    self.sdk_client = None if problem else build(self)
+                except (ValueError, OSError) as error:
+                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+                    hint = f" (check {name})" if name else ""
+                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+                    problem = self.clean(problem)
+                if problem:
+                    self.stop.set()
+                    raise WorkshopError(problem)
             return self.sdk_client
 
     def first_listed(self) -> str:
         """The first model that the server lists. Raises WorkshopError where it lists none."""
-        import openai
-
+        ends = time.monotonic() + self.config.deadline
         why = "another kind of answer"
-        try:
-            listed = self.client(openai_client).models.list().data[0].id
-            if isinstance(listed, str):
-                return listed
-        except openai.OpenAIError as error:
-            why = one_line(str(error))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            pass
-        hint = "start a server there, or name the model with --model"
-        raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
+        while True:
+            try:
+                listed = list_models(self).data[0].id
+                if isinstance(listed, str):
+                    return listed
+            except Transient as fault:
+                why = fault.what
+                pause = self.pause_after(fault, iter(()))
+                if time.monotonic() + pause < ends:
+                    self.sleep(pause)
+                    continue
+            except (ValueError, LookupError, TypeError, AttributeError):
+                pass
+            hint = "start a server there, or name the model with --model"
+            raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
         self, stage: str, ask: Callable, items: list
@@ -1975,6 +2548,7 @@ class Model(AbstractContextManager):
 
         The reply is None, and noted in `undone`, where the request failed for good.
         """
+        self.tasks = items if stage in STAGES[1:] else self.tasks
         executor = ThreadPoolExecutor(min(self.config.concurrency, len(items) or 1), "asking")
         futures: list[Future] = []
         try:
@@ -2006,19 +2580,18 @@ class Model(AbstractContextManager):
     ) -> Reply:
         """Return the reply to a question, from the journal if it is there.
 
-        A reply that was filtered, or is not `readable`, is asked for once more. `question` says
+        A reply that was withheld, or is not `readable`, is asked for once more. `question` says
         what is asked beside the settings. Raises RequestFailed.
         """
         for attempt in (0, 1):
             reply = self.ask_once(stage, attempt, prompt, parameters, question)
-            filtered = reply.finish_reason == "content_filter"
-            if not filtered and (reply.cut or readable(reply.text)):
+            withheld = WITHHELD.get(reply.finish_reason, "")
+            if not withheld and (reply.cut or readable(reply.text)):
                 return reply
         # In stage 2 a filtered reply counts as an answer that cannot be read.
-        if filtered and stage != "classify":
-            raise RequestFailed(
-                "held back by the content filter, twice: it stays so with this model"
-            )
+        unread = stage == "classify" and reply.finish_reason == "content_filter"
+        if withheld and not unread:
+            raise RequestFailed(f"{withheld}, twice: it stays so with this model")
         return reply
 
     def ask_once(
@@ -2029,13 +2602,18 @@ class Model(AbstractContextManager):
 
         `derive` makes, of the record of a list's reply, one record for each of its questions.
         """
+        self.stage = stage
         key, identity = self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
         limit = parameters["max_tokens"]
         asked_now = record is None or was_cut_shorter(record, limit)
         if asked_now:
+            if self.config.responses and was_left_undone(self, identity):
+                raise RequestFailed("without a reply in the run that is replayed, too")
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
+            if self.provider.base_url:
+                self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.prompt = prompt
@@ -2101,29 +2679,49 @@ class Model(AbstractContextManager):
         Raises RequestFailed when `max_attempts` or `deadline` is used up.
         """
         self.check_key()
+        if self.silent:
+            self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
         while not self.stop.is_set():
-            sent = self.adapted(parameters)
-            ends += self.admit(prompt, sent)
             try:
-                reply = self.send_once(prompt, sent, ends - time.monotonic())
+                with self.window.turn(self.stop) as waited:
+                    # Meanwhile others may have learnt what the server refuses.
+                    sent = self.adapted(parameters)
+                    ends += waited + self.admit(prompt, sent)
+                    if self.stop.is_set():
+                        break
+                    reply = self.send_once(prompt, sent, ends - time.monotonic())
                 self.failed_in_a_row = 0
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
             except Transient as fault:
-                # The server's own wish counts where it is longer. Without a pause there is an end.
-                pause = max(next(pauses, math.inf), fault.wait)
+                pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
+                # Where many have failed in a row, each of the others is sent only once.
+                last = last or self.failed_in_a_row >= self.config.patience
                 self.note_fault(fault.what, last)
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
+
+    def pause_after(self, fault: Transient, pauses: Iterator[float]) -> float:
+        """Seconds before the next try; without end where there is none."""
+        if isinstance(fault, Loading):
+            deadline = f"up to --deadline {self.config.deadline:g} s"
+            self.notice_once(f"{self.base_url} is loading its model: waiting for it, {deadline}")
+            return max(fault.wait, min(5.0, 10 * self.config.first_wait))
+        # The server's own wish counts where it is longer.
+        return max(next(pauses, math.inf), fault.wait)
 
     def adapted(self, parameters: dict) -> dict:
         """The parameters by the names that this server takes, without those that it refuses."""
         sent = {self.names.get(name, name): value for name, value in parameters.items()}
         sent.pop("", None)
+        if sent.get("temperature") == 0:
+            sent["temperature"] = self.cold
+            if self.cold is None:
+                del sent["temperature"]
         return sent
 
     def admit(self, prompt: str, sent: dict) -> float:
@@ -2132,34 +2730,87 @@ class Model(AbstractContextManager):
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> Reply:
         """One try. A reply that still drips in after so many seconds is left to itself."""
+        started = time.monotonic()
         try:
             future = self.senders.submit(self.provider.send, self, prompt, sent)
-            return future.result(max(0.0, seconds))
+            reply = future.result(max(0.0, seconds))
         except TimeoutError:
-            raise Transient("no whole reply before the deadline") from None
+            self.note_silence(started)
+            raise Silent("no whole reply before the deadline") from None
+        except Silent:
+            self.note_silence(started)
+            raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
+        self.window.answered(time.monotonic() - started)
+        return reply
+
+    def note_silence(self, sent_at: float) -> None:
+        """Let fewer requests be in flight from now on, and say so once."""
+        if self.window.timed_out(sent_at):
+            limit = self.window.limit
+            now = f"at most {limit} in flight from now on, for {self.window.timeout:g} s each"
+            hint = "a slow server needs --concurrency 1 or a larger --request-timeout"
+            self.notice_once(f"{self.name} gave no answer in time", f"{now}; {hint}")
+
+    def notice_once(self, text: str, more: str = "") -> None:
+        """Print a notice, but not one that says the same twice."""
+        with self.lock:
+            if text in self.told:
+                return
+            self.told.add(text)
+        print(f"notice: {text}" + (f": {more}" if more else ""), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
         with self.lock:
             self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
             self.failed_in_a_row += last
-        if not last:
-            return
-        if self.failed_in_a_row < self.config.patience:
+        # Before the first answer of a run, one failure is enough to end it.
+        allowed = self.config.patience if self.counted else 1
+        if last and self.failed_in_a_row < allowed:
+            raise RequestFailed(what)
+        if last:
+            if re.match(SILENT, what):
+                self.silent = what
+            self.give_up(what)
+
+    def give_up(self, what: str) -> None:
+        """Many requests in a row failed for good: leave this one undone, or end the run.
+
+        A stage that has any answer goes on with what it has. Raises RequestFailed or
+        WorkshopError.
+        """
+        if self.stage in self.answered or self.has_answers(self.stage):
+            self.answered.add(self.stage)
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
-        raise WorkshopError(f"{problem}: check it, then run the same command to go on")
+        raise WorkshopError(f"{problem}: {advice(self.config, what)}")
+
+    def has_answers(self, stage: str) -> bool:
+        """Whether the journal holds a reply of this stage by this model."""
+        wanted = (stage, self.name, self.model)
+        for key in reversed([*self.journal.starts]):
+            record = self.journal.get(key) or {}
+            if tuple(record.get(name) for name in ("stage", "provider", "model")) == wanted:
+                return True
+        return False
 
     def refuse(self, name: str) -> None:
-        """From now on send the limit of tokens by its other name, anything else not at all."""
+        """From now on send the limit of tokens by its other name, anything else not at all.
+
+        "temperature 0" is another thing than "temperature": what is refused in stage 2, which
+        asks for 0, may be fine in the others. In its place 0.01 is sent.
+        """
         with self.lock:
             if name in self.refused:
                 return
             other = ""
-            if name in CAPS:
+            if name.startswith("temperature "):
+                self.cold = NEARLY_COLD if name == "temperature 0" else None
+                other = "" if self.cold is None else str(self.cold)
+            elif name in CAPS:
                 untried = [cap for cap in CAPS if cap != name and cap not in self.refused]
                 other = untried[0] if untried else ""
                 self.names["max_tokens"] = other
@@ -2167,11 +2818,12 @@ class Model(AbstractContextManager):
                 self.names[name] = ""
             self.refused[name] = f"sent as {other}" if other else "left out"
             notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(notice, file=sys.stderr)
+            print(printable(notice), file=sys.stderr)
 
     def clean(self, message: str) -> str:
-        """A server's words in one printable line, without the key."""
-        return one_line(message.replace(self.key, "[key]") if self.key else message, 300)
+        """A server's words in one printable line, without the key or another login."""
+        message = message.replace(self.key, "[key]") if self.key else message
+        return one_line(without_login(message), 300)
 
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
@@ -2194,11 +2846,49 @@ def retry_pauses(config: Config) -> Iterator[float]:
         yield longest * random.uniform(0.5, 1.0)
 
 
+def advice(config: Config, what: str) -> str:
+    """What to do about a fault that stayed until the last try."""
+    if re.search("no answer in time|before the deadline", what):
+        now = f"a larger --request-timeout (now {config.request_timeout:g} s) or --deadline"
+        return f"a slow server needs {now}, or --concurrency 1; the same command then goes on"
+    if re.search(LOADING, what):
+        return f"a larger --deadline (now {config.deadline:g} s) waits longer"
+    if what.startswith("200 "):
+        return "check whether the address is that of an API (most end in /v1), and --model"
+    return "check it, then run the same command to go on"
+
+
+def without_login(text: str) -> str:
+    """The text, its addresses without `user:password@`."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
+
+
 def one_line(text: str, length: int = 100) -> str:
     """Text from outside, safe to print: one line, no control characters, cut at `length`."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(printable.split())
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe to print: what could steer a terminal is written out.
+
+    >>> printable("one\\x1b[2J\\ntwo")
+    'one\\\\x1b[2J\\ntwo'
+    """
+    return re.sub(CONTROL, lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def show(text: str) -> None:
+    """Print a result. Whoever closes the pipe early, as head does, has seen enough."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        # Without this, Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
@@ -2222,15 +2912,52 @@ def show_novelty(bar: Any, novelty: list[int]) -> None:
 # what the answer means.
 
 CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take one only
-FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
-FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
-FILTERED = ["content_filter", "content_policy_violation"]
-FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
+NEARLY_COLD = 0.01  # a temperature for servers that refuse 0
+NO_MONEY = {  # codes and types of an account without money; many come as 429
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "Arrearage",
+    "insufficient_balance", "insufficient_balance_error", "insufficient_user_quota",
+    "insufficient_credits", "exceeded_current_quota", "exceeded_current_quota_error",
+    "AllocationQuota.FreeTierOnly", "AccountOverdueError", "payment_required",
+    "1008", "1113", "30001",  # MiniMax, Zhipu, SiliconFlow
+}  # fmt: skip
+NO_MONEY_WORDS = (
+    r"(?i)insufficient[ _](account[ _])?(balance|credit|fund)|余额不足|欠费|out of credits"
+    r"|balance is (too low|insufficient|not enough)"
+)
+FATAL = {"model_not_found", "model_decommissioned", "Model.NotExist", "ModelNotFound"}
+FATAL |= {"InvalidApiKey", "invalid_api_key", "AccessDenied"}
+FATAL_STATUS = (401, 402, 403, 404, 410, 501)
+NO_MODEL = (  # words about a model that gives no reply -> what it is
+    (r"only support\w* (the )?stream|enable the stream|streaming is required", "only streams"),
+    (r"not support (chat|completion|generat)|embedding model|not a chat", "writes no text"),
+    (
+        r"\bmodel\b.{0,80}(decommission|no longer|retired|discontinued|not exist|not found)",
+        "is gone",
+    ),
+)
+PASSING = {"InternalError", "ServiceUnavailable"}
+LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
+FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
+SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
+WITHHELD = {  # finish_reason -> what that means
+    "content_filter": "held back by the content filter",
+    "no_content": "an answer without content",
+}
 UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
 UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
+ENDINGS = {  # what a reply's end means -> how servers say it
+    "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
+    "null none tool_calls function_call",
+    "length": "length max_tokens max_output_tokens max_length model_length "
+    "model_context_window_exceeded",
+    "content_filter": "content_filter content-filter sensitive recitation safety blocklist "
+    "prohibited_content spii refusal",
+}
+BROKEN_OFF = "error network_error insufficient_system_resource abort aborted cancelled timeout"
 
 
 @dataclass
@@ -2242,34 +2969,158 @@ class Fault:
     message: str
     headers: Any
     parameter: str = ""  # the parameter that it names
+    kind: str = ""  # what it calls the error
+
+
+def held_back(model: Model, fault: Fault, sent: dict) -> Reply:
+    """The empty reply of a content filter. Raises what any other error means."""
+    if fault.code in FILTERED:
+        return Reply("", "content_filter")
+    raise judge_error(model, fault, sent)
 
 
 def judge_error(model: Model, fault: Fault, sent: dict) -> Exception:
     """What an error means: try again, stop the run, adapt a parameter, or leave the task undone."""
-    code = "" if fault.code == str(fault.status) else fault.code
-    said = model.clean(f"{fault.status} {code} {fault.message}")
-
-    # Too many requests, or something that passes.
-    busy = fault.status in (408, 409, 429) and code not in FATAL
-    if code.startswith("Throttling") or busy or fault.status >= 500:
-        return Transient(said, retry_after(fault.headers))
+    said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
 
     # A wrong key, no money, no such model: nothing will get better by asking on.
-    if fault.status in (401, 402, 403, 404) or code in FATAL:
+    hint = what_to_change(model, fault)
+    if hint:
         model.stop.set()
-        key = model.provider.key or "the server"
-        hint = f"check {key}, --model ({model.model}) and the address"
-        if RECIPES[model.config.recipe].continues_text:
-            hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {hint}")
 
-    # A parameter that the model does not take. (A limit of tokens may also just be too high.)
-    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
-    name = fault.parameter or next(iter(named), "")
-    unknown = re.search(UNKNOWN, fault.message)
-    if name in sent and (unknown or name not in CAPS):
+    # Too many requests, or something that passes. A 200 may hold an error of any kind.
+    name = refused_parameter(fault, sent)
+    if is_loading(fault):
+        return Loading(said, retry_after(fault.headers))
+    if is_passing(fault) or (fault.status == 200 and not name):
+        return Transient(said, retry_after(fault.headers))
+
+    if name:
         return ParameterRefused(name)
     return RequestFailed(said)
+
+
+def is_loading(fault: Fault) -> bool:
+    return fault.status == 503 and bool(re.search(LOADING, fault.message))
+
+
+def is_passing(fault: Fault) -> bool:
+    """Whether the same request may get a reply later."""
+    busy = fault.status in (408, 409, 429) or fault.status >= 500
+    return busy or fault.code.startswith("Throttling") or fault.code in PASSING
+
+
+def what_to_change(model: Model, fault: Fault) -> str:
+    """What must change before any request can get a reply; "" where the request may be at fault."""
+    key = model.provider.key or "the server"
+    named = {fault.code, fault.kind}
+    if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
+        return f"the account of {key} has no money left: top it up, or use another --model"
+    if 300 <= fault.status < 400:
+        return "a prompt follows no redirect to another host: give its address with --base-url"
+    if fault.status != 501 and is_passing(fault):
+        return ""
+    for words, what in NO_MODEL:
+        if re.search(f"(?i){words}", fault.message):
+            return f"{model.model} {what}: name another with --model, or check {key}"
+    if fault.status not in FATAL_STATUS and not named & FATAL:
+        return ""
+    hint = f"check {key}, --model ({model.model}) and the address"
+    if RECIPES[model.config.recipe].continues_text:
+        hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
+    return hint
+
+
+def refused_parameter(fault: Fault, sent: dict) -> str:
+    """The parameter that the model does not take, "" if the error is about none.
+
+    A limit of tokens may also just be too high. A temperature of 0 may be too low.
+    """
+    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
+    name = fault.parameter or next(iter(named), "")
+    if name not in sent or (name in CAPS and not re.search(UNKNOWN, fault.message)):
+        return ""
+    if name == "temperature" and sent[name] in (0, NEARLY_COLD):
+        return f"temperature {sent[name]:g}"
+    return name
+
+
+def fault_of(status: int, body: Any, headers: Any) -> Fault:
+    """The error in an answer; `body`: its text, or what the JSON in it says."""
+    words = error_words(body)
+    code = words["code"]
+    # Some send the status of an error in a 200.
+    if status == 200 and re.fullmatch("[45][0-9]{2}", code):
+        status = int(code)
+    code = "" if code == str(status) else code
+    message = words["message"]
+    if status == 200 and not message:
+        message = "without choices or content"
+    return Fault(status, code, message, headers, words["param"], words["type"])
+
+
+WORDS = {  # part of an error -> the names that servers have for it
+    "message": "message msg error_msg error_message status_msg detail error errors base_resp title",
+    "code": "code error_code errorCode status_code",
+    "type": "type error_type status",
+    "param": "param",
+}
+
+
+def error_words(body: Any, depth: int = 0) -> dict[str, str]:
+    """The `message`, `code`, `type` and `param` of an error, whatever its shape; "": not there.
+
+    Servers say {"error": "text"}, {"error": {"message": ...}}, a list around it, {"detail": ...},
+    {"base_resp": {"status_msg": ...}}, {"success": false, "message": ...}, plain text, or HTML.
+    """
+    words = dict.fromkeys(WORDS, "")
+    if depth > 8:
+        return words
+    if isinstance(body, str):
+        return text_words(body, depth)
+    if isinstance(body, list):
+        inner = [error_words(part, depth + 1) for part in body[:5]]
+        words |= inner[0] if inner else {}
+        words["message"] = "; ".join(one["message"] for one in inner if one["message"])
+    if isinstance(body, dict):
+        words |= object_words(body, depth)
+    return words
+
+
+def object_words(body: dict, depth: int) -> dict[str, str]:
+    """The words of an error that is an object. What stands deeper inside is more exact."""
+    words = dict.fromkeys(WORDS, "")
+    for name in WORDS["message"].split():
+        if body.get(name) and not words["message"]:
+            inner = error_words(body[name], depth + 1)
+            words |= {part: inner[part] for part in inner if inner[part]}
+    for part in ("code", "type", "param"):
+        for name in WORDS[part].split():
+            value = body.get(name)
+            if not words[part] and isinstance(value, str | int) and not isinstance(value, bool):
+                words[part] = str(value)
+
+    # A check of the whole request names the place: ["body", "temperature"].
+    place = body.get("loc")
+    if isinstance(place, list) and len(place) > 1:
+        words["param"] = str(place[1])
+        words["message"] = f"{place[1]}: {words['message']}"
+    return words
+
+
+def text_words(text: str, depth: int) -> dict[str, str]:
+    """The words of an error that is a text: JSON, a page, or just words."""
+    words = dict.fromkeys(WORDS, "")
+    with suppress(ValueError, RecursionError):
+        body = json.loads(text)
+        if not isinstance(body, str) or depth < 2:
+            return error_words(body, depth + 1)
+    if re.match(r"(?i)\s*<(!doctype|html|head|title|body|center|h1)\b", text):
+        title = re.search(r"(?is)<(title|h1)\b[^>]*>(.*?)</\1>", text)
+        text = title[2] if title else text
+        text = re.sub(r"<[^>]*>", " ", text[:5000])
+    return words | {"message": " ".join(text[:5000].split())}
 
 
 def retry_after(headers: Any) -> float:
@@ -2284,12 +3135,100 @@ def retry_after(headers: Any) -> float:
     return 0.0
 
 
+def surroundings_problem(model: Model) -> str:
+    """What is wrong with this machine's own settings, in one line that names the variable."""
+    # Headers carry no other letters.
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"):
+        if model.name == "openai" and not os.environ.get(name, "").isascii():
+            return f"{name} holds a character that no header can carry: copy it again, or unset it"
+    if goes_past_proxies(model.address):
+        return ""
+
+    # The SDKs check all proxies, those for other addresses too.
+    for scheme in ("http", "https", "all"):
+        problem = proxy_problem(model, set_variable(f"{scheme}_proxy"))
+        if problem:
+            return problem
+    native = model.provider.send is send_dashscope
+    for name in ("REQUESTS_CA_BUNDLE",) if native else ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name, "")
+        if path and not os.path.exists(path):
+            return f"{name} points to {path}, which is not there: correct it, or unset it"
+    return ""
+
+
+PROXY_ADDRESS = r"(\w+://)?([^\s/]*@)?(\[[^\s\]]+\]|[^\s/@:]+)(:\d{1,5})?(/\S*)?"
+
+
+def proxy_problem(model: Model, name: str) -> str:
+    """What is wrong with the proxy in this variable; its address may hold a password."""
+    address = os.environ.get(name, "")
+    scheme = address.split("://")[0].lower() if "://" in address else "http"
+    fix = f"set {name} to http://host:port, or unset it"
+    if scheme not in ("http", "https", "socks5", "socks5h"):
+        return f"{name} names a proxy of the kind {scheme}://, which cannot be used: {fix}"
+    if address and not re.fullmatch(PROXY_ADDRESS, address):
+        return f"{name} is no address of a proxy: {fix}"
+    native = model.provider.send is send_dashscope
+    if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
+        install = f"{sys.executable} -m pip install {'pysocks' if native else 'socksio'}"
+        return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
+    return ""
+
+
+def set_variable(*names: str) -> str:
+    """The first of these environment variables, in small or capital letters, that is set."""
+    for name in names:
+        for spelling in (name, name.upper()):
+            if os.environ.get(spelling):
+                return spelling
+    return ""
+
+
+def goes_past_proxies(address: str) -> bool:
+    """Whether it is on this machine, where no proxy helps. An empty NO_PROXY says otherwise."""
+    host = urlsplit(address).hostname or ""
+    local = host == "localhost" or host.endswith(".localhost")
+    with suppress(ValueError):
+        place = ip_address(host)
+        local = place.is_loopback or place.is_unspecified
+    return local and "" not in (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"))
+
+
+def connection_fault(model: Model, error: Any) -> Transient:
+    """What a failed connection means; if it goes through a proxy, that may be why."""
+    from urllib.request import proxy_bypass_environment
+
+    address = urlsplit(model.address)
+    name = set_variable(f"{address.scheme}_proxy", "all_proxy")
+    passed = goes_past_proxies(model.address) or proxy_bypass_environment(address.hostname or "")
+    proxy = f"through the proxy of {name}: " if name and not passed else ""
+    return Transient(model.clean(f"connection: {proxy}{error}"), sent=was_sent(error))
+
+
+def no_answer(model: Model) -> Silent:
+    return Silent(f"no answer in time: {model.window.timeout:g} s")
+
+
 def openai_client(model: Model) -> Any:
+    import ssl
+
     import openai
 
-    timeout = model.config.request_timeout
-    key = model.key or "none"
-    client = openai.OpenAI(api_key=key, base_url=model.base_url, max_retries=0, timeout=timeout)
+    options: dict = {}
+    if goes_past_proxies(model.address):
+        options["trust_env"] = False
+        if model.address.startswith("https"):
+            options["verify"] = ssl.create_default_context()  # SSL_CERT_FILE still counts
+    http_client = openai.DefaultHttpxClient(**options)
+    http_client.send = partial(send_by_httpx, http_client.send)
+    client = openai.OpenAI(
+        api_key=model.key or "none",
+        base_url=model.address,
+        max_retries=0,
+        timeout=model.config.request_timeout,
+        http_client=http_client,
+    )
     # The SDK reads these from the shell and would send them to any host.
     if model.name != "openai":
         client.organization = None
@@ -2298,27 +3237,77 @@ def openai_client(model: Model) -> Any:
     return client
 
 
+def send_by_httpx(send: Callable, request: Any, **options: Any) -> Any:
+    """Send once, and follow a redirect on the same host: no other host gets prompts."""
+    options["follow_redirects"] = False
+    response = send(request, **options)
+    for _ in range(5):
+        further = response.next_request
+        if further is None or not same_host(str(request.url), str(further.url)):
+            break
+        response.close()
+        response = send(further, **options)
+    return response
+
+
+def same_host(known: str, further: str) -> bool:
+    """Whether an address is of the same host, and no less safe."""
+    one = urlsplit(known)
+    other = urlsplit(further)
+    return one.hostname == other.hostname and (one.scheme, other.scheme) != ("https", "http")
+
+
+def list_models(model: Model) -> Any:
+    """What the server says of its models. Raises Transient, Loading where it will be there soon."""
+    import openai
+
+    try:
+        return model.client(openai_client).models.list()
+    except openai.APIStatusError as error:
+        fault = openai_fault(error)
+        said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
+        if is_loading(fault):
+            raise Loading(said, retry_after(fault.headers)) from None
+        raise Transient(said) from None
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
+    except openai.APIConnectionError as error:
+        raise connection_fault(model, error.__cause__ or error) from None
+
+
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
     import openai
 
     client = model.client(openai_client)
-    asked = {"model": model.model, "extra_body": parameters}
+    asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
     try:
         if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.create(**asked, prompt=prompt)
+            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
         else:
-            answer = client.chat.completions.create(**asked, messages=as_turns(prompt))
+            asked["messages"] = as_turns(prompt)
+            answer = client.chat.completions.with_raw_response.create(**asked)
     except openai.APIStatusError as error:
-        if error.code in FILTERED:
-            return Reply("", "content_filter")
-        raise judge_error(model, openai_fault(error), parameters) from None
+        return held_back(model, openai_fault(error), parameters)
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
     except openai.APIConnectionError as error:
-        cause = error.__cause__ or error
-        raise Transient(model.clean(f"connection: {cause}"), sent=was_sent(cause)) from None
-    document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
+        raise connection_fault(model, error.__cause__ or error) from None
+
+    # An error may come with 200 too, and a page of something else.
+    text = answer.http_response.text
+    document = json_or_none(text)
+    if document is None and text.startswith("{"):
+        raise Transient("200 with a body that is no answer")
+    if not isinstance(document, dict) or not document.get("choices"):
+        return held_back(model, fault_of(200, text, {}), parameters)
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
+
+
+def as_turns(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the turns of a chat."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def was_sent(error: BaseException) -> bool:
@@ -2329,33 +3318,72 @@ def was_sent(error: BaseException) -> bool:
     return not {type(error).__name__, type(reason).__name__} & UNSENT
 
 
-def as_turns(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as the turns of a chat."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
 def openai_fault(error: Any) -> Fault:
     """What an error of the SDK tells."""
-    body = error.body if isinstance(error.body, dict) else {}
-    message = str(body.get("message") or error.message)
-    code = "" if error.code is None else str(error.code)
     headers = error.response.headers
-    return Fault(error.status_code, code, message, headers, error.param or "")
+    body = error.body  # without the `error` around it
+    if error.body is None or isinstance(error.body, str):
+        body = error.response.text
+    return fault_of(error.status_code, body, headers)
 
 
 def read_answer(model: Model, document: dict, usage: Any, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer; both wire formats have the same."""
     choice = (document.get("choices") or [{}])[0]
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
-    finish = choice.get("finish_reason") or "stop"
-    text = said.get("content")
-    if not isinstance(text, str):
-        if finish not in ("length", "content_filter"):
+    finish = ending(model, choice.get("finish_reason"))
+    text = content_text(said.get("content"))
+    told = usage if isinstance(usage, dict) else {}
+    used = [token_count(told.get(name)) for name in counts]
+    if not text and (said.get("reasoning_content") or said.get("reasoning")):
+        text = ""
+        all_of_it = f"{model.model} put all its text into its thinking, and gave no answer"
+        limit = f"a larger --max-tokens (now {model.config.max_tokens})"
+        model.notice_once(all_of_it, f"{limit} helps, or a model with thinking off")
+    if text is None:
+        # With usage it was paid for, so it is an answer: asked for once more, not six times.
+        if document.get("choices") and any(used):
+            finish = finish if finish in ("length", "content_filter") else "no_content"
+        if finish not in ("length", *WITHHELD):
             error = document.get("error", "")
             raise Transient(model.clean(f"200 without choices or content: {error}"))
         text = ""
-    told = usage if isinstance(usage, dict) else {}
-    return Reply(text, finish, *(token_count(told.get(name)) for name in counts))
+    return Reply(text, finish, *used)
+
+
+def content_text(content: Any) -> str | None:
+    """The text of a message's content, which may be a list of parts; None: there is no text."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = []
+    for part in content:
+        # Other parts hold the thinking, or pictures.
+        if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+            texts.append(part.get("text"))
+    texts = [text for text in texts if isinstance(text, str)]
+    return "".join(texts) if texts else None
+
+
+def ending(model: Model, word: Any) -> str:
+    """Why a reply ended: stop, length or content_filter.
+
+    Raises Transient for a reply that broke off, and for a word that nobody knows, unless this
+    server has no other word.
+    """
+    said = one_line(str(word or "stop"), 40)
+    for meaning, names in ENDINGS.items():
+        if said.casefold() in names.split():
+            model.endings[""] += 1  # a known one
+            return meaning
+
+    model.endings[said] += 1
+    broken = Transient(f"200 ended by {said}")
+    if said.casefold() in BROKEN_OFF.split():
+        raise broken
+    model.notice_once(f"a reply of {model.model} ended by {said!r}", "nobody knows this word")
+    if model.endings[""] or model.endings[said] < 3:
+        raise broken
+    return "stop"
 
 
 def dashscope_client(model: Model) -> Any:
@@ -2371,47 +3399,100 @@ def dashscope_client(model: Model) -> Any:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency)
         session.mount(scheme, adapter)
     session.auth = lambda request: request  # or a ~/.netrc replaces the key
+    if goes_past_proxies(model.address):
+        session.trust_env = False
     session.send = partial(send_by_session, model, session.send)
     return session
 
 
+class ErrorAnswer(Exception):
+    """The server answered with an error, the Fault args[0]."""
+
+
 def send_by_session(model: Model, send: Callable, request: Any, **options: Any) -> Any:
-    """Send once, and give an error in a 200 its own status."""
+    """Send once. Raises ErrorAnswer: the SDK reads few shapes of errors, and none in a 200."""
     import requests
 
+    # A redirect comes through here again.
+    redirected = not options.get("allow_redirects", True)
+    if redirected and not same_host(model.address, request.url):
+        raise ErrorAnswer(Fault(307, "", f"go to {one_line(request.url)}", {}))
     try:
         response = send(request, **options)
+    except requests.Timeout:
+        raise no_answer(model) from None
     except requests.RequestException as error:  # the SDK would send some again, and pay again
-        raise Transient(model.clean(f"connection: {error}"), sent=was_sent(error)) from None
-    if response.status_code == 200 and b'"output"' not in response.content:
-        response.status_code = 400 if b'"code"' in response.content else 502
+        raise connection_fault(model, error) from None
+    further = redirected and response.is_redirect
+    if not further and (response.status_code != 200 or b'"output"' not in response.content):
+        raise ErrorAnswer(fault_of(response.status_code, response.text, response.headers))
     return response
 
 
 def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
-    """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
+    """Ask DashScope's own endpoint once."""
     import dashscope
 
-    answer = dashscope.Generation.call(
-        model=model.model,
-        messages=as_turns(prompt),
-        result_format="message",
-        api_key=model.key,
-        base_address=model.base_url,
-        session=model.client(dashscope_client),
-        request_timeout=model.config.request_timeout,
-        **parameters,
-    )
-    if answer.code in FILTERED:
-        return Reply("", "content_filter")
-    if answer.status_code != 200:
-        passing = answer.code in ("InternalError", "ServiceUnavailable")
-        status = 503 if passing else answer.status_code
-        code = "" if answer.code is None else str(answer.code)
-        fault = Fault(status, code, str(answer.message), answer.headers or {})
-        raise judge_error(model, fault, parameters)
+    try:
+        answer = dashscope.Generation.call(
+            model=model.model,
+            messages=as_turns(prompt),
+            result_format="message",
+            api_key=model.key,
+            base_address=model.address,
+            session=model.client(dashscope_client),
+            request_timeout=model.window.timeout,
+            **parameters,
+        )
+    except ErrorAnswer as error:
+        return held_back(model, error.args[0], parameters)
     usage = answer.usage or {}
     return read_answer(model, answer.output or {}, usage, "input_tokens", "output_tokens")
+
+
+def was_left_undone(model: Model, question: dict) -> bool:
+    """Whether the run that is replayed asked this too, and got no reply.
+
+    A question to which the journal has a reply under other settings was never asked in this
+    form. Nor was a request of stage 1, or a task of stage 2, behind the last that has a reply,
+    unless run.json beside the journal says that as many tasks were wanted.
+    """
+    stage = question["stage"]
+    if question["attempt"] or question.get("sample") or "instructions" in question:
+        return True
+    asked = questions_of(model, stage)
+    if stage == "generate":
+        number = question["request_idx"]
+        return number not in asked and number < max(asked, default=0)
+    text = question["instruction"]
+    order = [task.instruction for task in model.tasks]
+    if text not in order:
+        return True  # a seed task, which stage 2 asks about too
+    if not asked or text in asked:
+        return False
+    if stage == "instances" and text in questions_of(model, "classify"):
+        return True
+    behind = order[order.index(text) :]
+    return bool(asked.intersection(behind)) or wanted_as_many(model.config)
+
+
+def wanted_as_many(config: Config) -> bool:
+    """Whether run.json beside the journal that is replayed says that as many were wanted."""
+    settings = earlier_run(Path(config.responses).parent).get("settings")
+    wanted = settings.get("num_instructions") if isinstance(settings, dict) else None
+    return type(wanted) is int and wanted >= config.num_instructions
+
+
+def questions_of(model: Model, stage: str) -> set:
+    """What a replayed journal has replies to: requests of stage 1 by number, or instructions."""
+    if stage not in model.questions:
+        journal = model.journal
+        records = filter(None, map(journal.get, [*journal.starts]))
+        name = "request_idx" if stage == "generate" else "instruction"
+        kind = int if stage == "generate" else str
+        found = [record.get(name) for record in records if record.get("stage") == stage]
+        model.questions[stage] = {what for what in found if isinstance(what, kind)}
+    return model.questions[stage]
 
 
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
@@ -2439,6 +3520,13 @@ def environment() -> dict[str, str]:
 
     Empty ones count as unset. Raises WorkshopError.
     """
+    return env_file()[1] | {
+        name: value.strip() for name, value in os.environ.items() if value.strip()
+    }
+
+
+def env_file() -> tuple[str, dict[str, str]]:
+    """The nearest .env from here upwards, "" if there is none, and its variables."""
     from dotenv import dotenv_values, find_dotenv
 
     file = find_dotenv(usecwd=True)
@@ -2446,8 +3534,22 @@ def environment() -> dict[str, str]:
         variables = dotenv_values(file, interpolate=False)
     except UnicodeDecodeError:
         raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-    variables |= {name: value for name, value in os.environ.items() if value.strip()}
-    return {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    filled = {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    return file, filled
+
+
+def file_of_address(config: Config, provider: Provider) -> str:
+    """The .env that names the server's address, "" if that is the provider's own, or was typed.
+
+    Such a file may be somebody else's, of a copied project say, so no key goes to its address but
+    its own.
+    """
+    name = provider.url_variable
+    file, variables = env_file()
+    if config.base_url or os.environ.get(name, "").strip():
+        return ""
+    address = variables.get(name, provider.base_url)
+    return "" if address.rstrip("/") == provider.base_url.rstrip("/") else file
 
 
 def provider_name(config: Config) -> str:
@@ -2459,9 +3561,21 @@ def provider_name(config: Config) -> str:
     return next(iter(keyed), "local" if config.base_url else "practice")
 
 
+def model_name(config: Config, provider: str) -> str:
+    """The model that is named, else the provider's; "" for the first that the server lists.
+
+    The practice model has its own name always: nothing it says passes for a real model's.
+    """
+    own = PROVIDERS[provider].model
+    return own if provider == "practice" else config.model or own
+
+
 def provider_row(config: Config, name: str) -> Provider:
     """The provider's row. A recipe for base models needs an endpoint that continues texts."""
     row = PROVIDERS[name]
+    if name == "practice" and not config.provider and config.model:
+        problem = f"nobody is there to be --model {config.model}: no API key was found"
+        raise UsageError(f"{problem}; put one into .env, or name the --provider")
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
@@ -2475,7 +3589,8 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
     """Where the server is: as told, as a variable says, or the provider's own address."""
     address = config.base_url or variables.get(provider.url_variable) or provider.base_url
     if address and not re.fullmatch(ADDRESS, address):
-        raise WorkshopError(f"{provider.url_variable} is no address of a server: {address!r}")
+        shown = re.sub(r"(?<=://).*@", "", address)  # no login
+        raise WorkshopError(f"{provider.url_variable} is no address of a server: {shown!r}")
     return address
 
 
@@ -2869,6 +3984,9 @@ class Results:
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
+    earlier: dict = field(default_factory=dict)  # run.json of the run before this one
+    written: list[str] = field(default_factory=list)  # the step files of this run
+    kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
     def begin(self, stage: str) -> None:
@@ -2884,16 +4002,18 @@ class Results:
         stage: str,
         rule: str,
         *texts: str,
-        pair: tuple = (None, None),
-        why: tuple = ("", None),
+        pair: tuple = ("", ""),
+        why: tuple[str, float] = ("", 0.0),
     ) -> None:
         """Note which instructions a rule turned away, or which instance `pair` of one.
 
-        `why` is the evidence: the neighbour and its score.
+        `why` is the evidence: the neighbour and its score. What a row has nothing of is "" or 0.0,
+        never null: a reader that sees only nulls at first does not know the type.
         """
         for text in texts:
             row = {"stage": stage, "rule": rule, "instruction": text}
-            row |= {"input": pair[0], "output": pair[1], "evidence": why[0], "score": why[1]}
+            row |= {"input": pair[0] or "", "output": pair[1]}
+            row |= {"evidence": why[0], "score": why[1]}
             self.rejected.append(row)
 
     def rows(self, stage: str) -> list[dict]:
@@ -2907,7 +4027,18 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
-        return rows
+        return typed_rows(rows) if stage == "instances" else rows
+
+
+def typed_rows(rows: list[dict]) -> list[dict]:
+    """Rows of step 3 whose first ones tell each column's type, as `load_dataset` needs it.
+
+    Tasks without an instance stand last. What stage 2 could not tell was not asked for as
+    classification, so it is false here; step 2 has it as null.
+    """
+    for row in rows:
+        row["is_classification"] = bool(row["is_classification"])
+    return sorted(rows, key=lambda row: not row["instances"])
 
 
 def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) -> dict:
@@ -2915,15 +4046,20 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
     choices = [{"text": reply.text, "finish_reason": reply.finish_reason}]
     metadata = {"prompt": reply.prompt, "response": {"choices": choices}}
     metadata["created_at"] = reply.created_at
-    notes = {"most_similar": dict(nearest), "avg_similarity_score": float(mean)}
+    # A list: a record with a text as its key would be a column of its own for each text.
+    similar = [{"instruction": text, "score": score} for text, score in nearest]
+    notes = {"most_similar": similar, "avg_similarity_score": float(mean)}
     return notes | {"metadata": metadata, "request_idx": request_idx}
 
 
 def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Results) -> list:
     """One stage. Its step file is written when it ends, and also when it breaks off."""
     number = STAGES.index(stage)
+    ended = False
     try:
-        return STAGE_FUNCTIONS[number](config, model, tasks, results)
+        tasks = STAGE_FUNCTIONS[number](config, model, tasks, results)
+        ended = True
+        return tasks
     except KeyboardInterrupt as stop:
         # Say how far it came.
         done = len(results.rows(stage))
@@ -2933,16 +4069,20 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         raise
     finally:
         model.check_folder()
-        path = Path(config.work_dir) / STEP_FILES[number]
-        write_whole(path, map(to_json, results.rows(stage)))
+        write_view(stage, config, model, results, ended)
+        if ended:
+            summary = summary_of(config, model, results)
+            write_json(Path(config.work_dir) / "run.json", summary)
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
     text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
-    if config.base_url:
+    if config.base_url or model.address_file:
         text += f" at {model.base_url}"
+    if model.address_file:
+        text += f" (the address is from {model.address_file})"
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
     if model.name == "practice" and not config.provider:
@@ -2950,13 +4090,32 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     if model.journal.torn:
         torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
         text += f"\nnotice: {torn}"
-    return text
+    return printable(text + language_notice(config, results.seeds))
+
+
+def language_notice(config: Config, seed_tasks: list[Task]) -> str:
+    """A line where the seed tasks are in another language than the prompts."""
+    # Han without kana is Chinese; a few tasks in another language are no matter.
+    chinese = 0
+    for task in seed_tasks:
+        found = re.search(r"[\u4e00-\u9fff]", task.instruction)
+        chinese += bool(found and not re.search(r"[\u3040-\u30ff]", task.instruction))
+    other = chinese > len(seed_tasks) / 2
+    if other == (config.language == "zh"):
+        return ""
+    seeds = "Chinese" if other else "not Chinese"
+    fitting = "zh" if other else "en"
+    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
+        return text
+    return f"{text}: --language {fitting} has prompts that fit"
 
 
 def examples(stage: str, results: Results) -> list[str]:
     """Two things that the stage has just made, and two that it turned away, and why."""
     # Show one of each kind: the first of the classification tasks, and the last of the others.
-    made = sorted(results.rows(stage), key=lambda row: not row.get("is_classification"))
+    made = [row for row in results.rows(stage) if row.get("instances") != []]
+    made.sort(key=lambda row: not row.get("is_classification"))
     rejected = [row for row in results.rejected if row["stage"] == stage]
     rejected = [row for row in rejected if row["rule"] != "not_needed"]
     # A near copy teaches more than an exact one, so exact ones (score 1.0) come later.
@@ -2977,9 +4136,9 @@ def first_and_last(rows: list) -> list:
 def accepted_lines(row: dict) -> list[str]:
     """A row of a step file for the screen."""
     lines = [f"  + {one_line(row['instruction'])}"]
-    nearest = list(row.get("most_similar", {}).items())
-    for neighbour, score in nearest[:1]:
-        lines.append(f"      accepted; the nearest, at {score:.2f}: {one_line(neighbour, 70)}")
+    for near in row.get("most_similar", [])[:1]:
+        text = one_line(near["instruction"], 70)
+        lines.append(f"      accepted; the nearest, at {near['score']:.2f}: {text}")
     instances = row.get("instances") or [{}]
     facts = row | instances[0]
     for name in ("is_classification", "input", "output"):
@@ -2993,19 +4152,44 @@ def rejected_lines(row: dict) -> list[str]:
     why = ""
     if row["evidence"]:
         why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}"
-    if row["output"] is not None:
+    if row["stage"] != "generate":
         why += f", for the output {one_line(row['output'], 60)!r}"
     return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
-    """Write rejected.jsonl, a complete run's dataset to `output_path`, and run.json."""
-    model.check_folder()
-    folder = Path(config.work_dir)
-    write_whole(folder / "rejected.jsonl", map(to_json, results.rejected))
-    if config.output_path and results.status == "complete":
-        write_whole(Path(config.output_path), map(to_json, results.dataset))
+    """Write rejected.jsonl, run.json, and a complete run's dataset to `output_path`.
 
+    A run that wrote no step file of its own leaves the files of the run before it.
+    """
+    model.check_folder()
+    give_up_kept(model, results)
+    summary = summary_of(config, model, results)
+    folder = Path(config.work_dir)
+    if not results.written and any((folder / name).exists() for name in STEP_FILES):
+        summary = with_spending(results.earlier, summary)
+    else:
+        write_rows(folder / "rejected.jsonl", results.rejected)
+    if summary:
+        write_json(folder / "run.json", summary)
+    if config.output_path and results.status == "complete":
+        write_output(config, results)
+    return summary
+
+
+def with_spending(earlier: dict, summary: dict) -> dict:
+    """The earlier summary with what this run has spent, if both are of one model; else {}."""
+    settings = earlier.get("settings")
+    who = ("provider", "model")
+    if not isinstance(settings, dict):
+        return {}
+    if any(settings.get(name) != summary["settings"][name] for name in who):
+        return {}
+    return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
+
+
+def summary_of(config: Config, model: Model, results: Results) -> dict:
+    """What run.json says of a run."""
     who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
@@ -3013,7 +4197,7 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
-    summary = {
+    return {
         "status": results.status,
         "settings": asdict(config) | who,
         "versions": versions,
@@ -3026,9 +4210,10 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": outputs_now(config, results),
+        "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
+        "replaces": named_run(results.earlier) if results.kept_in else "",
     }
-    write_whole(folder / "run.json", [json.dumps(summary, ensure_ascii=False, indent=2), "\n"])
-    return summary
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:
@@ -3066,10 +4251,17 @@ def funnel(config: Config, summary: dict) -> str:
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
     lines += cost_lines(config, summary)
-    files = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
+    files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
+    if config.output_path and summary["status"] == "complete":
+        rows = summary["counts"]["filter"]["out"]
+        lines.append(f"The dataset: {config.output_path}, {rows} rows")
     lines.append(next_step(config, summary))
-    return "\n".join(lines)
+    if summary["kept_in"]:
+        place = Path(config.work_dir) / summary["kept_in"]
+        lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
+    return printable("\n".join(lines))
 
 
 def table_lines(config: Config, counts: dict, done: int) -> list[str]:
@@ -3128,6 +4320,11 @@ def next_step(config: Config, summary: dict) -> str:
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        if config.responses:
+            return f"{undone} undone ({why})."
+        # 4xx, but for those that pass: a request that the server refuses.
+        if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
+            return f"{undone} undone ({why}). Another model may take what this one refuses."
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
@@ -3159,12 +4356,16 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
     except ModuleNotFoundError as error:
         install = f"{sys.executable} -m pip install -r requirements.txt"
         problem = f"{error}: run  {install}  first"
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
-        command = shlex.join([sys.executable, *sys.argv])
+        command = without_login(shlex.join([sys.executable, *sys.argv]))
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
-    print(f"error: {problem}", file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     return code
 
 

@@ -17,7 +17,6 @@ program checks that the flaw is really there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -31,8 +30,10 @@ from self_instruct_workshop import (
     filter_instances,
     instruction_problem,
     load_seed_tasks,
+    printable,
     seed_records,
     seed_task,
+    show,
     tokenize,
 )
 
@@ -60,7 +61,7 @@ def read(path: Path) -> tuple[list[dict], list[Finding]]:
     for index, (where, record) in enumerate(seed_records(path)):
         # The task has the id and the instruction in their final form.
         task = seed_task(where, record, index)
-        row = full_row(record)
+        row = {"instances": task.instances} | record
         row |= {"id": task.id, "instruction": task.instruction}
         row["is_classification"] = task.is_classification
         rows.append(row)
@@ -73,12 +74,6 @@ def read(path: Path) -> tuple[list[dict], list[Finding]]:
         ids.add(task.id)
         texts.setdefault(task.instruction, task.id)
     return rows, errors
-
-
-def full_row(record: str | dict) -> dict:
-    """A record, or the text of one, as a row that has instances."""
-    row = json.loads(record) if isinstance(record, str) else record
-    return {"instances": []} | row
 
 
 def good_ones(rows: list[dict]) -> list[dict]:
@@ -272,24 +267,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows, errors = read(options.file)
     except WorkshopError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
 
     # Each language by itself: a translation is no duplicate.
+    lines: list[str] = []
     for language in dict.fromkeys(row.get("language", "") for row in rows):
         of_language = [row for row in rows if row.get("language", "") == language]
         figures, doubts, found = check(of_language, options.near)
         errors += found
-        print(f"{options.file} {language}".strip())
-        for name, value in figures:
-            print(f"  {name:<18} {value}")
-        for doubt in doubts:
-            print(f"  warning: {doubt}")
+        lines.append(f"{options.file} {language}".strip())
+        lines += [f"  {name:<18} {value}" for name, value in figures]
+        lines += [f"  warning: {doubt}" for doubt in doubts]
 
     # Errors come last, where they are seen.
-    for where, problem in errors:
-        print(f"  error: {where}: {problem}")
-    print(f"{len(errors)} errors")
+    lines += [f"  error: {where}: {problem}" for where, problem in errors]
+    show("\n".join([*lines, f"{len(errors)} errors"]))
     return 1 if errors else 0
 
 

@@ -590,7 +590,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Compare, and print.
     options = parser.parse_args(arguments)
-    return workshop.main(None, lambda _: print(compare(options.work_dir, options.seed_file)))
+    return workshop.main(
+        None, lambda _: workshop.show(compare(options.work_dir, options.seed_file))
+    )
 
 
 if __name__ == "__main__":

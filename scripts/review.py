@@ -13,7 +13,8 @@ is in proportion to its kinds: classification or not, with or without input. Whi
 classification is read from step2 or step3 beside the data.
 
 The HTML sheet needs no server; both sheets give the same CSV. In it, a text that a spreadsheet
-would take for a formula begins with an apostrophe, and so does a text that began with one.
+would take for a formula begins with an apostrophe, and so does a text that began with one. The
+same holds for what follows a semicolon or a line break, where other programs begin a cell.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ UNKNOWN = "classification unknown"
 
 # How a cell begins that a spreadsheet may run, or that looks as if it had been made harmless.
 FORMULA = r"^\s*[=+\-@＝＋－＠']|^[\t\r\n]"
+
+# Where a new cell begins for a spreadsheet that takes another separator, and may run it. To such
+# a program the quotes around a cell are text, so a cell ends at the end of each line, too.
+HIDDEN_FORMULA = r"""([;|\t\r\n])(?=(?:[^\S\r\n]|")*[=+\-@＝＋－＠'])"""
 
 YES = ("yes", "y", "1", "true", "是", "对")
 NO = ("no", "n", "0", "false", "否", "错")
@@ -140,7 +145,7 @@ def classification(folder: Path) -> dict[str, str]:
 
     Nothing where there are none. A file is read up to its first damaged line.
     """
-    # The later file wins where both know an instruction.
+    # Step 2 wins where both know an instruction: it alone tells what could not be read.
     names = {True: "classification", False: "not classification"}
     found = {}
     for name in workshop.STEP_FILES[1:3]:
@@ -149,7 +154,8 @@ def classification(folder: Path) -> dict[str, str]:
             if not (isinstance(row, dict) and {"instruction", "is_classification"} <= row.keys()):
                 break
             flag = row["is_classification"]
-            found[row["instruction"]] = names[flag] if isinstance(flag, bool) else UNKNOWN
+            kind = names[flag] if isinstance(flag, bool) else UNKNOWN
+            found.setdefault(row["instruction"], kind)
     return found
 
 
@@ -219,8 +225,9 @@ def shares(sizes: dict[str, int], number: int) -> dict[str, int]:
 
 
 def csv_line(cells: list[str]) -> str:
-    """A line of CSV, in which no cell is a formula."""
+    """A line of CSV, in which no cell is a formula, whatever separates the cells."""
     safe = ["'" + cell if re.match(FORMULA, cell) else cell for cell in cells]
+    safe = [re.sub(HIDDEN_FORMULA, r"\1'", cell) for cell in safe]
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerow(safe)
     return buffer.getvalue().removesuffix("\r\n")
@@ -659,7 +666,7 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
     parts = [results(path, sheet) for path, sheet in zip(options.sheets, sheets, strict=True)]
     if len(sheets) == 2:
         parts.append(agreement(*sheets, options.sheets))
-    print("\n\n".join(parts))
+    workshop.show("\n\n".join(parts))
 
 
 # --------------------------------------------------------------------------------------------------

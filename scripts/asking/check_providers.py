@@ -67,7 +67,7 @@ def check(config: workshop.Config) -> bool:
                 model.journal.file.close()  # or Windows keeps the folder
         except (workshop.WorkshopError, workshop.RequestFailed) as error:
             line = f"failed: {error}"
-    print(f"{config.provider:<12} {line}")
+    workshop.show(f"{config.provider:<12} {line}")
     return line.startswith("ok")
 
 

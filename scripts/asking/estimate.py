@@ -226,7 +226,9 @@ def as_text(found: dict, config: workshop.Config) -> str:
 
 def agreed(text: str, options: argparse.Namespace) -> bool:
     """Show what it will take and ask; where nobody sits at a terminal, or with --yes, go on."""
-    if options.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    # A stream that was closed is None.
+    talking = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    if options.yes or not talking:
         return True
     print(text, "Go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().casefold() in ("y", "yes", "是", "好")

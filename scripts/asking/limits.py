@@ -84,7 +84,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
+    return name, workshop.model_name(config, name) or "the first model listed"
 
 
 def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
@@ -484,15 +484,14 @@ class LimitedModel(workshop.Model):
         requests, prompt, reply = rows.get("lost", (0, 0, 0))
         rows["lost"] = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
 
+        # What lists of stage 2 did on seed tasks stands beside what single questions did.
+        if self.in_lists:
+            results.agreement["in_lists"] = self.in_lists
         # What this run has spent above a limit is said.
         passed = purse.passed()
         if passed and sum(purse.spent) > self.earlier:
             text = f"{passed}: {self.name} counts more than was reserved"
             print(f"notice: {text}", file=sys.stderr)
-
-        # What lists of stage 2 did on seed tasks stands beside what single questions did.
-        if self.in_lists:
-            results.agreement["in_lists"] = self.in_lists
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)

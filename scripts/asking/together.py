@@ -17,7 +17,9 @@ model, which costs nothing, ask one by one.
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit("together.py is a part of self_instruct.py: run  python self_instruct.py --help")
+    raise SystemExit(
+        "together.py is a part of self_instruct.py: run  python self_instruct.py --help"
+    )
 
 import argparse
 import random
@@ -54,8 +56,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def group_size(config: Config, provider: str, wanted: int) -> int:
     """How many tasks a request of stage 2 asks about."""
+    # A shared journal may name a provider that this program does not have.
+    row = workshop.PROVIDERS.get(provider)
+    is_server = row is None or bool(row.base_url)
     chat = not workshop.RECIPES[config.recipe].continues_text
-    return wanted if chat and workshop.PROVIDERS[provider].base_url else 1
+    return wanted if chat and is_server else 1
 
 
 def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task]) -> dict:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 import self_instruct_workshop as workshop
 from scripts.reporting import verb_nouns
-from scripts.reporting.run import Run, shareable
+from scripts.reporting.run import Run, shareable, without_paths
 
 PAPER = {  # Table 1: GPT-3's data; lengths in words
     "instructions": 52445,
@@ -74,7 +74,7 @@ def numbers(run: Run, requests: int) -> dict:
 
 def head(run: Run) -> dict:
     """Who, when, how."""
-    told = {name: run.summary.get(name) for name in HEAD}
+    told = {name: without_paths(run.summary.get(name)) for name in HEAD}
     return told | {"folder": run.folder.resolve().name, "settings": shareable(run.settings)}
 
 

@@ -19,6 +19,7 @@ from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
 REPLIES = 40  # replies in a packed piece, which is unpacked only when somebody asks for one of them
+MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHOWN = (  # what the page shows of a reply
     "stage",
@@ -157,7 +158,8 @@ class Rows:
         # The answers of the next two stages.
         for stage in ("classify", "instances"):
             for row in self.run.steps.get(stage, []):
-                self.flags[row["instruction"]] = row.get("is_classification")
+                # Of the two, step 2 alone tells what could not be read.
+                self.flags.setdefault(row["instruction"], row.get("is_classification"))
                 self.texts[stage, row["instruction"]] = row.get("response")
 
     def all(self) -> Iterator[list]:
@@ -226,16 +228,19 @@ class Rows:
             # Which of several requests brought it is known in stage 1 alone.
             instruction = row["instruction"]
             request = None
+            pair = (row.get("input"), row.get("output"))
             if stage == "generate":
                 request = self.take_source(instruction, instruction in kept)
+                pair = (None, None)  # an instruction has no instance yet
+            evidence = row.get("evidence") or ""
             yield self.row(
                 "rejected",
                 stage,
                 instruction,
-                (row.get("input"), row.get("output")),
+                pair,
                 rule=row["rule"],
-                evidence=row.get("evidence") or "",
-                score=row.get("score"),
+                evidence=evidence,
+                score=row.get("score") if evidence else None,
                 request=request,
             )
 
@@ -259,7 +264,7 @@ class Rows:
         """Requests without a reply, and tasks that a stage did not reach or got no reply about."""
         # The numbers that are missing among the requests; of others nothing is known.
         known = self.replies.candidates
-        lost = self.run.counts["generate"].get("undone", 0)
+        lost = min(self.run.counts["generate"].get("undone", 0), MOST_UNDONE)
         missing: list[int | None] = [n for n in range(max(known, default=-1) + 1) if n not in known]
         for request in [*missing, *[None] * lost][:lost]:
             yield self.row("undone", "generate", "", request=request, score=request)

@@ -8,7 +8,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,41 @@ NEEDED = {
 SEEDS_ASKED = 100  # replies of a journal that are looked at for stage 1
 AGAIN = "run the same self_instruct.py command again"
 PATHS = ("work_dir", "seed_file", "output_path", "responses")  # settings that are paths
+
+# What run.json holds, as far as the report reads it. A type, several types of which one fits, or
+# a record with a shape for each of its names; "*" stands for all other names.
+COUNT = "a whole number from 0 on"
+NUMBER = "a number from 0 on"
+COUNTS = {"in": COUNT, "out": COUNT, "undone": COUNT, "rejected": {"*": COUNT}, "*": NUMBER}
+BILL = {"*": (NUMBER, None)}
+SHAPES = {
+    "settings": {"*": (str, bool, int, NUMBER)},
+    "counts": {**dict.fromkeys(STAGES, COUNTS), "*": COUNT},
+    "status": str,
+    "ended_at": str,
+    "seconds": NUMBER,
+    "versions": {"*": str},
+    "refused_parameters": {"*": str},
+    "undone_because": {"*": COUNT},
+    "faults": {"*": COUNT},
+    "tokens": {"*": {"*": COUNT}},
+    "spending": {
+        "currency": str,
+        "price_per_million_tokens": ([NUMBER], str),
+        "projected": BILL,
+        "stages": {"*": BILL},
+        "*": (NUMBER, None),
+    },
+}
+LARGEST = 10**15  # no number of a run is larger
+
+# A path from the top of a disk, up to its last part.
+LOCAL_PATH = r"""(?x)
+    (?<![\w./])
+    (?:file:/*|~?/(?:home|Users|root|mnt|media|data|opt|srv|tmp|var|private|Volumes|workspace)/|~/
+    |[A-Za-z]:[\\/]|\\\\)
+    (?:[^\s'"<>|;,:()\\/]*[\\/])*
+"""
 
 
 @dataclass
@@ -70,7 +105,7 @@ def read_run(folder: Path) -> Run:
     # Each of these files may be missing, but not all of them.
     steps = read_steps(folder)
     summary = read_summary(folder / "run.json")
-    journal = open_journal(folder, summary)
+    journal = open_journal(folder, summary, steps)
     if not (steps or summary or journal):
         problem = f"{folder} holds no run: run self_instruct.py first"
         raise WorkshopError(f"{problem}, or name its folder with --work-dir")
@@ -112,20 +147,57 @@ def read_summary(path: Path) -> dict:
 
 
 def is_summary(value: Any) -> bool:
-    """Whether this has settings, and the counts of all stages."""
-    if not isinstance(value, dict):
+    """Whether this has settings, and the counts of all stages, and all in the shape of a run's."""
+    # The report cannot do without these.
+    if not isinstance(value, dict) or not {"settings", "counts"} <= value.keys():
         return False
-    settings = value.get("settings")
-    counts = value.get("counts")
-    return isinstance(settings, dict) and isinstance(counts, dict) and {*STAGES} <= counts.keys()
+    if not fits(value, {**SHAPES, "*": object}):
+        return False
+    for stage in STAGES:
+        if not {"in", "out", "rejected"} <= value["counts"].get(stage, {}).keys():
+            return False
+
+    # Settings have the types that they have in Config.
+    settings = value["settings"]
+    for setting in fields(workshop.Config):
+        told = settings.get(setting.name, setting.default)
+        if isinstance(told, str) != isinstance(setting.default, str):
+            return False
+    return settings.get("recipe", "modern") in workshop.RECIPES
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value of a JSON file has a shape, as SHAPES writes them."""
+    if isinstance(shape, tuple):
+        return any(fits(value, one) for one in shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
+    if isinstance(shape, dict):
+        known = isinstance(value, dict)
+        return known and all(fits(one, shape.get(name, shape["*"])) for name, one in value.items())
+    if shape in (COUNT, NUMBER):
+        return is_number(value, whole=shape == COUNT)
+    return value is None if shape is None else isinstance(value, shape)
+
+
+def is_number(value: Any, whole: bool) -> bool:
+    """Whether this is a number that a run can come to."""
+    kinds = int if whole else (int, float)
+    is_one = isinstance(value, kinds) and not isinstance(value, bool)
+    return is_one and 0 <= value <= LARGEST  # NaN is not
 
 
 def parsed(text: str | bytes) -> Any:
     """The value of a JSON text, or None where it is no JSON."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=refused)
+    except (ValueError, RecursionError):
         return None
+
+
+def refused(name: str) -> None:
+    """NaN and the like, which are no JSON and would break the page. Raises ValueError."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
@@ -152,23 +224,39 @@ def has_texts(row: Any, names: tuple[str, ...]) -> bool:
     return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names)
 
 
-def open_journal(folder: Path, summary: dict) -> Journal | None:
+def open_journal(folder: Path, summary: dict, steps: dict) -> Journal | None:
     """The run's journal, or None where there is none or an empty one.
 
     Of a replayed run it is the journal that the run answered from.
     """
     # `responses` names the journal of a replayed run.
-    elsewhere = (summary.get("settings") or {}).get("responses")
+    elsewhere = summary.get("settings", {}).get("responses")
+    if not isinstance(elsewhere, str):
+        elsewhere = ""
     path = Path(elsewhere or folder / "responses.jsonl")
-    if not path.exists():
+    if not path.is_file():
         return None
 
-    # A journal without replies is as good as none.
+    # A journal without replies is as good as none. One in another place must be the run's: a
+    # run.json that somebody else wrote may name any file, and a report shows all of it.
     journal = Journal(path, "rb")
-    if not journal.starts:
+    fits = not elsewhere or has_first_reply(journal, steps)
+    if not journal.starts or not fits:
         journal.file.close()
         return None
     return journal
+
+
+def has_first_reply(journal: Journal, steps: dict) -> bool:
+    """Whether a journal has the reply from which the run's first instruction comes."""
+    # The step file has its text and its time, which nobody knows who has not read the journal.
+    rows = steps.get("generate", [])
+    metadata = record_of(rows[0].get("metadata")) if rows else {}
+    choices = record_of(metadata.get("response")).get("choices")
+    first = record_of(choices[0]) if isinstance(choices, list) and choices else {}
+    wanted = (first.get("text"), metadata.get("created_at"))
+    found = map(journal.get, journal.starts)
+    return any((record["text"], record.get("created_at")) == wanted for record in found)
 
 
 def newest_settings(journal: Journal | None) -> dict:
@@ -208,7 +296,7 @@ def first_notices(run: Run) -> list[tuple]:
     # Each reason stands with the number of its requests.
     undone = run.summary.get("undone_because")
     if undone:
-        reasons = "; ".join(f"{number} × {why}" for why, number in undone.items())
+        reasons = "; ".join(f"{number} × {why}" for why, number in without_paths(undone).items())
         notices.append(("undone", reasons))
     return notices
 
@@ -331,7 +419,38 @@ def shareable(settings: dict) -> dict:
     for name in shown.keys() & {*PATHS}:
         shown[name] = re.split(r"[\\/]", str(shown[name]).rstrip("\\/"))[-1]
 
+    # A server may call a model by its file.
+    if "model" in shown:
+        shown["model"] = without_folders(str(shown["model"]))
+
     # An address: what stands before an @ is a name, and what follows a ? may be a key.
     if "base_url" in shown:
         shown["base_url"] = re.sub(r"(?<=//)[^/@]*@|\?.*", "", str(shown["base_url"]))
+    return shown
+
+
+def without_folders(model: str) -> str:
+    """A model's name; of a path from the top of a disk only the last part."""
+    if re.match(r"[\\/~]|[A-Za-z]:[\\/]|file:", model):
+        return re.split(r"[\\/]", model.rstrip("\\/"))[-1]
+    return model
+
+
+def without_paths(value: Any) -> Any:
+    """The same text, or record, with local paths cut to their last part.
+
+    Servers tell their own paths in what they say about an error.
+    """
+    if isinstance(value, str):
+        return re.sub(LOCAL_PATH, "", value)
+    if not isinstance(value, dict):
+        return value
+
+    # Two names that become one count together.
+    shown: dict[str, Any] = {}
+    for name, one in value.items():
+        name = without_paths(name)
+        both = (shown.get(name), one)
+        is_count = all(isinstance(number, int) for number in both)
+        shown[name] = sum(both) if is_count else without_paths(one)
     return shown

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 
@@ -49,11 +49,15 @@ def local(server: Server, **changes: object) -> dict:
 
 def command(config: Config) -> list[str]:
     """The command line of a run with these settings, and a request for each task in every stage."""
-    flags = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in asdict(config).items()
-        if value != ""
-    ]
+    typed = asdict(config)
+    flags = []
+    for setting in fields(Config):
+        value = typed[setting.name]
+        # A switch has no value: it is named where it is not as it is by default.
+        if isinstance(value, bool):
+            flags += [workshop.flag_of(setting)] if value != setting.default else []
+        elif value != "":
+            flags.append(f"{workshop.flag_of(setting)}={value}")
     return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 
 
@@ -62,10 +66,21 @@ def finish(config: Config, **how: object) -> subprocess.CompletedProcess:
 
 
 def rows(folder: Path, name: str) -> list[dict]:
-    """The rows of a JSONL file, read as strictly as other tools do."""
+    """The rows of a JSONL file, read as strictly as other tools do.
+
+    A file without rows is not there, but for the dataset.
+    """
+    if not (folder / name).exists() and name != STEP_FILES[-1]:
+        return []
     text = (folder / name).read_bytes().decode("utf-8")
     assert not text or text.endswith("\n")
     return [json.loads(line, parse_constant=pytest.fail) for line in text.split("\n")[:-1]]
+
+
+def neighbours(row: dict) -> dict[str, float]:
+    """The nearest instructions of a row of step 1, with their scores."""
+    assert all(set(near) == {"instruction", "score"} for near in row["most_similar"])
+    return {near["instruction"]: near["score"] for near in row["most_similar"]}
 
 
 def views(folder: Path) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ Reply = tuple[
 ]  # HTTP status, body, the model's text in it (None: not to be read)
 
 TRANSIENT = ("429", "429-retry-after", "500", "503-html", "reset", "cut", "html-200", "json-cut-200", "empty-200",
-             "error-200", "no-choices", "null-content")  # fmt: skip
+             "error-200", "no-choices")  # fmt: skip
 SHAPED = (
     "length",
     "filter",
@@ -47,7 +47,18 @@ SHAPED = (
     "null-content",
     "drip",
 )  # a refused request gets its refusal instead
-FAULTS = (*TRANSIENT, "429-quota", "401", "404", "length", "filter", "filter-400", "hang", "drip")
+FAULTS = (
+    *TRANSIENT,
+    "null-content",
+    "429-quota",
+    "401",
+    "404",
+    "length",
+    "filter",
+    "filter-400",
+    "hang",
+    "drip",
+)
 WIRES = {"/chat/completions": "chat", "/completions": "completion", "/models": "models",
          "/services/aigc/text-generation/generation": "dashscope"}  # fmt: skip
 PAGE = b"<html><head><title>nginx</title></head><body><center><h1>%s</h1></center></body></html>"

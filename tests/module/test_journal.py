@@ -546,7 +546,7 @@ def test_a_journalled_question_is_not_asked_again_whatever_it_is_worded_like(ask
 @pytest.mark.parametrize(
     "change",
     [{"rouge_threshold": 0.2}, {"concurrency": 64}, {"max_attempts": 1}, {"deadline": 7.0}, {"request_timeout": 7.0},
-     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x"}],
+     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x.csv"}],
     ids=str,
 )  # fmt: skip
 def test_a_setting_that_changes_no_question_asks_nothing(ask: Asked, change: dict) -> None:

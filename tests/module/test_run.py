@@ -27,6 +27,7 @@ from helpers.runs import (
     command,
     finish,
     local,
+    neighbours,
     obey_permissions,
     quiet,
     rows,
@@ -149,9 +150,9 @@ def test_an_accepted_record_tells_its_neighbours_its_mean_score_and_where_it_cam
         pool.add(task.instruction)
     records = rows(Path(config.work_dir), "step1_instructions.jsonl")
     for record in records:
-        scores = list(record["most_similar"].values())
+        scores = list(neighbours(record).values())
         assert len(scores) == 10 and scores == sorted(scores, reverse=True) and scores[0] <= 0.7
-        assert record["most_similar"] == dict(pool.nearest(record["instruction"]))
+        assert neighbours(record) == dict(pool.nearest(record["instruction"]))
         mean = pool.similarities([record["instruction"]])[0].mean()
         assert record["avg_similarity_score"] == pytest.approx(mean, abs=1e-12)
         pool.add(record["instruction"])
@@ -314,8 +315,7 @@ def test_a_changed_threshold_asks_nothing_again_in_stage_1(settings: Settings) -
         config := settings(provider="practice", num_instructions=20, rouge_threshold=0.4)
     )
     scores = [
-        max(r["most_similar"].values())
-        for r in rows(Path(config.work_dir), "step1_instructions.jsonl")
+        max(neighbours(r).values()) for r in rows(Path(config.work_dir), "step1_instructions.jsonl")
     ]
     assert max(scores) <= 0.4
     assert strict["tokens"]["generate"]["asked_now"] <= 1
@@ -443,7 +443,7 @@ def test_results_do_not_depend_on_concurrency(settings: Settings, tmp_path: Path
             )
             found.append(views(folder))
             busiest.append(server.max_in_flight)
-    assert found[0] == found[1] == found[2] and set(found[0]) == set(FIELDS)
+    assert found[0] == found[1] == found[2] and set(found[0]) == set(STEP_FILES)
     assert busiest[0] == 1 and 1 < busiest[1] <= 8 < busiest[2] <= 32
 
 

@@ -154,11 +154,13 @@ def test_a_record_without_a_flag_is_not_called_classification(tmp_path: Path) ->
         ("jsonl", '{"instruction": "Sort."}\n\n{"instruction": "Sing"\n', "line 3"),
         ("jsonl", '{"instruction": "Sort."}\r\nplain words\r\n', "line 2"),
         ("json", '[\n {"instruction": "Sort."},\n {"instruction" "Sing."}\n]', "line 3"),
-        ("json", '{"instruction": "Sort."}\n{"instruction": "Sing."}', "line 2"),
+        ("json", '{"instruction": "Sort."}\n{"instruction": "Sing"', "line 2"),
         ("json", "7", "array"),
         ("json", "null", "array"),
         ("jsonl", '[{"instruction": "Sort."}]', "line 1"),
-        ("json", '{"instruction": "Sort."}', "a JSON array of records is expected"),
+        ("json", '{\n"instruction": "Sort."\n}', "a JSON array of records is expected"),
+        ("json", "[" * 100_000, "array"),
+        ("jsonl", "[" * 100_000, "line 1"),
         ("json", '["Sort."]', "record 1"),
         ("json", '[{"instruction": "Sort."}, {"name": "x"}]', "record 2"),
         ("jsonl", '{"instruction": "Sort."}\n{"name": "x"}\n', "line 2"),
@@ -248,3 +250,111 @@ def test_the_default_seeds_are_whole_and_hold_classification_tasks(language: str
 def test_a_file_with_another_ending_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "seeds.csv").write_text("instruction\nSort the words.\n", encoding="utf-8")
     assert "seeds.csv must be .jsonl, .json or .txt" in complaint(tmp_path / "seeds.csv")
+
+
+# --------------------------------------------------------------------------------------------------
+# Files as people have them.
+
+
+def test_json_lines_in_a_file_called_json_are_read(tmp_path: Path) -> None:
+    lines = "\n".join(map(json.dumps, TWO)) + "\n"
+    assert words(seeds(tmp_path / "a.json", lines)) == ["Name a river.", "Name a lake."]
+    assert words(seeds(tmp_path / "b.json", json.dumps(TWO[0]))) == ["Name a river."]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_an_alpaca_row_keeps_its_input_and_output_as_an_instance(tmp_path: Path, kind: str) -> None:
+    found = [
+        {"instruction": "Translate it.", "input": "chat", "output": "cat"},
+        {"instruction": "Say hello.", "input": "", "output": "Hello!"},
+        {"instruction": "Count.", "input": None, "output": "1, 2"},
+        {"instruction": "Sing.", "input": "", "output": ""},
+    ]
+    text = json.dumps(found) if kind == "json" else "\n".join(map(json.dumps, found))
+    tasks = seeds(tmp_path / f"a.{kind}", text)
+    assert [task.instances for task in tasks] == [
+        [{"input": "chat", "output": "cat"}],
+        [{"input": "", "output": "Hello!"}],
+        [{"input": "", "output": "1, 2"}],
+        [],
+    ]
+
+
+def test_an_instruction_that_stands_twice_keeps_the_instances_of_both(tmp_path: Path) -> None:
+    found = [{"instruction": "Double it.", "input": n, "output": str(2 * n)} for n in (1, 2, 1)]
+    [task] = seeds(tmp_path / "a.json", json.dumps(found))
+    assert [pair["input"] for pair in task.instances] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "mark", ["1. ", "12. ", "3) ", "(4) ", "- ", "* ", "• ", "  - ", "1、", "（2）", "３．"]
+)
+def test_the_mark_of_a_list_is_no_text(tmp_path: Path, mark: str) -> None:
+    tasks = seeds(tmp_path / "a.txt", f"{mark}Name a river.\n{mark}Name a lake.\n")
+    assert words(tasks) == ["Name a river.", "Name a lake."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3.5 percent of what is 7?", "-5 + 3 is what?", "1984: who wrote it?", "*args: what is it?"],
+)
+def test_a_number_that_is_no_mark_stays(tmp_path: Path, text: str) -> None:
+    assert words(seeds(tmp_path / "a.txt", text + "\n")) == [text]
+
+
+def test_a_line_that_holds_only_a_mark_is_left_out(tmp_path: Path) -> None:
+    assert words(seeds(tmp_path / "a.txt", "1. Name a river.\n2. \n3.\n- \n")) == ["Name a river."]
+
+
+@pytest.mark.parametrize("mark", ["[classification] ", "[Classification]", "【分类】", "[分类] "])
+def test_a_txt_marks_classification_tasks(tmp_path: Path, mark: str) -> None:
+    tasks = seeds(tmp_path / "a.txt", f"1. {mark}Is it spam or not?\n2. Name a lake.\n")
+    assert words(tasks) == ["Is it spam or not?", "Name a lake."]
+    assert [task.is_classification for task in tasks] == [True, False]
+
+
+def test_a_txt_without_marks_says_nothing_about_classification(tmp_path: Path) -> None:
+    tasks = seeds(tmp_path / "a.txt", "Is it spam or not?\nName a lake.\n")
+    assert [task.is_classification for task in tasks] == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "txt"])
+def test_gbk_and_utf_16_are_named_and_latin_1_is_not_taken_for_gbk(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    assert "is GBK, not UTF-8: save it as UTF-8" in complaint(path, "写一首诗。".encode("gbk"))
+    assert "is UTF-16, not UTF-8" in complaint(path, "写一首诗。".encode("utf-16"))
+    for text in ("Zähle für mich.", "Où est le café ?", "Mañana, ¿qué día?"):
+        assert "is not UTF-8 text" in complaint(path, text.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "said"),
+    [
+        ("en", "写一首关于雨的诗。\n把这句话译成英文。\nName a lake.", "are Chinese"),
+        ("zh", "Name a river.\nName a lake.\n写诗。", "are not Chinese"),
+        ("en", "Name a river.\nName a lake.\n写诗。", ""),
+        ("zh", "写一首关于雨的诗。\nName a lake.\n写诗。", ""),
+        ("en", "日本語で詩を書いてください。", ""),
+    ],
+)
+def test_seeds_in_another_language_than_the_prompts_get_a_notice(
+    tmp_path: Path, language: str, text: str, said: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    talk: list[str] = []
+    config = Config(
+        seed_file=str(tmp_path / "a.txt"),
+        language=language,
+        work_dir=str(tmp_path / "work"),
+        provider="practice",
+        num_instructions=1,
+        until="generate",
+    )
+    run(config, say=talk.append)
+    notices = [line for line in talk[0].split("\n") if "notice: most seed" in line]
+    assert len(notices) == bool(said)
+    if said:
+        other = "zh" if language == "en" else "en"
+        assert said in notices[0] and f"--language {other} has prompts" in notices[0]

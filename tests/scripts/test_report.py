@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -644,6 +645,101 @@ def test_names_passwords_and_paths_in_settings_are_not_passed_on(
     assert page.numbers["run"]["settings"]["base_url"] == "https://host.example/v1"
     assert page.numbers["run"]["settings"]["work_dir"] == "one"
     assert "s3cret" not in page.text and "anna" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("/home/ana/models/x.gguf", "x.gguf"),
+        ("C:\\Users\\ana\\x.gguf", "x.gguf"),
+        ("~/models/x.gguf", "x.gguf"),
+        ("file:///home/ana/x.gguf", "x.gguf"),
+        ("openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+        ("data/practice_tasks.jsonl", "data/practice_tasks.jsonl"),
+    ],
+)
+def test_of_a_model_that_is_a_file_the_report_has_the_name_alone(
+    practice: Callable, tmp_path: Path, model: str, shown: str
+) -> None:
+    folder = copy(practice("until generate")[0], tmp_path / "work")
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    summary["settings"]["model"] = model
+    summary["undone_because"] = {f"404 model '{model}' at http://h/home/v1 is gone": 2}
+    (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = page_of(folder, tmp_path)
+    assert page.numbers["run"]["settings"]["model"] == shown
+    said = {f"404 model '{shown}' at http://h/home/v1 is gone": 2}
+    assert page.numbers["run"]["undone_because"] == said
+    assert "ana" not in json.dumps([page.numbers["run"], page.numbers["notices"]])
+
+
+# --------------------------------------------------------------------------------------------------
+# Edited files.
+
+LINK = '<a href="https://evil.example/">click</a>'
+EDITS = [None, True, -1, 0.5, 10**12, 10**400, LINK, "", [], [LINK], {}, {"a": LINK}, {"a": None}]
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The places of all values in a JSON value."""
+    found = [path] if path else []
+    for name, one in value.items() if isinstance(value, dict) else ():
+        found += places(one, (*path, name))
+    return found
+
+
+def edited(summary: dict, path: tuple, new: object) -> dict:
+    """A copy with one value changed; an ellipsis takes it out."""
+    copied = json.loads(json.dumps(summary))
+    record = copied
+    for name in path[:-1]:
+        record = record[name]
+    record[path[-1]] = new
+    if new is ...:
+        del record[path[-1]]
+    return copied
+
+
+def numbers_in(value: object) -> list:
+    if isinstance(value, dict):
+        return [n for one in value.values() for n in numbers_in(one)]
+    return [value]
+
+
+def test_no_single_edit_of_run_json_breaks_the_report_or_gives_a_text_for_a_number(
+    tmp_path: Path,
+) -> None:
+    config = Config(provider="practice", work_dir=str(tmp_path / "work"), num_instructions=3)
+    options = self_instruct.command_line().parse_args(["--price-in", "1", "--price-out", "2"])
+    self_instruct.limited_run(config, options)
+    path = tmp_path / "work" / "run.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["undone_because"] = {"no answer": 1}
+    refused = 0
+    for place in places(summary):
+        for new in (*EDITS, ...):
+            path.write_text(json.dumps(edited(summary, place, new)), encoding="utf-8")
+            try:
+                shown, _ = report.contents(report.read_run(path.parent))
+            except WorkshopError as error:
+                refused += 1
+                assert "is no summary of a run" in str(error) or place[1:] == ("responses",), place
+            else:
+                counts = [numbers_in(one) for one in shown["counts"].values()]
+                assert all(isinstance(n, (int, float)) for n in chain(*counts)), (place, new)
+                plotted = [shown["counts"], shown["novelty"], shown["tokens"], shown["table1"]]
+                assert "evil" not in json.dumps(plotted), (place, new)
+    assert refused > 300
+
+
+def test_numbers_that_are_no_json_are_refused(practice: Callable, tmp_path: Path) -> None:
+    folder = copy(practice("until generate")[0], tmp_path / "work")
+    text = (folder / "run.json").read_text(encoding="utf-8")
+    for number in ("NaN", "Infinity", "1e999", "[" * 100_000):
+        changed = re.sub(r'"seconds": [\d.]+', f'"seconds": {number}', text)
+        (folder / "run.json").write_text(changed, encoding="utf-8")
+        with pytest.raises(WorkshopError, match="is no summary of a run"):
+            report.read_run(folder)
 
 
 # --------------------------------------------------------------------------------------------------

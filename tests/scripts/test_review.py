@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from self_instruct_workshop import Config, run
@@ -68,7 +68,8 @@ def cells(path: Path) -> list[list[str]]:
 
 def plain(cell: str) -> str:
     """A text as it was before it was defused."""
-    return cell.removeprefix("'")
+    hidden = r"""([;|\t\r\n])'(?=(?:[^\S\r\n]|")*[=+\-@＝＋－＠'])"""
+    return re.sub(hidden, r"\1", cell).removeprefix("'")
 
 
 def filled(path: Path, answers: list[str]) -> Path:
@@ -247,10 +248,21 @@ def test_any_text_comes_back_from_a_line_and_none_begins_as_a_formula_does(
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "'=1", "'tis"]
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "＝1", "'=1", "'tis", "\tx", "\nx"]
 )
 def test_what_a_spreadsheet_may_run_begins_with_an_apostrophe(text: str) -> None:
     assert next(csv.reader(io.StringIO(review.csv_line([text]), newline=""))) == ["'" + text]
+
+
+@given(st.lists(st.text(alphabet=";,\t|\r\n \"'=+-@＝ax", max_size=12), min_size=1, max_size=4))
+@example(["Sum up; =1+1", 'a";=1', ';"=1"', ';""=1', "a\n- b\n\n=c", "a\t@b", '"\n"=1'])
+def test_no_cell_is_a_formula_whatever_the_program_takes_for_the_separator(
+    texts: list[str],
+) -> None:
+    line = review.csv_line(["r1", *texts])
+    for delimiter in ",;\t|":
+        for cells_read in csv.reader(io.StringIO(line, newline=""), delimiter=delimiter):
+            assert not any(re.match(r"\s*[=+\-@＝＋－＠]", cell) for cell in cells_read)
 
 
 def test_the_csv_begins_with_the_mark_by_which_excel_knows_utf_8(tmp_path: Path) -> None:
