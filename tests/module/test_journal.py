@@ -644,7 +644,7 @@ def test_a_whole_run_with_another_threshold_asks_nothing(settings: Settings, cha
         assert len(server.requests) == asked
 
 
-def test_another_temperature_asks_stages_1_and_3_anew_and_not_stage_2(settings: Settings) -> None:
+def test_another_temperature_asks_stage_1_anew_and_not_stages_2_and_3(settings: Settings) -> None:
     write = scripted_model()
     with Server(write) as server:
         about = {
@@ -657,4 +657,4 @@ def test_another_temperature_asks_stages_1_and_3_anew_and_not_stage_2(settings: 
         asked = len(server.requests)
         run(settings(**about, temperature=0.9))
         new = server.requests[asked:]
-    assert {request["body"]["temperature"] for request in new} == {0.9} and len(new) == 7
+    assert {request["body"]["temperature"] for request in new} == {0.9} and len(new) == 1
