@@ -54,11 +54,19 @@ def command_line() -> argparse.ArgumentParser:
 def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
     """A flag for one setting. Without it the value is None, which Config takes for the default."""
     kind = type(setting.default)
+    flag = workshop.flag_of(setting)
+    if kind is bool:
+        # A switch: off by default, or on, and then the flag turns it off.
+        on = setting.default
+        text = ("do not: " if on else "") + setting.metadata["help"]
+        action = "store_false" if on else "store_true"
+        parser.add_argument(flag, dest=setting.name, action=action, default=None, help=text)
+        return
     choices = workshop.choices(setting.name) or None
     shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
     text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
     parser.add_argument(
-        "--" + setting.name.replace("_", "-"),
+        flag,
         type=kind,
         choices=choices,
         metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
@@ -81,7 +89,7 @@ def show_prompts(config: workshop.Config) -> str:
     seed_file = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
     seed_tasks = workshop.load_seed_tasks(seed_file)
     instructions = [task.instruction for task in seed_tasks]
-    labelled = [task.instruction for task in seed_tasks if task.is_classification]
+    labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
 
     prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
@@ -92,15 +100,19 @@ def show_prompts(config: workshop.Config) -> str:
     if not workshop.RECIPES[config.recipe].continues_text:
         prompt = together.together_prompt(config, instructions[:3])
         prompts["stage 2, several tasks (--classify-together)"] = prompt
-    prompt = workshop.instances_prompt(config, instructions[0], False)
+    prompt = workshop.instances_prompt(config, workshop.Task("", instructions[0]))
     prompts["stage 3, input-first"] = prompt
-    prompt = workshop.instances_prompt(config, [*labelled, *instructions][0], True)
+    prompt = workshop.instances_prompt(config, [*labelled, seed_tasks[0]][0])
     prompts["stage 3, output-first"] = prompt
-    return "\n\n".join(f"===== {title} =====\n{prompt}" for title, prompt in prompts.items())
+    parts = []
+    for title, prompt in prompts.items():
+        parts.append(f"===== {title} =====\n{workshop.as_text(prompt)}")
+    return "\n\n".join(parts)
 
 
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
+    workshop.check_files(config)
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:

@@ -32,6 +32,7 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -47,21 +48,25 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
 STAGES = ("generate", "classify", "instances", "filter")
 Pairs = list[tuple[str, str]]  # (input, output) of instances
+Prompt = str | list[dict[str, str]]  # a text, or the turns of a chat
 
 # --------------------------------------------------------------------------------------------------
 # Settings. Each number stands here once; the command line and run.json are made from these lines.
@@ -85,12 +90,13 @@ class Config:
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
     responses: str = setting("", "the journal that --provider replay answers from")
-    temperature: float = setting(0.7, "sampling temperature; 0 in stage 2 (paper: 0.7, 0, 0)", 0, 2)
+    temperature: float = setting(0.7, "of stage 1; stages 2 and 3 take 0 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
     seed_file: str = setting("", "seed tasks, as .jsonl, .json or .txt; default: this project's")
     language: str = setting("en", "language of the prompts and of the default seed tasks")
     work_dir: str = setting(str(DATA / "workshop"), "folder for everything a run writes")
-    output_path: str = setting("", "write the final dataset to this file as well")
+    output_path: str = setting("", "also write the dataset here: .jsonl, .json, .csv or .parquet")
+    overwrite: bool = setting(False, "let --output-path replace a file that no run wrote")
     until: str = setting("filter", "stop after this stage; the next call goes on")
     # How stage 1 looks for new tasks.
     rouge_threshold: float = setting(0.7, "highest ROUGE-L with any other instruction", 0, 1)
@@ -106,6 +112,7 @@ class Config:
     request_timeout: float = setting(60.0, "seconds of silence that end a request", 0.1, 86400)
     deadline: float = setting(300.0, "seconds for a request with all its retries", 0.1, 86400)
     first_wait: float = setting(0.5, "seconds before the first retry; doubles up to 30", 0, 30)
+    second_try: bool = setting(True, "ask again where a reply holds no usable instance")
     recipe: str = setting("modern", "prompts and rules; paper: those of the official code")
 
     def __post_init__(self) -> None:
@@ -138,10 +145,9 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
-    results = Results(seed_tasks=len(seed_tasks))
+    results = first_results(config, seed_tasks)
     with (model_class or Model)(config) as model:
-        say(greeting(config, model, seed_tasks))
-        remove_views(config)
+        say(greeting(config, model, results))
         tasks = seed_tasks
         try:
             # Each stage takes the tasks of the one before, and returns those that go on.
@@ -167,7 +173,8 @@ Come up with {asked} new {kind} for a language model that reads and writes nothi
 - Make them differ from each other and from the tasks below: other verbs, other topics, \
 other kinds of work.
 - {hint}
-- A task must be clear on its own. Leave out whatever needs pictures, sound, files or the web.
+- A task must be clear on its own, and reading and writing must be enough to do it: \
+nothing with pictures, sound, files or the web, nothing about your own life.
 - Write one task on each line, go on with the numbering, and write nothing else.
 """,
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
@@ -417,14 +424,18 @@ class InstructionPool:
 
 # --------------------------------------------------------------------------------------------------
 # Stage 2, which are classification tasks? (paper, section 2.2) The answer decides how stage 3 asks.
+# "Yes or No?" is answered Yes by small models, whatever the task. So we ask for the options.
 
 CLASSIFY_PROMPT = {
     "header": """\
-A classification task is answered by one label out of a small, known set of labels.
-Say of the last task below whether it is one. Answer with one word, Yes or No.""",
+Some tasks ask to choose: the answer can only be one of a few fixed options. \
+All other tasks have a free answer: a text, a list, a number, a name, code.
+For each task, write the options among which the answer is chosen, all of them, \
+or none if the answer is free. Do not do the task itself.""",
     "task": "Task:",
-    "question": "Is it a classification task?",
-    "answers": ["No", "Yes"],
+    "question": "Among which options is the answer chosen?",
+    "answer": ["Options: none", "Options: {}"],
+    "between": ", ",
 }
 
 
@@ -433,59 +444,61 @@ def classify_instructions(
 ) -> list[Task]:
     """Stage 2: set `is_classification` of every task; return the tasks that got an answer.
 
-    An answer that cannot be read is asked for once more, then it stays None (unknown).
-    The end of the prompt, and two replies to it:
+    The end of the prompt, and three replies to it. What cannot be read, twice, stays None.
 
         Task:
         Is the review positive or negative?
-        Is it a classification task?
+        Among which options is the answer chosen?
 
-    >>> parse_classification("**Yes.** The answer is one of two labels.")
+    >>> parse_classification("Options: positive, negative")
     True
+    >>> parse_classification("Options: none")
+    False
     >>> print(parse_classification("Please give me the review."))
     None
     """
     results = results or Results(tasks=tasks)
-    sampling = parameters(config, "classify")
-    read = RECIPES[config.recipe].read_classification
-
-    def readable(text: str) -> bool:
-        return read(text) is not None
-
-    def ask(task: Task) -> Reply:
-        question = classify_question(config, task)
-        return model.ask("classify", question["prompt"], sampling, question, readable)
+    results.agreement = agreement_with_people(config, model, results.seeds)
+    if not results.agreement["trusted"]:
+        return leave_unknown(tasks)
 
     # A request that failed for good has no reply: its task goes no further in this run.
-    replies = model.ask_each("classify", ask, tasks)
+    replies = model.ask_each("classify", partial(ask_options, config, model), tasks)
     for task, reply in progress(model, "2 classify", len(tasks), replies):
         if reply:
-            task.is_classification = read(reply.text)
+            task.is_classification = parse_classification(reply.text, recipe=config.recipe)
+            labels = RECIPES[config.recipe].read_labels(reply.text) or []
             when = {"created_at": reply.created_at}
-            task.notes["classify"] = {"response": reply.text, "metadata": when}
+            notes = {"labels": labels, "response": reply.text, "metadata": when}
+            task.notes["classify"] = notes
     return [task for task in tasks if "classify" in task.notes]
 
 
-def classify_question(config: Config, task: Task) -> dict:
-    """What the journal's key of this question is made of, beside the settings."""
+def ask_options(config: Config, model: Model, task: Task) -> Reply:
+    """Ask among which options the answer to a task is chosen."""
+
+    def readable(text: str) -> bool:
+        return parse_classification(text, recipe=config.recipe) is not None
+
     prompt = classify_prompt(config, task.instruction)
-    return {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
 
 
-def classify_prompt(config: Config, instruction: str) -> str:
+def classify_prompt(config: Config, instruction: str) -> Prompt:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
     words = wording(config, "classify", CLASSIFY_PROMPT)
-    blocks = [words["header"]]
+    shots = []
     for shot in words["shots"]:
-        answer = words["answers"][shot["is_classification"]]
-        lines = [words["task"], shot["instruction"], f"{words['question']} {answer}"]
-        blocks.append("\n".join(lines))
-    blocks.append("\n".join([words["task"], instruction, words["question"]]))
-    return "\n\n".join(blocks)
+        options = words["between"].join(shot.get("labels") or [])
+        answer = words["answer"][shot["is_classification"]].format(options)
+        shots.append((f"{words['task']}\n{shot['instruction']}\n{words['question']}", answer))
+    asked = f"{words['task']}\n{instruction}\n{words['question']}"
+    return RECIPES[config.recipe].join(words["header"], shots, asked)
 
 
 def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
-    """Read Yes or No out of a stage-2 reply; None: could not tell. "是的，…" is a Yes."""
+    """Whether a stage-2 reply names options, or says Yes; None: could not tell."""
     return RECIPES[recipe].read_classification(reply)
 
 
@@ -496,12 +509,12 @@ def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
 INSTANCE_PROMPT = {
     "header": [  # input-first, output-first
         """\
-Write worked examples of the last task below, {count} in number: an input that it could be given, \
-and the complete, correct output.
-Begin them with `Input:` and `Output:`, and write nothing else. If the task needs no input, \
-leave it empty.""",
+Write worked examples of the task, {count} in number: an input that it could be given, \
+and the complete, correct output to it.
+Begin them with `Input:` and `Output:`, and write nothing else. \
+If the task needs no input, leave it empty.""",
         """\
-Write worked examples of the last classification task below, {count} in number: first the label, \
+Write worked examples of the classification task, {count} in number: first the label, \
 then an input that has it.
 Begin them with `Class label:` and `Input:`, and write nothing else. \
 Take another label each time.""",
@@ -510,8 +523,17 @@ Take another label each time.""",
         "Begin with the label that is named first.",
         "Begin with the label that is named last.",
     ],
+    "label": "Begin with the label: {}",
     "task": "Task:",
     "fields": ["Input:", "Output:", "Class label:"],
+    # What a second try says: the rule that the first reply broke, and what is wanted.
+    "again": {
+        "no_instance": "That has no `{first}` and `{second}`.",
+        "cut_off": "That is too long.",
+        "empty_output": "The output is missing.",
+        "copied_example": "That repeats an example from above. Make up a new one.",
+    },
+    "wanted": "Write the example once more, short and complete, with `{first}` and `{second}`.",
 }
 
 
@@ -520,7 +542,7 @@ def generate_instances(
 ) -> list[Task]:
     """Stage 3: fill in `instances`; return the tasks that got at least one.
 
-    The end of a prompt, and a reply, which is read at the names of its fields:
+    The end of a prompt, and replies to it, which are read at the names of their fields:
 
         Task:
         Add the two numbers.
@@ -534,52 +556,74 @@ def generate_instances(
     """
     results = results or Results(tasks=tasks)
     results.begin("instances")
-
-    def ask(task: Task) -> Reply:
-        labelled = bool(task.is_classification)
-        prompt = instances_prompt(config, task.instruction, labelled)
-        question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-        return model.ask("instances", prompt, parameters(config, "instances", labelled), question)
-
-    replies = model.ask_each("instances", ask, tasks)
-    for task, reply in progress(model, "3 instances", len(tasks), replies):
-        if reply:
-            take_instances(config, task, reply, results)
+    replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
+    for task, answer in progress(model, "3 instances", len(tasks), replies):
+        if answer:
+            reply, first_rule = answer
+            take_instances(config, task, reply, results, first_rule)
     return [task for task in tasks if task.instances]
 
 
-def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
+def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]:
+    """Ask for instances; return the reply, and the rule that a first reply broke, or "".
+
+    Such a rule is about form: no instance, cut off, no output, a worked example copied.
+    """
+    prompt = instances_prompt(config, task)
+    sampling = parameters(config, "instances", bool(task.is_classification))
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    reply = model.ask("instances", prompt, sampling, question)
+    rule = broken_form(config, task, reply)
+    if not (rule and config.second_try and RECIPES[config.recipe].second_try):
+        return reply, ""
+
+    # Ask once more, and say why. If that is no better, it is rejected by its own rule.
+    prompt = second_prompt(config, task, prompt, reply, rule)
+    question = {"instruction": task.instruction, "sample": 1, "prompt": prompt}
+    return model.ask("instances", prompt, sampling, question), rule
+
+
+def instances_prompt(config: Config, task: Task) -> Prompt:
     """What is asked, worked examples, then the task."""
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
-    blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
-    for shot in words["shots"]:
-        if shot["is_classification"] == labelled and shot["instances"]:
-            blocks.append(shot_text(shot, words, recipe))
-
-    # Which label comes first alternates from task to task, so that labels come out even.
-    lines = [words["task"], instruction]
-    start = words["start"][sha256(instruction.encode()).digest()[0] % 2]
-    if labelled and start:
-        lines.append(start)
-    return "\n\n".join([*blocks, "\n".join(lines)]) + recipe.prompt_end
-
-
-def take_instances(config: Config, task: Task, reply: Reply, results: Results) -> None:
-    """Fill in the instances of a reply; reject what was cut off, or a reply without any."""
     labelled = bool(task.is_classification)
-    read = RECIPES[config.recipe].read_instances
-    found = read(reply.text, labelled, False)
-    whole = read(reply.text, labelled, True) if reply.cut else found
-    for pair in found[len(whole) :]:
+    header = words["header"][labelled].format(count=config.instances_per_instruction)
+    shots = [shot_turn(shot, words, recipe) for shot in instance_shots(config, task)]
+
+    # Labels take turns from task to task, so that each comes first about as often.
+    lines = [words["task"], task.instruction]
+    turn = sha256(task.instruction.encode()).digest()[0]
+    labels = task.notes.get("classify", {}).get("labels")
+    if labelled and labels:
+        lines.append(words["label"].format(labels[turn % len(labels)]))
+    elif labelled and words["start"]:
+        lines.append(words["start"][turn % 2])
+    return recipe.join(header, shots, "\n".join(lines) + recipe.prompt_end)
+
+
+def take_instances(
+    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = ""
+) -> None:
+    """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
+    task.instances = []
+    whole, cut_off = read_instances(config, task, reply)
+    for pair in cut_off:
         results.reject("instances", "cut_off", task.instruction, pair=pair)
-    if not whole:
+    for pair in whole:
+        evidence = copied_from(config, task, pair)
+        if evidence:
+            why = (evidence, None)
+            results.reject("instances", "copied_example", task.instruction, pair=pair, why=why)
+        else:
+            task.instances.append({"input": pair[0], "output": pair[1]})
+    if not task.instances:
         results.reject("instances", "no_instance", task.instruction, pair=(None, reply.text))
 
     # The step file shows the raw reply beside what was made of it.
-    task.instances = [{"input": source, "output": target} for source, target in whole]
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
-    task.notes["instances"] = {"response": reply.text, "metadata": when}
+    notes = {"first_problem": first_rule, "response": reply.text, "metadata": when}
+    task.notes["instances"] = notes
 
 
 def parse_instances(
@@ -719,7 +763,14 @@ TITLE = re.compile(  # a name that stands before the task itself
     """
 )
 OPENING_MARKS = "\"'`“”‘„«「『《【（([<¿¡$€£¥√#@."  # with these an instruction may begin
-RULES = ("small_talk", "refusal", "needs_more_than_text", "unfinished")
+RULES = (
+    "small_talk",
+    "refusal",
+    "needs_more_than_text",
+    "about_the_answerer",
+    "prompt_echo",
+    "unfinished",
+)
 
 
 def breaks(rule: str, text: str) -> bool:
@@ -833,16 +884,43 @@ def first_paragraph(text: str) -> str:
     return "\n".join(paragraphs[: 2 if several else 1])
 
 
+OPTIONS = re.compile(r"(?im)^\W*(?:options?|labels?|选项|标签|类别标签)\W*[:：][ \t]*(.*)$")
+NO_OPTIONS = re.compile(r"(?i)none\b.*|n/?a|no (?:options|labels)|free|无|没有")
+BETWEEN_OPTIONS = re.compile(r"[,，、;；/\n]|\bor\b|或|还是")
+
+
 def modern_classification(reply: str) -> bool | None:
-    """Yes or No at the start, in the last line, or in a sentence; None: neither, or both."""
+    """True where options are named or the answer is Yes; None: neither can be read, or both."""
+    if OPTIONS.search(reply):
+        labels = modern_labels(reply)
+        return None if labels is None else bool(labels)
     text = without_thinking(reply)
     text = re.sub(r"```(?:json)?|[*_`\"'“”‘’{}\[\]]", "", text).strip().lower()
-    if breaks("undecided", text):  # "Yes or No", as the question offers them
+    if breaks("undecided", text):  # "Yes or No"
         return None
+    # Yes or No at the start, in the last line, or in a sentence.
     last_line = text.rsplit("\n", 1)[-1]
     verdict = patterns("verdict")
     found = verdict.search(text) or verdict.search(last_line) or patterns("statement").search(text)
     return found["yes"] is not None if found else None
+
+
+def modern_labels(reply: str) -> list[str] | None:
+    """The options that a stage-2 reply names; [] where it says none; None: it names no set.
+
+    A single option is no set: then the model did the task itself.
+    """
+    text = without_thinking(reply)
+    found = OPTIONS.search(text)
+    if not found:
+        return None
+    named = found[1].strip(" *`.。") or text[found.end() :]
+    if NO_OPTIONS.fullmatch(named.strip()):
+        return []
+    parts = [part.strip(" \t-*•`.。\"'“”") for part in BETWEEN_OPTIONS.split(named)]
+    labels = list(dict.fromkeys(filter(None, parts)))
+    few = 2 <= len(labels) <= 12
+    return labels if few and all(len(label) <= 40 for label in labels) else None
 
 
 FIELD = re.compile(  # a field's name at the start of a line
@@ -1121,12 +1199,19 @@ def check_settings(config: Config) -> None:
         raise UsageError(problem)
     if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
         example = "http://localhost:8000/v1"
-        raise UsageError(f"--base-url must be like {example}, not {config.base_url!r}")
+        shown = re.sub(r"(?<=://).*@", "", config.base_url)  # no login
+        raise UsageError(f"--base-url must be like {example}, not {shown!r}")
+
+
+def flag_of(setting: Any) -> str:
+    """The flag of a setting; one that is on by default has a flag that turns it off."""
+    name = setting.name.replace("_", "-")
+    return f"--no-{name}" if setting.default is True else f"--{name}"
 
 
 def checked_value(setting: Any, value: Any) -> Any:
     """A setting's value in its own type; None means the default. Raises UsageError."""
-    flag = "--" + setting.name.replace("_", "-")
+    flag = flag_of(setting)
     kind = type(setting.default)
     if value is None:
         value = setting.default
@@ -1174,7 +1259,7 @@ def first_record(journal: str) -> dict:
         with open(journal, encoding="utf-8") as file:
             record = json.loads(file.readline())
         readable = all(isinstance(record[name], str) for name in ("provider", "model"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         readable = False
     if not readable:
         problem = "--provider replay needs --responses FILE, a journal"
@@ -1354,16 +1439,148 @@ def wording(config: Config, stage: str, english: dict) -> dict:
 
 
 def modern_shots(stage: str, language: str) -> list[dict]:
-    return read_data("demonstrations", language)
+    return [row for row in read_data("demonstrations", language) if row["stage"] == stage]
 
 
-def shot_text(shot: dict, words: dict, recipe: Recipe) -> str:
-    """A worked example of a prompt: its task, and one instance or more."""
-    lines = [words["task"], shot["instruction"]]
+def modern_join(header: str, shots: list[tuple[str, str]], asked: str) -> Prompt:
+    """Worked examples as turns of a chat: the user asks, the model answers. Then the question."""
+    turns = []
+    for question, answer in shots:
+        turns.append({"role": "user", "content": question})
+        turns.append({"role": "assistant", "content": answer})
+    turns.append({"role": "user", "content": asked})
+    first = turns[0]
+    turns[0] = {**first, "content": f"{header}\n\n{first['content']}"}
+    return turns
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt as one text."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(turn["content"] for turn in prompt)
+
+
+def instance_shots(config: Config, task: Task) -> list[dict]:
+    """The worked examples of a stage-3 prompt, of the kind of the task."""
+    recipe = RECIPES[config.recipe]
+    shots = recipe.shots("instances", config.language)
+    labelled = bool(task.is_classification)
+    fitting = [row for row in shots if row["is_classification"] == labelled and row["instances"]]
+    # Other tasks get other examples, so that none can fill a dataset.
+    rng = random.Random(f"{config.seed}/{task.instruction}")
+    few = min(recipe.shots_drawn or len(fitting), len(fitting))
+    return rng.sample(fitting, few) if recipe.shots_drawn else fitting
+
+
+def shot_turn(shot: dict, words: dict, recipe: Recipe) -> tuple[str, str]:
+    """A worked example: its task, and an instance or more as the answer."""
+    base = recipe.continues_text
+    lines = []
     for number, instance in enumerate(shot["instances"][: recipe.instances_shown], 1):
-        shown = number if recipe.continues_text else 0
+        shown = number if base else 0
         lines.append(example_text(instance, words["fields"], shot["is_classification"], shown))
-    return "\n".join(lines)
+    answer = "\n".join(lines)
+    return f"{words['task']}\n{shot['instruction']}", f"\n{answer}" if base else answer
+
+
+def read_instances(config: Config, task: Task, reply: Reply) -> tuple[Pairs, Pairs]:
+    """The instances of a reply, and those that were cut off at max_tokens."""
+    read = RECIPES[config.recipe].read_instances
+    labelled = bool(task.is_classification)
+    found = read(reply.text, labelled, False)
+    whole = read(reply.text, labelled, True) if reply.cut else found
+    return whole, found[len(whole) :]
+
+
+def broken_form(config: Config, task: Task, reply: Reply) -> str:
+    """The rule of form that keeps a reply from giving any row, "" if it gives one."""
+    whole, _ = read_instances(config, task, reply)
+    if not whole:
+        return "cut_off" if reply.cut else "no_instance"
+    for pair in whole:
+        if pair[1].strip() and not copied_from(config, task, pair):
+            return ""
+    return "copied_example" if any(target.strip() for _, target in whole) else "empty_output"
+
+
+def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
+    """The worked example of the prompt that an instance repeats, "" if none.
+
+    A label may be that of an example, and so may a short answer: three words say little.
+    """
+    if not RECIPES[config.recipe].second_try:
+        return ""
+    source = {folded(line) for line in (pair[0], *pair[0].split("\n"))} - {""}
+    target = {folded(line) for line in (pair[1], *pair[1].split("\n"))}
+    for shot in instance_shots(config, task):
+        for instance in shot["instances"]:
+            long = len(tokenize(instance["output"])) > 3
+            if folded(instance["input"]) in source or (
+                long and folded(instance["output"]) in target
+            ):
+                return f"{instance['input']} -> {instance['output']}"
+    return ""
+
+
+def folded(text: str) -> str:
+    """A text for comparison: without case, and with single spaces."""
+    return " ".join(text.split()).casefold()
+
+
+def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule: str) -> Prompt:
+    """The prompt, the reply to it, and what is wrong with that."""
+    words = wording(config, "instances", INSTANCE_PROMPT)
+    source, target, label = words["fields"]
+    names = {"first": source.strip(":："), "second": target.strip(":：")}
+    if task.is_classification:
+        names = {"first": label.strip(":："), "second": source.strip(":：")}
+    request = f"{words['again'][rule]} {words['wanted']}".format(**names)
+    said = {"role": "assistant", "content": reply.text[:500] or "-"}
+    # The instruction stands in the last turn too.
+    asked = f"{request}\n\n{prompt[-1]['content']}"
+    return [*prompt, said, {"role": "user", "content": asked}]
+
+
+PROBES = 16  # seed tasks that stage 2 asks about to learn whether the model agrees with people
+TRUSTED = 0.75  # the least share of them on which it must agree
+
+
+def agreement_with_people(config: Config, model: Model, seeds: list[Task]) -> dict:
+    """How often stage 2 says of seed tasks what people say of them.
+
+    Half of these tasks are classification. Returns asked, same, and trusted: whether the answers
+    of this model decide anything. Without an answer there is no reason for doubt.
+    """
+    probes = probe_tasks(config, seeds) if RECIPES[config.recipe].second_try else []
+    asked = 0
+    same = 0
+    replies = model.ask_each("probes", partial(ask_options, config, model), probes)
+    for probe, reply in replies:
+        if reply:
+            answer = parse_classification(reply.text, recipe=config.recipe)
+            asked += 1
+            same += answer is not None and answer == bool(probe.is_classification)
+    return {"asked": asked, "same": same, "trusted": same >= TRUSTED * asked}
+
+
+def probe_tasks(config: Config, seeds: list[Task]) -> list[Task]:
+    """Seed tasks with people's labels, as many of one kind as of the other, drawn by --seed."""
+    half = PROBES // 2
+    kinds = [[task for task in seeds if task.is_classification is flag] for flag in (True, False)]
+    if min(map(len, kinds)) < half:
+        seeds = load_seed_tasks(DEFAULT_SEEDS[config.language])
+        kinds = [[task for task in seeds if task.is_classification is f] for f in (True, False)]
+    rng = random.Random(f"{config.seed}/probes")
+    return [task for kind in kinds for task in rng.sample(kind, half)]
+
+
+def leave_unknown(tasks: list[Task]) -> list[Task]:
+    """What the model cannot tell stays unknown, and is asked input-first: that is the safe way."""
+    for task in tasks:
+        task.is_classification = None
+        task.notes["classify"] = {"labels": [], "response": "", "metadata": {"created_at": ""}}
+    return tasks
 
 
 def example_text(instance: dict, fields: list[str], labelled: bool, number: int = 0) -> str:
@@ -1417,20 +1634,33 @@ STEP_FILES = [
 ]
 
 
+VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+
+
 def to_json(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write all lines or none, by one rename.
+    """Write all lines or none: a new file, once it is on disk, takes the name of the old one.
 
-    Lone surrogates, which other readers refuse, become question marks.
+    Lone surrogates, which other readers refuse, become question marks. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
+    # A link under the temporary name would lead somewhere else: "x" opens nothing that exists.
+    temporary.unlink(missing_ok=True)
+    file = open(temporary, "x", encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+    try:
+        with file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # half a file helps nobody, least of all on a full disk
+            temporary.unlink()
+        raise
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -1444,10 +1674,361 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_views(config: Config) -> None:
-    """Remove the step files of an earlier run: they are no views of this one."""
-    for name in (*STEP_FILES, "run.json"):
-        (Path(config.work_dir) / name).unlink(missing_ok=True)
+def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
+    """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
+
+    Unbuffered: what a full disk refuses would stay in a buffer, and be written later. With `sync`
+    it is on disk before this returns. Raises OSError.
+    """
+    # A last line may lack its newline: an editor's doing, or what could not be cut off below.
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    gap = b"" if file.read(1) in (b"", b"\n") else b"\n"
+    try:
+        # A disk that is nearly full takes a part of it.
+        rest = memoryview(gap + data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if sync:
+            os.fsync(file.fileno())
+    except BaseException:
+        file.truncate(end)
+        raise
+    return end + len(gap)
+
+
+def first_results(config: Config, seed_tasks: list[Task]) -> Results:
+    """The results of a run before its first stage; they know the run whose files stand there.
+
+    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    """
+    check_files(config)
+    for name in VIEWS:
+        path = Path(config.work_dir) / name
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder", str(path))
+    return Results(seeds=seed_tasks, earlier=earlier_run(Path(config.work_dir)))
+
+
+def earlier_run(folder: Path) -> dict:
+    """What run.json in the folder says of the last run there; {} where there is none."""
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        summary = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def write_view(stage: str, config: Config, model: Model, results: Results, ended: bool) -> None:
+    """Write the step file of a stage. No row of an earlier run is lost by that.
+
+    A stage that broke off leaves a file that stands there if it has rows that the new one lacks.
+    A stage that ended replaces it. If it changes the file, or the run stops here, what stands there
+    of later stages is of an earlier run: that is moved into `earlier/`, and stays there if this run
+    lacks rows of it.
+    """
+    number = STAGES.index(stage)
+    path = Path(config.work_dir) / STEP_FILES[number]
+    rows = results.rows(stage)
+    same = path.exists() and holds_rows(path, rows)
+    loses = path.exists() and not same and misses_rows(path, rows)
+    loses = loses or (path.exists() and of_another_model(model, results))
+    if loses and not ended:
+        return
+    alone = same and stage != config.until
+    if loses or (ended and not alone and later_files(config, number)):
+        keep_aside(config, results)
+    write_rows(path, rows)
+    results.written.append(path.name)
+
+
+def later_files(config: Config, number: int) -> list[Path]:
+    """The step files that stand there of stages behind this one."""
+    paths = [Path(config.work_dir) / name for name in STEP_FILES[number + 1 :]]
+    return [path for path in paths if path.exists()]
+
+
+def holds_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds exactly these rows."""
+    with open(path, "rb") as lines:
+        for row in rows:
+            if lines.readline() != to_json(row).encode("utf-8", "replace"):
+                return False
+        return not lines.readline()
+
+
+def misses_rows(path: Path, rows: list[dict]) -> bool:
+    """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
+    new = Counter(row["instruction"] for row in rows)
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        old = Counter(instruction_in(line) for line in lines)
+    return bool(old - new)
+
+
+def instruction_in(line: str) -> str | None:
+    """The instruction of a row; None: this is no row of ours."""
+    row = json_or_none(line)
+    instruction = row.get("instruction") if isinstance(row, dict) else None
+    return instruction if isinstance(instruction, str) else None
+
+
+def of_another_model(model: Model, results: Results) -> bool:
+    """Whether another provider or model made the file that stands there, as run.json says."""
+    return not results.written and was_of_another_model(model, results)
+
+
+def was_of_another_model(model: Model, results: Results) -> bool:
+    """Whether run.json names another provider or model than this run has."""
+    settings = results.earlier.get("settings")
+    if not isinstance(settings, dict):
+        return False
+    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+
+
+def keep_aside(config: Config, results: Results) -> None:
+    """Move what stands there of an earlier run into a dated folder inside the work folder."""
+    folder = Path(config.work_dir)
+    if not results.kept_in:
+        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+        place = folder / "earlier" / now
+        number = 1
+        while place.exists():
+            number += 1
+            place = folder / "earlier" / f"{now}_{number}"
+        place.mkdir(parents=True)
+        results.kept_in = str(place)
+    # What this run has written itself stays. run.json is written again as it was.
+    for name in VIEWS[:-1]:
+        if name not in results.written and (folder / name).exists():
+            os.replace(folder / name, Path(results.kept_in) / name)
+    if results.earlier:
+        write_json(Path(results.kept_in) / "run.json", results.earlier)
+
+
+def write_json(path: Path, record: dict) -> None:
+    write_whole(path, [json.dumps(record, ensure_ascii=False, indent=2), "\n"])
+
+
+def give_up_kept(model: Model, results: Results) -> None:
+    """Remove what a complete run kept aside, where the same model's new files hold all of it."""
+    if results.status != "complete":
+        return
+    kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
+    steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
+    views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
+    lost = any(misses_rows(path, views[path.name]) for path in steps)
+    if kept and not lost and not was_of_another_model(model, results):
+        for path in kept:
+            path.unlink(missing_ok=True)
+        for folder in (kept[0].parent, kept[0].parent.parent):
+            with suppress(OSError):  # other earlier runs are in there
+                folder.rmdir()
+        results.kept_in = ""
+
+
+def named_run(summary: dict) -> str:
+    """A run in words, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return "an earlier run"
+    who = f"{settings.get('provider')}, {settings.get('model')}"
+    number = f"{settings.get('num_instructions')} instructions"
+    return one_line(f"an earlier run ({who}, {number}, {settings.get('language')})", 150)
+
+
+# --------------------------------------------------------------------------------------------------
+# The user's files. No path that is typed makes the program replace what it has not written itself.
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")  # each names a format of --output-path
+
+
+def check_files(config: Config) -> None:
+    """Raise UsageError where the run would write over a file that it reads, or over a user's."""
+    problem = seed_file_problem(config) or output_problem(config)
+    if problem:
+        raise UsageError(problem)
+
+
+def seed_file_problem(config: Config) -> str:
+    """Why a run in this folder cannot read that seed file, "" if it can."""
+    written = own_files(config)
+    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
+        advice = "copy it to another name, or choose another --work-dir"
+        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+    return ""
+
+
+def output_problem(config: Config) -> str:
+    """Why the dataset cannot be written to --output-path, "" if it can."""
+    path = config.output_path
+    if not path:
+        return ""
+    if "\0" in path or os.path.islink(os.path.realpath(path)):
+        return f"--output-path must be a file, and {path!r} leads to none"
+    if Path(path).is_dir():
+        return f"--output-path must be a file, and {path} is a folder"
+    # What the run reads and writes is never replaced, not even with --overwrite.
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
+        return f"--output-path {path} is a file that the run needs: name another one"
+    if is_stream(path):
+        return ""
+    if os.path.lexists(path) and not config.overwrite and not is_our_output(config):
+        advice = "name another file, or add --overwrite to replace it"
+        return f"--output-path {path} is there, and no run in this folder wrote it: {advice}"
+    return format_problem(path)
+
+
+def format_problem(path: str) -> str:
+    """Why the ending of a path names no format that can be written, "" if it does."""
+    from importlib.util import find_spec
+
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        return f"--output-path must end in {', '.join(ENDINGS)}, and {path} does not"
+    if ending == ".parquet" and not find_spec("pyarrow"):
+        install = f"{sys.executable} -m pip install pyarrow"
+        return f"--output-path {path} needs a package: run  {install}  first"
+    return ""
+
+
+def own_files(config: Config) -> list[Path]:
+    """The files in the work folder that a run reads and writes."""
+    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one file: through links too, and where only capitals differ."""
+    try:
+        if os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other):
+            return True
+        return os.path.realpath(one).casefold() == os.path.realpath(other).casefold()
+    except (OSError, ValueError):  # say, a path with a zero byte
+        return False
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    if not os.path.exists(path):
+        return False
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+
+
+def is_our_output(config: Config) -> bool:
+    """Whether the file at --output-path is still what an earlier run in this folder wrote there."""
+    target = os.path.realpath(config.output_path)
+    digests = outputs_of(earlier_run(Path(config.work_dir))).get(target, [])
+    try:
+        return sha256(Path(target).read_bytes()).hexdigest() in digests
+    except OSError:
+        return not os.path.exists(target)  # a link to a file that is not there yet
+
+
+def outputs_of(summary: dict) -> dict[str, list]:
+    """Which files runs in this folder wrote for --output-path: their places and digests."""
+    outputs = summary.get("outputs")
+    if not isinstance(outputs, dict):
+        return {}
+    return {path: digests for path, digests in outputs.items() if isinstance(digests, list)}
+
+
+def outputs_now(config: Config, results: Results) -> dict[str, list]:
+    """The same with the file that this run is about to write.
+
+    The digest before stays beside the new one, for a run that is killed in between.
+    """
+    outputs = outputs_of(results.earlier)
+    if config.output_path and results.status == "complete" and not is_stream(config.output_path):
+        target = os.path.realpath(config.output_path)
+        digest = sha256(rendered(results.dataset, config.output_path)).hexdigest()
+        outputs[target] = [digest, *outputs.get(target, [])[:1]]
+    return outputs
+
+
+def write_output(config: Config, results: Results) -> None:
+    """Write the dataset to --output-path. A link stays a link: its target is written.
+
+    Raises UsageError where another file has come to stand there, and OSError.
+    """
+    check_files(config)
+    data = rendered(results.dataset, config.output_path)
+    if is_stream(config.output_path):
+        write_to_stream(config.output_path, data)
+        return
+    # Write a new file beside the old one, and put it in its place when it is whole.
+    target = Path(os.path.realpath(config.output_path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_to_stream(path: str, data: bytes) -> None:
+    """Write to a device or a pipe, to our own output as print does."""
+    standard = {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(os.path.abspath(path))
+    if standard:
+        standard.write(data.decode())
+        standard.flush()
+        return
+    with open(path, "ab") as stream:
+        stream.write(data)
+
+
+def rendered(rows: list[dict], path: str) -> bytes:
+    """The rows in the format that the path's ending names; JSON Lines for a device or a pipe."""
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        return as_parquet(rows)
+    if ending == ".csv":
+        return as_csv(rows)
+    lines = [to_json(row) for row in rows]
+    if ending == ".json":
+        text = "[\n" + ",\n".join(line.removesuffix("\n") for line in lines) + "\n]\n"
+        return text.encode("utf-8", "replace")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+COLUMNS = ("instruction", "input", "output")  # of the dataset
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    """The dataset as CSV, every text in quotes."""
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    """The dataset as Parquet: three columns of texts."""
+    import io
+
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    # Lone surrogates become question marks, as in the other formats.
+    columns = {}
+    for name in COLUMNS:
+        texts = [row[name].encode("utf-8", "replace").decode() for row in rows]
+        columns[name] = pyarrow.array(texts, pyarrow.string())
+    buffer = io.BytesIO()
+    write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------
+# The journal: every reply, as it came.
 
 
 @dataclass
@@ -1455,10 +2036,10 @@ class Reply:
     """What a model answered, as the journal keeps it."""
 
     text: str
-    finish_reason: str  # "stop", "length" (cut by max_tokens) or "content_filter"
+    finish_reason: str  # "stop", "length" (cut by max_tokens), "content_filter" or "no_content"
     prompt_tokens: int = 0  # 0: the server did not say
     reply_tokens: int = 0
-    prompt: str = ""
+    prompt: Prompt = ""
     created_at: str = ""  # UTC, ISO 8601
 
     @property
@@ -1467,7 +2048,7 @@ class Reply:
 
     def stop_at(self, stops: list[str]) -> None:
         """Leave out the prompt, if the server repeats it, and what follows a stop string."""
-        self.text = self.text.removeprefix(self.prompt)
+        self.text = self.text.removeprefix(as_text(self.prompt))
         places = [self.text.find(stop) for stop in stops]
         found = [place for place in places if place >= 0]
         if found:
@@ -1476,79 +2057,163 @@ class Reply:
 
 
 class Journal:
-    """responses.jsonl: one line for each reply, appended, flushed and fsynced.
+    """responses.jsonl: one line for each reply, appended and fsynced.
 
-    Memory holds only where each line starts. A last line torn by a kill is cut off: nothing was
-    made of it yet. Raises WorkshopError where another line is damaged.
+    Memory holds only where each line starts. A last line torn by a kill is moved to
+    responses.torn: nothing was made of it yet. Raises WorkshopError where another line is damaged.
     """
 
     def __init__(self, path: Path, mode: str = "a+b") -> None:
         self.path = path
+        self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
-        self.file = open(path, mode)  # noqa: SIM115
-        self.read_index()
+        self.file = open(path, mode, buffering=0)  # noqa: SIM115
+        try:
+            self.read_index()
+        except BaseException:
+            self.file.close()
+            raise
 
     def read_index(self) -> None:
         """Note where each reply starts."""
         start = self.file.seek(0)
-        for number, line in enumerate(self.file, 1):
-            if not line.endswith(b"\n"):
-                if self.file.writable():
-                    self.file.truncate(start)
-                    self.torn = True
-                return
-            record = checked_record(line, f"{self.path}, line {number}")
-            for key in (record["key"], *record.get("answers", {})):
-                self.starts[key] = start
-            start += len(line)
+        with open(self.file.fileno(), "rb", closefd=False) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") and is_torn(line):
+                    self.cut_off(start, line)
+                    return
+                record = checked_record(line, f"{self.path}, line {number}")
+                for key in (record["key"], *record.get("answers", {})):
+                    self.starts[key] = start
+                start += len(line)
+
+    def cut_off(self, start: int, line: bytes) -> None:
+        """Move a torn last line to responses.torn; where that fails (OSError), it stays here."""
+        if not self.file.writable():
+            return
+        how = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        how |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(self.path.with_suffix(".torn"), how, 0o666)
+        with open(handle, "a+b", buffering=0) as kept:
+            append_whole(kept, line + b"\n")
+        self.file.truncate(start)
+        self.torn = True
 
     def get(self, key: str) -> dict | None:
         """The newest record under this key, or None."""
         with self.lock:
             if key not in self.starts:
                 return None
-            self.file.seek(self.starts[key])
-            record = json.loads(self.file.readline())
+            record = json.loads(self.line_at(self.starts[key]))
+        for name in ("prompt_tokens", "reply_tokens"):
+            record[name] = token_count(record[name])
         return record if record["key"] == key else answer_of_list(record, key)
 
+    def line_at(self, start: int) -> bytes:
+        """The line that starts here."""
+        self.file.seek(start)
+        line = b""
+        while b"\n" not in line:
+            part = self.file.read(1 << 16)
+            line += part
+            if not part:
+                break
+        return line.partition(b"\n")[0]
+
     def append(self, *records: dict) -> None:
-        """Write all records at once. Raises OSError, and leaves no half line behind."""
+        """Write all records at once. Raises OSError, and leaves no half line behind.
+
+        Where the folder was moved, the records are in the journal there, and it is an error: the
+        next run would find no journal here, and pay again.
+        """
         lines = [to_json(record).encode("utf-8", "replace") for record in records]
         with self.lock:
-            start = self.file.seek(0, os.SEEK_END)
-            try:
-                if not os.fstat(self.file.fileno()).st_nlink:
-                    raise FileNotFoundError(2, "it was deleted")
-                self.file.write(b"".join(lines))
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            except OSError:
-                self.file.truncate(start)
-                raise
+            start = append_whole(self.file, b"".join(lines))
             for record, line in zip(records, lines, strict=True):
                 self.starts[record["key"]] = start
                 start += len(line)
+        if self.is_moved():
+            raise FileNotFoundError(2, MOVED)
+
+    def is_moved(self) -> bool:
+        """Whether the file that we write to is no longer found at its place."""
+        try:
+            return not os.path.samestat(os.stat(self.place), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            return True
+
+
+MOVED = "it was moved or deleted while the run was on"
+# What a record has, and of which type. Token counts are what a server said, whatever that was.
+RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": str, "created_at": str}
+RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
+# What the record of a list shares with those of its questions.
+SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
+SHARED += ("created_at", "max_tokens")
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline is half a record, and not a whole one."""
+    return first_value(line)[0] is None
+
+
+def first_value(line: bytes) -> tuple[Any, str]:
+    """The first JSON value of a line, None where it breaks off, and what stands behind it."""
+    text = line.decode("utf-8", "replace").strip()
+    with suppress(ValueError, RecursionError):
+        value, end = json.JSONDecoder().raw_decode(text)
+        return value, text[end:]
+    return None, ""
 
 
 def checked_record(line: bytes, where: str) -> dict:
     """A line of the journal as a record. Raises WorkshopError that says where it stands."""
-    try:
-        record = {"version": VERSION, **json.loads(line)}
-        texts = [record["key"], *record.get("answers", {})]
-        if record["version"] == VERSION:
-            texts += [record["text"], *record.get("answers", {}).values()]
-        readable = all(isinstance(text, str) for text in texts)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        readable = False
-    if not readable:
-        problem = f"{where} is damaged"
-        raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
-    if record["version"] != VERSION:
-        problem = f"{where} is of version {record['version']}, this program's is {VERSION}"
+    record = None
+    with suppress(ValueError, RecursionError):  # no JSON, or nested too deeply
+        record = json.loads(line)
+    if isinstance(record, dict) and record.get("version", VERSION) != VERSION:
+        version = one_line(str(record["version"]))
+        problem = f"{where} is of version {version}, this program's is {VERSION}"
         raise WorkshopError(f"{problem}: use the program that wrote it, or another --work-dir")
-    return record
+    if is_record(record):
+        return record
+
+    # An editor may have taken the line ends away: then a line holds many replies.
+    value, behind = first_value(line)
+    if isinstance(value, list) or behind:
+        problem = f"{where} holds more than one record, or none"
+        raise WorkshopError(f"{problem}: give each record a line of its own, which ends in LF")
+    problem = f"{where} is damaged"
+    raise WorkshopError(f"{problem}: delete that line; only its reply is asked for again")
+
+
+def is_record(record: Any) -> bool:
+    """Whether this has all that is read of a record. An old journal's list has `answers`."""
+    if not isinstance(record, dict) or not record.keys() >= RECORD.keys():
+        return False
+    if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+        return False
+    if "answers" not in record:
+        return True
+
+    # One answer for each instruction, and what each of them shares with the list.
+    answers = record["answers"]
+    instructions = record.get("instructions")
+    if not isinstance(answers, dict) or not isinstance(instructions, list):
+        return False
+    texts = [*answers.values(), *instructions]
+    if len(answers) != len(instructions) or not all(isinstance(text, str) for text in texts):
+        return False
+    return record.keys() >= {*SHARED}
+
+
+def token_count(said: Any) -> int:
+    """A number of tokens as a server says it; 0, not known, where that can be no count."""
+    if type(said) in (int, float) and 0 <= said < 1e12 and said == int(said):
+        return int(said)
+    return 0
 
 
 def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
@@ -1556,8 +2221,7 @@ def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:
 
     The tokens stand in the list's record, which `part_of` names.
     """
-    names = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
-    shared = {name: whole[name] for name in (*names, "created_at", "max_tokens")}
+    shared = {name: whole[name] for name in SHARED}
     own = {"key": key, "part_of": whole["key"], "instruction": instruction, "text": text}
     counts = {"prompt_tokens": 0, "reply_tokens": 0}
     return shared | own | counts | {"finish_reason": "stop", "prompt": ""}
@@ -1650,16 +2314,109 @@ def has_locks(folder: Path) -> bool:
 
 
 class Transient(Exception):
-    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0."""
+    """Worth another try. `wait`: how many seconds the server asks us to wait before it, or 0.
 
-    def __init__(self, what: str, wait: float = 0.0) -> None:
+    `sent`: whether the request may have reached its server, and so may cost something.
+    """
+
+    def __init__(self, what: str, wait: float = 0.0, sent: bool = True) -> None:
         super().__init__(what)
         self.what = what
         self.wait = wait
+        self.sent = sent
+
+
+class Silent(Transient):
+    """No answer came in time."""
+
+
+class Loading(Transient):
+    """The server is there and not ready yet: wait for it as long as the deadline allows."""
 
 
 class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
+
+
+class Window:
+    """How many requests may be in flight: fewer where a server needs long for each.
+
+    Many local servers answer one request at a time, so what is in flight waits for each other.
+    The first request goes alone. Its time says how many, one after the other, are answered in
+    half the timeout. Then the number grows while all answers come within that half, and falls
+    to half where one does not come at all.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.most = config.concurrency
+        self.timeout = config.request_timeout  # seconds; grows where one at a time is too slow
+        self.longest = config.deadline  # seconds
+        self.changed = threading.Condition()
+        self.limit = 1
+        self.in_flight = 0
+        self.stage = ""
+        self.begun = False  # whether an answer of this stage has set the limit
+        self.answers: list[float] = []  # seconds that each took, since the limit changed
+        self.shrunk_at = 0.0
+
+    @contextmanager
+    def turn(self, stop: threading.Event) -> Iterator[float]:
+        """Wait for a place, and hold it; give the seconds that the wait took."""
+        started = time.monotonic()
+        with self.changed:
+            while self.in_flight >= self.limit and not stop.is_set():
+                self.changed.wait(0.2)
+            self.in_flight += 1
+        try:
+            yield time.monotonic() - started
+        finally:
+            with self.changed:
+                self.in_flight -= 1
+                self.changed.notify(max(0, self.limit - self.in_flight))
+
+    def enter(self, stage: str) -> None:
+        """Begin anew with one request: the replies of another stage may be much longer."""
+        with self.changed:
+            if stage != self.stage:
+                self.stage = stage
+                self.limit = 1
+                self.begun = False
+                self.answers = []
+
+    def answered(self, seconds: float) -> None:
+        """An answer took so long. After each round of answers the limit may change."""
+        with self.changed:
+            self.answers.append(seconds)
+            if not self.begun:
+                self.set_limit(int(self.timeout / 2 / max(seconds, 1e-3)))
+            elif len(self.answers) >= self.limit:
+                self.set_limit(self.next_limit())
+
+    def next_limit(self) -> int:
+        """More after a round of fast answers, one less after a slow one."""
+        used = max(self.answers) / self.timeout
+        if used < 0.25:
+            return 2 * self.limit
+        # Half the timeout leaves room for a reply that takes twice as long as others.
+        if used < 0.5:
+            return self.limit + 1
+        return self.limit - 1 if used > 0.75 else self.limit
+
+    def timed_out(self, sent_at: float) -> bool:
+        """An answer did not come. Return whether that is news, and not one more of its round."""
+        with self.changed:
+            if sent_at < self.shrunk_at:
+                return False
+            self.shrunk_at = time.monotonic()
+            if self.limit == 1:
+                self.timeout = min(2 * self.timeout, max(self.timeout, self.longest))
+            self.set_limit(self.limit // 2)
+            return True
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = max(1, min(self.most, limit))
+        self.begun = True
+        self.answers = []
 
 
 class Model(AbstractContextManager):
@@ -1675,8 +2432,11 @@ class Model(AbstractContextManager):
         self.config = config
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
-        self.key = variables.get(self.provider.key or "LOCAL_API_KEY", "")
-        self.base_url = server_address(config, self.provider, variables)
+        self.address_file = file_of_address(config, self.provider)
+        keys = env_file()[1] if self.address_file else variables
+        self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
+        self.address = server_address(config, self.provider, variables)
+        self.base_url = without_login(self.address)  # as it is shown and written
         # What all threads of the run share.
         self.lock = threading.Lock()
         self.stop = threading.Event()  # set: nobody sends any more
@@ -1684,13 +2444,23 @@ class Model(AbstractContextManager):
         self.senders = ThreadPoolExecutor(512, "asking")
         self.sdk_client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
+        self.window = Window(config)
+        if not self.provider.base_url:
+            self.window.set_limit(config.concurrency)  # there is no server
         # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
+        self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.endings: Counter[str] = Counter()  # the finish reasons of replies
+        self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
-        # Before the first answer, one failure is enough to stop the run.
-        self.failed_in_a_row = config.patience - 1
+        self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.stage = ""  # the present one
+        self.tasks: list[Task] = []  # what stages 2 and 3 ask about
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
@@ -1699,7 +2469,7 @@ class Model(AbstractContextManager):
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
-        self.model = config.model or self.provider.model or self.first_listed()
+        self.model = model_name(config, self.name) or self.first_listed()
         self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
         if config.responses:
             record = first_record(config.responses)
@@ -1714,7 +2484,10 @@ class Model(AbstractContextManager):
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
         name = self.provider.key
-        if name and not self.key:
+        if name and not self.key and self.address_file:
+            place = f"{self.provider.url_variable} stands in {self.address_file}"
+            fault = f"{place}, and only a key from there goes to that address: put {name}"
+        elif name and not self.key:
             fault = f"{name} is not set: put it"
         elif not re.fullmatch(r"[!-~]*", self.key):
             fault = f"{name} holds a character that no key has: copy it again"
@@ -1727,24 +2500,38 @@ class Model(AbstractContextManager):
         """The SDK's client: one for all threads, built when the first request goes out."""
         with self.lock:
             if self.sdk_client is None:
-                self.sdk_client = build(self)
+                problem = surroundings_problem(self)
+                try:
+                    self.sdk_client = None if problem else build(self)
+                except (ValueError, OSError) as error:
+                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+                    hint = f" (check {name})" if name else ""
+                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+                    problem = self.clean(problem)
+                if problem:
+                    self.stop.set()
+                    raise WorkshopError(problem)
             return self.sdk_client
 
     def first_listed(self) -> str:
         """The first model that the server lists. Raises WorkshopError where it lists none."""
-        import openai
-
+        ends = time.monotonic() + self.config.deadline
         why = "another kind of answer"
-        try:
-            listed = self.client(openai_client).models.list().data[0].id
-            if isinstance(listed, str):
-                return listed
-        except openai.OpenAIError as error:
-            why = one_line(str(error))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            pass
-        hint = "start a server there, or name the model with --model"
-        raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
+        while True:
+            try:
+                listed = list_models(self).data[0].id
+                if isinstance(listed, str):
+                    return listed
+            except Transient as fault:
+                why = fault.what
+                pause = self.pause_after(fault, iter(()))
+                if time.monotonic() + pause < ends:
+                    self.sleep(pause)
+                    continue
+            except (ValueError, LookupError, TypeError, AttributeError):
+                pass
+            hint = "start a server there, or name the model with --model"
+            raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
         self, stage: str, ask: Callable, items: list
@@ -1753,6 +2540,7 @@ class Model(AbstractContextManager):
 
         The reply is None, and noted in `undone`, where the request failed for good.
         """
+        self.tasks = items if stage in STAGES[1:] else self.tasks
         executor = ThreadPoolExecutor(min(self.config.concurrency, len(items) or 1), "asking")
         futures: list[Future] = []
         try:
@@ -1784,19 +2572,18 @@ class Model(AbstractContextManager):
     ) -> Reply:
         """Return the reply to a question, from the journal if it is there.
 
-        A reply that was filtered, or is not `readable`, is asked for once more. `question` says
+        A reply that was withheld, or is not `readable`, is asked for once more. `question` says
         what is asked beside the settings. Raises RequestFailed.
         """
         for attempt in (0, 1):
             reply = self.ask_once(stage, attempt, prompt, parameters, question)
-            filtered = reply.finish_reason == "content_filter"
-            if not filtered and (reply.cut or readable(reply.text)):
+            withheld = WITHHELD.get(reply.finish_reason, "")
+            if not withheld and (reply.cut or readable(reply.text)):
                 return reply
         # In stage 2 a filtered reply counts as an answer that cannot be read.
-        if filtered and stage != "classify":
-            raise RequestFailed(
-                "held back by the content filter, twice: it stays so with this model"
-            )
+        unread = stage == "classify" and reply.finish_reason == "content_filter"
+        if withheld and not unread:
+            raise RequestFailed(f"{withheld}, twice: it stays so with this model")
         return reply
 
     def ask_once(
@@ -1807,13 +2594,18 @@ class Model(AbstractContextManager):
 
         `derive` makes, of the record of a list's reply, one record for each of its questions.
         """
+        self.stage = stage
         key, identity = self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
         limit = parameters["max_tokens"]
         asked_now = record is None or was_cut_shorter(record, limit)
         if asked_now:
+            if self.config.responses and was_left_undone(self, identity):
+                raise RequestFailed("without a reply in the run that is replayed, too")
             # A logged request keeps its prompt: another one would be another question.
             prompt = record["prompt"] if record else prompt
+            if self.provider.base_url:
+                self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.prompt = prompt
@@ -1845,10 +2637,18 @@ class Model(AbstractContextManager):
         try:
             self.journal.append(*records)
         except OSError as error:
-            self.stop.set()  # what comes back could not be kept
-            problem = f"cannot write to {self.journal.path} ({error.strerror})"
-            hint = "put it right, then run the same command to go on"
-            raise WorkshopError(f"{problem}: {hint}") from None
+            raise self.unwritable(self.journal.path, str(error.strerror)) from None
+
+    def unwritable(self, path: Path, why: str) -> WorkshopError:
+        """End the run: what comes back could not be kept."""
+        self.stop.set()
+        problem = f"cannot write to {path} ({why})"
+        return WorkshopError(f"{problem}: put it right, then run the same command to go on")
+
+    def check_folder(self) -> None:
+        """Raise WorkshopError where the folder was moved: one made anew would have no journal."""
+        if not self.config.responses and self.journal.is_moved():
+            raise self.unwritable(self.journal.path, MOVED)
 
     def count_tokens(self, stage: str, record: dict, asked_now: bool) -> None:
         """Count a reply once, however often it is used; one of a list counts as the list."""
@@ -1871,29 +2671,49 @@ class Model(AbstractContextManager):
         Raises RequestFailed when `max_attempts` or `deadline` is used up.
         """
         self.check_key()
+        if self.silent:
+            self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
         while not self.stop.is_set():
-            sent = self.adapted(parameters)
-            ends += self.admit(prompt, sent)
             try:
-                reply = self.send_once(prompt, sent, ends - time.monotonic())
+                with self.window.turn(self.stop) as waited:
+                    # Meanwhile others may have learnt what the server refuses.
+                    sent = self.adapted(parameters)
+                    ends += waited + self.admit(prompt, sent)
+                    if self.stop.is_set():
+                        break
+                    reply = self.send_once(prompt, sent, ends - time.monotonic())
                 self.failed_in_a_row = 0
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
             except Transient as fault:
-                # The server's own wish counts where it is longer. Without a pause there is an end.
-                pause = max(next(pauses, math.inf), fault.wait)
+                pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
+                # Where many have failed in a row, each of the others is sent only once.
+                last = last or self.failed_in_a_row >= self.config.patience
                 self.note_fault(fault.what, last)
                 self.sleep(pause)
         raise RequestFailed("the run was stopped")
+
+    def pause_after(self, fault: Transient, pauses: Iterator[float]) -> float:
+        """Seconds before the next try; without end where there is none."""
+        if isinstance(fault, Loading):
+            deadline = f"up to --deadline {self.config.deadline:g} s"
+            self.notice_once(f"{self.base_url} is loading its model: waiting for it, {deadline}")
+            return max(fault.wait, min(5.0, 10 * self.config.first_wait))
+        # The server's own wish counts where it is longer.
+        return max(next(pauses, math.inf), fault.wait)
 
     def adapted(self, parameters: dict) -> dict:
         """The parameters by the names that this server takes, without those that it refuses."""
         sent = {self.names.get(name, name): value for name, value in parameters.items()}
         sent.pop("", None)
+        if sent.get("temperature") == 0:
+            sent["temperature"] = self.cold
+            if self.cold is None:
+                del sent["temperature"]
         return sent
 
     def admit(self, prompt: str, sent: dict) -> float:
@@ -1902,34 +2722,87 @@ class Model(AbstractContextManager):
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> Reply:
         """One try. A reply that still drips in after so many seconds is left to itself."""
+        started = time.monotonic()
         try:
             future = self.senders.submit(self.provider.send, self, prompt, sent)
-            return future.result(max(0.0, seconds))
+            reply = future.result(max(0.0, seconds))
         except TimeoutError:
-            raise Transient("no whole reply before the deadline") from None
-        except (AttributeError, LookupError, TypeError, ValueError):
+            self.note_silence(started)
+            raise Silent("no whole reply before the deadline") from None
+        except Silent:
+            self.note_silence(started)
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
+        self.window.answered(time.monotonic() - started)
+        return reply
+
+    def note_silence(self, sent_at: float) -> None:
+        """Let fewer requests be in flight from now on, and say so once."""
+        if self.window.timed_out(sent_at):
+            limit = self.window.limit
+            now = f"at most {limit} in flight from now on, for {self.window.timeout:g} s each"
+            hint = "a slow server needs --concurrency 1 or a larger --request-timeout"
+            self.notice_once(f"{self.name} gave no answer in time", f"{now}; {hint}")
+
+    def notice_once(self, text: str, more: str = "") -> None:
+        """Print a notice, but not one that says the same twice."""
+        with self.lock:
+            if text in self.told:
+                return
+            self.told.add(text)
+        print(f"notice: {text}" + (f": {more}" if more else ""), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
         with self.lock:
             self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
             self.failed_in_a_row += last
-        if not last:
-            return
-        if self.failed_in_a_row < self.config.patience:
+        # Before the first answer of a run, one failure is enough to end it.
+        allowed = self.config.patience if self.counted else 1
+        if last and self.failed_in_a_row < allowed:
+            raise RequestFailed(what)
+        if last:
+            if re.match(SILENT, what):
+                self.silent = what
+            self.give_up(what)
+
+    def give_up(self, what: str) -> None:
+        """Many requests in a row failed for good: leave this one undone, or end the run.
+
+        A stage that has any answer goes on with what it has. Raises RequestFailed or
+        WorkshopError.
+        """
+        if self.stage in self.answered or self.has_answers(self.stage):
+            self.answered.add(self.stage)
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
-        raise WorkshopError(f"{problem}: check it, then run the same command to go on")
+        raise WorkshopError(f"{problem}: {advice(self.config, what)}")
+
+    def has_answers(self, stage: str) -> bool:
+        """Whether the journal holds a reply of this stage by this model."""
+        wanted = (stage, self.name, self.model)
+        for key in reversed([*self.journal.starts]):
+            record = self.journal.get(key) or {}
+            if tuple(record.get(name) for name in ("stage", "provider", "model")) == wanted:
+                return True
+        return False
 
     def refuse(self, name: str) -> None:
-        """From now on send the limit of tokens by its other name, anything else not at all."""
+        """From now on send the limit of tokens by its other name, anything else not at all.
+
+        "temperature 0" is another thing than "temperature": what is refused in stage 2, which
+        asks for 0, may be fine in the others. In its place 0.01 is sent.
+        """
         with self.lock:
             if name in self.refused:
                 return
             other = ""
-            if name in CAPS:
+            if name.startswith("temperature "):
+                self.cold = NEARLY_COLD if name == "temperature 0" else None
+                other = "" if self.cold is None else str(self.cold)
+            elif name in CAPS:
                 untried = [cap for cap in CAPS if cap != name and cap not in self.refused]
                 other = untried[0] if untried else ""
                 self.names["max_tokens"] = other
@@ -1940,8 +2813,9 @@ class Model(AbstractContextManager):
             print(printable(notice), file=sys.stderr)
 
     def clean(self, message: str) -> str:
-        """A server's words in one printable line, without the key."""
-        return one_line(message.replace(self.key, "[key]") if self.key else message, 300)
+        """A server's words in one printable line, without the key or another login."""
+        message = message.replace(self.key, "[key]") if self.key else message
+        return one_line(without_login(message), 300)
 
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
@@ -1962,6 +2836,23 @@ def retry_pauses(config: Config) -> Iterator[float]:
     for n in range(config.max_attempts - 1):
         longest = min(30.0, config.first_wait * 2 ** min(n, 64))
         yield longest * random.uniform(0.5, 1.0)
+
+
+def advice(config: Config, what: str) -> str:
+    """What to do about a fault that stayed until the last try."""
+    if re.search("no answer in time|before the deadline", what):
+        now = f"a larger --request-timeout (now {config.request_timeout:g} s) or --deadline"
+        return f"a slow server needs {now}, or --concurrency 1; the same command then goes on"
+    if re.search(LOADING, what):
+        return f"a larger --deadline (now {config.deadline:g} s) waits longer"
+    if what.startswith("200 "):
+        return "check whether the address is that of an API (most end in /v1), and --model"
+    return "check it, then run the same command to go on"
+
+
+def without_login(text: str) -> str:
+    """The text, its addresses without `user:password@`."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
 
 
 def one_line(text: str, length: int = 100) -> str:
@@ -2013,13 +2904,52 @@ def show_novelty(bar: Any, novelty: list[int]) -> None:
 # what the answer means.
 
 CAPS = ("max_tokens", "max_completion_tokens")  # two names of one limit; many models take one only
-FATAL = ["insufficient_quota", "billing_hard_limit_reached", "model_not_found"]
-FATAL += ["InvalidApiKey", "Arrearage", "AccessDenied", "Model.NotExist"]
-FILTERED = ["content_filter", "content_policy_violation"]
-FILTERED += ["DataInspectionFailed", "data_inspection_failed"]
+NEARLY_COLD = 0.01  # a temperature for servers that refuse 0
+NO_MONEY = {  # codes and types of an account without money; many come as 429
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "Arrearage",
+    "insufficient_balance", "insufficient_balance_error", "insufficient_user_quota",
+    "insufficient_credits", "exceeded_current_quota", "exceeded_current_quota_error",
+    "AllocationQuota.FreeTierOnly", "AccountOverdueError", "payment_required",
+    "1008", "1113", "30001",  # MiniMax, Zhipu, SiliconFlow
+}  # fmt: skip
+NO_MONEY_WORDS = (
+    r"(?i)insufficient[ _](account[ _])?(balance|credit|fund)|余额不足|欠费|out of credits"
+    r"|balance is (too low|insufficient|not enough)"
+)
+FATAL = {"model_not_found", "model_decommissioned", "Model.NotExist", "ModelNotFound"}
+FATAL |= {"InvalidApiKey", "invalid_api_key", "AccessDenied"}
+FATAL_STATUS = (401, 402, 403, 404, 410, 501)
+NO_MODEL = (  # words about a model that gives no reply -> what it is
+    (r"only support\w* (the )?stream|enable the stream|streaming is required", "only streams"),
+    (r"not support (chat|completion|generat)|embedding model|not a chat", "writes no text"),
+    (
+        r"\bmodel\b.{0,80}(decommission|no longer|retired|discontinued|not exist|not found)",
+        "is gone",
+    ),
+)
+PASSING = {"InternalError", "ServiceUnavailable"}
+LOADING = r"(?i)\bloading\b|warming up|initializing|starting up|not ready"  # with 503
+FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+FILTERED |= {"DataInspectionFailed", "data_inspection_failed", "1301", "1026", "1027"}
+SILENT = r"connection|no whole reply before"  # how faults begin that come from no server
+WITHHELD = {  # finish_reason -> what that means
+    "content_filter": "held back by the content filter",
+    "no_content": "an answer without content",
+}
+UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # errors of httpx
+UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
+ENDINGS = {  # what a reply's end means -> how servers say it
+    "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
+    "null none tool_calls function_call",
+    "length": "length max_tokens max_output_tokens max_length model_length "
+    "model_context_window_exceeded",
+    "content_filter": "content_filter content-filter sensitive recitation safety blocklist "
+    "prohibited_content spii refusal",
+}
+BROKEN_OFF = "error network_error insufficient_system_resource abort aborted cancelled timeout"
 
 
 @dataclass
@@ -2031,34 +2961,158 @@ class Fault:
     message: str
     headers: Any
     parameter: str = ""  # the parameter that it names
+    kind: str = ""  # what it calls the error
+
+
+def held_back(model: Model, fault: Fault, sent: dict) -> Reply:
+    """The empty reply of a content filter. Raises what any other error means."""
+    if fault.code in FILTERED:
+        return Reply("", "content_filter")
+    raise judge_error(model, fault, sent)
 
 
 def judge_error(model: Model, fault: Fault, sent: dict) -> Exception:
     """What an error means: try again, stop the run, adapt a parameter, or leave the task undone."""
-    code = "" if fault.code == str(fault.status) else fault.code
-    said = model.clean(f"{fault.status} {code} {fault.message}")
-
-    # Too many requests, or something that passes.
-    busy = fault.status in (408, 409, 429) and code not in FATAL
-    if code.startswith("Throttling") or busy or fault.status >= 500:
-        return Transient(said, retry_after(fault.headers))
+    said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
 
     # A wrong key, no money, no such model: nothing will get better by asking on.
-    if fault.status in (401, 402, 403, 404) or code in FATAL:
+    hint = what_to_change(model, fault)
+    if hint:
         model.stop.set()
-        key = model.provider.key or "the server"
-        hint = f"check {key}, --model ({model.model}) and the address"
-        if RECIPES[model.config.recipe].continues_text:
-            hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
         return WorkshopError(f"{model.name} at {model.base_url} said {said}: {hint}")
 
-    # A parameter that the model does not take. (A limit of tokens may also just be too high.)
-    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
-    name = fault.parameter or next(iter(named), "")
-    unknown = re.search(UNKNOWN, fault.message)
-    if name in sent and (unknown or name not in CAPS):
+    # Too many requests, or something that passes. A 200 may hold an error of any kind.
+    name = refused_parameter(fault, sent)
+    if is_loading(fault):
+        return Loading(said, retry_after(fault.headers))
+    if is_passing(fault) or (fault.status == 200 and not name):
+        return Transient(said, retry_after(fault.headers))
+
+    if name:
         return ParameterRefused(name)
     return RequestFailed(said)
+
+
+def is_loading(fault: Fault) -> bool:
+    return fault.status == 503 and bool(re.search(LOADING, fault.message))
+
+
+def is_passing(fault: Fault) -> bool:
+    """Whether the same request may get a reply later."""
+    busy = fault.status in (408, 409, 429) or fault.status >= 500
+    return busy or fault.code.startswith("Throttling") or fault.code in PASSING
+
+
+def what_to_change(model: Model, fault: Fault) -> str:
+    """What must change before any request can get a reply; "" where the request may be at fault."""
+    key = model.provider.key or "the server"
+    named = {fault.code, fault.kind}
+    if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
+        return f"the account of {key} has no money left: top it up, or use another --model"
+    if 300 <= fault.status < 400:
+        return "a prompt follows no redirect to another host: give its address with --base-url"
+    if fault.status != 501 and is_passing(fault):
+        return ""
+    for words, what in NO_MODEL:
+        if re.search(f"(?i){words}", fault.message):
+            return f"{model.model} {what}: name another with --model, or check {key}"
+    if fault.status not in FATAL_STATUS and not named & FATAL:
+        return ""
+    hint = f"check {key}, --model ({model.model}) and the address"
+    if RECIPES[model.config.recipe].continues_text:
+        hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
+    return hint
+
+
+def refused_parameter(fault: Fault, sent: dict) -> str:
+    """The parameter that the model does not take, "" if the error is about none.
+
+    A limit of tokens may also just be too high. A temperature of 0 may be too low.
+    """
+    named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
+    name = fault.parameter or next(iter(named), "")
+    if name not in sent or (name in CAPS and not re.search(UNKNOWN, fault.message)):
+        return ""
+    if name == "temperature" and sent[name] in (0, NEARLY_COLD):
+        return f"temperature {sent[name]:g}"
+    return name
+
+
+def fault_of(status: int, body: Any, headers: Any) -> Fault:
+    """The error in an answer; `body`: its text, or what the JSON in it says."""
+    words = error_words(body)
+    code = words["code"]
+    # Some send the status of an error in a 200.
+    if status == 200 and re.fullmatch("[45][0-9]{2}", code):
+        status = int(code)
+    code = "" if code == str(status) else code
+    message = words["message"]
+    if status == 200 and not message:
+        message = "without choices or content"
+    return Fault(status, code, message, headers, words["param"], words["type"])
+
+
+WORDS = {  # part of an error -> the names that servers have for it
+    "message": "message msg error_msg error_message status_msg detail error errors base_resp title",
+    "code": "code error_code errorCode status_code",
+    "type": "type error_type status",
+    "param": "param",
+}
+
+
+def error_words(body: Any, depth: int = 0) -> dict[str, str]:
+    """The `message`, `code`, `type` and `param` of an error, whatever its shape; "": not there.
+
+    Servers say {"error": "text"}, {"error": {"message": ...}}, a list around it, {"detail": ...},
+    {"base_resp": {"status_msg": ...}}, {"success": false, "message": ...}, plain text, or HTML.
+    """
+    words = dict.fromkeys(WORDS, "")
+    if depth > 8:
+        return words
+    if isinstance(body, str):
+        return text_words(body, depth)
+    if isinstance(body, list):
+        inner = [error_words(part, depth + 1) for part in body[:5]]
+        words |= inner[0] if inner else {}
+        words["message"] = "; ".join(one["message"] for one in inner if one["message"])
+    if isinstance(body, dict):
+        words |= object_words(body, depth)
+    return words
+
+
+def object_words(body: dict, depth: int) -> dict[str, str]:
+    """The words of an error that is an object. What stands deeper inside is more exact."""
+    words = dict.fromkeys(WORDS, "")
+    for name in WORDS["message"].split():
+        if body.get(name) and not words["message"]:
+            inner = error_words(body[name], depth + 1)
+            words |= {part: inner[part] for part in inner if inner[part]}
+    for part in ("code", "type", "param"):
+        for name in WORDS[part].split():
+            value = body.get(name)
+            if not words[part] and isinstance(value, str | int) and not isinstance(value, bool):
+                words[part] = str(value)
+
+    # A check of the whole request names the place: ["body", "temperature"].
+    place = body.get("loc")
+    if isinstance(place, list) and len(place) > 1:
+        words["param"] = str(place[1])
+        words["message"] = f"{place[1]}: {words['message']}"
+    return words
+
+
+def text_words(text: str, depth: int) -> dict[str, str]:
+    """The words of an error that is a text: JSON, a page, or just words."""
+    words = dict.fromkeys(WORDS, "")
+    with suppress(ValueError, RecursionError):
+        body = json.loads(text)
+        if not isinstance(body, str) or depth < 2:
+            return error_words(body, depth + 1)
+    if re.match(r"(?i)\s*<(!doctype|html|head|title|body|center|h1)\b", text):
+        title = re.search(r"(?is)<(title|h1)\b[^>]*>(.*?)</\1>", text)
+        text = title[2] if title else text
+        text = re.sub(r"<[^>]*>", " ", text[:5000])
+    return words | {"message": " ".join(text[:5000].split())}
 
 
 def retry_after(headers: Any) -> float:
@@ -2073,12 +3127,100 @@ def retry_after(headers: Any) -> float:
     return 0.0
 
 
+def surroundings_problem(model: Model) -> str:
+    """What is wrong with this machine's own settings, in one line that names the variable."""
+    # Headers carry no other letters.
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"):
+        if model.name == "openai" and not os.environ.get(name, "").isascii():
+            return f"{name} holds a character that no header can carry: copy it again, or unset it"
+    if goes_past_proxies(model.address):
+        return ""
+
+    # The SDKs check all proxies, those for other addresses too.
+    for scheme in ("http", "https", "all"):
+        problem = proxy_problem(model, set_variable(f"{scheme}_proxy"))
+        if problem:
+            return problem
+    native = model.provider.send is send_dashscope
+    for name in ("REQUESTS_CA_BUNDLE",) if native else ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name, "")
+        if path and not os.path.exists(path):
+            return f"{name} points to {path}, which is not there: correct it, or unset it"
+    return ""
+
+
+PROXY_ADDRESS = r"(\w+://)?([^\s/]*@)?(\[[^\s\]]+\]|[^\s/@:]+)(:\d{1,5})?(/\S*)?"
+
+
+def proxy_problem(model: Model, name: str) -> str:
+    """What is wrong with the proxy in this variable; its address may hold a password."""
+    address = os.environ.get(name, "")
+    scheme = address.split("://")[0].lower() if "://" in address else "http"
+    fix = f"set {name} to http://host:port, or unset it"
+    if scheme not in ("http", "https", "socks5", "socks5h"):
+        return f"{name} names a proxy of the kind {scheme}://, which cannot be used: {fix}"
+    if address and not re.fullmatch(PROXY_ADDRESS, address):
+        return f"{name} is no address of a proxy: {fix}"
+    native = model.provider.send is send_dashscope
+    if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
+        install = f"{sys.executable} -m pip install {'pysocks' if native else 'socksio'}"
+        return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
+    return ""
+
+
+def set_variable(*names: str) -> str:
+    """The first of these environment variables, in small or capital letters, that is set."""
+    for name in names:
+        for spelling in (name, name.upper()):
+            if os.environ.get(spelling):
+                return spelling
+    return ""
+
+
+def goes_past_proxies(address: str) -> bool:
+    """Whether it is on this machine, where no proxy helps. An empty NO_PROXY says otherwise."""
+    host = urlsplit(address).hostname or ""
+    local = host == "localhost" or host.endswith(".localhost")
+    with suppress(ValueError):
+        place = ip_address(host)
+        local = place.is_loopback or place.is_unspecified
+    return local and "" not in (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"))
+
+
+def connection_fault(model: Model, error: Any) -> Transient:
+    """What a failed connection means; if it goes through a proxy, that may be why."""
+    from urllib.request import proxy_bypass_environment
+
+    address = urlsplit(model.address)
+    name = set_variable(f"{address.scheme}_proxy", "all_proxy")
+    passed = goes_past_proxies(model.address) or proxy_bypass_environment(address.hostname or "")
+    proxy = f"through the proxy of {name}: " if name and not passed else ""
+    return Transient(model.clean(f"connection: {proxy}{error}"), sent=was_sent(error))
+
+
+def no_answer(model: Model) -> Silent:
+    return Silent(f"no answer in time: {model.window.timeout:g} s")
+
+
 def openai_client(model: Model) -> Any:
+    import ssl
+
     import openai
 
-    timeout = model.config.request_timeout
-    key = model.key or "none"
-    client = openai.OpenAI(api_key=key, base_url=model.base_url, max_retries=0, timeout=timeout)
+    options: dict = {}
+    if goes_past_proxies(model.address):
+        options["trust_env"] = False
+        if model.address.startswith("https"):
+            options["verify"] = ssl.create_default_context()  # SSL_CERT_FILE still counts
+    http_client = openai.DefaultHttpxClient(**options)
+    http_client.send = partial(send_by_httpx, http_client.send)
+    client = openai.OpenAI(
+        api_key=model.key or "none",
+        base_url=model.address,
+        max_retries=0,
+        timeout=model.config.request_timeout,
+        http_client=http_client,
+    )
     # The SDK reads these from the shell and would send them to any host.
     if model.name != "openai":
         client.organization = None
@@ -2087,50 +3229,153 @@ def openai_client(model: Model) -> Any:
     return client
 
 
+def send_by_httpx(send: Callable, request: Any, **options: Any) -> Any:
+    """Send once, and follow a redirect on the same host: no other host gets prompts."""
+    options["follow_redirects"] = False
+    response = send(request, **options)
+    for _ in range(5):
+        further = response.next_request
+        if further is None or not same_host(str(request.url), str(further.url)):
+            break
+        response.close()
+        response = send(further, **options)
+    return response
+
+
+def same_host(known: str, further: str) -> bool:
+    """Whether an address is of the same host, and no less safe."""
+    one = urlsplit(known)
+    other = urlsplit(further)
+    return one.hostname == other.hostname and (one.scheme, other.scheme) != ("https", "http")
+
+
+def list_models(model: Model) -> Any:
+    """What the server says of its models. Raises Transient, Loading where it will be there soon."""
+    import openai
+
+    try:
+        return model.client(openai_client).models.list()
+    except openai.APIStatusError as error:
+        fault = openai_fault(error)
+        said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
+        if is_loading(fault):
+            raise Loading(said, retry_after(fault.headers)) from None
+        raise Transient(said) from None
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
+    except openai.APIConnectionError as error:
+        raise connection_fault(model, error.__cause__ or error) from None
+
+
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
     import openai
 
     client = model.client(openai_client)
-    asked = {"model": model.model, "extra_body": parameters}
+    asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
     try:
         if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.create(**asked, prompt=prompt)
+            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
         else:
-            messages = [{"role": "user", "content": prompt}]
-            answer = client.chat.completions.create(**asked, messages=messages)
+            asked["messages"] = as_turns(prompt)
+            answer = client.chat.completions.with_raw_response.create(**asked)
     except openai.APIStatusError as error:
-        if error.code in FILTERED:
-            return Reply("", "content_filter")
-        raise judge_error(model, openai_fault(error), parameters) from None
+        return held_back(model, openai_fault(error), parameters)
+    except openai.APITimeoutError:
+        raise no_answer(model) from None
     except openai.APIConnectionError as error:
-        raise Transient(model.clean(f"connection: {error.__cause__ or error}")) from None
-    document = answer.to_dict(warnings=False)  # HTML, which arrives as a string, has none
+        raise connection_fault(model, error.__cause__ or error) from None
+
+    # An error may come with 200 too, and a page of something else.
+    text = answer.http_response.text
+    document = json_or_none(text)
+    if document is None and text.startswith("{"):
+        raise Transient("200 with a body that is no answer")
+    if not isinstance(document, dict) or not document.get("choices"):
+        return held_back(model, fault_of(200, text, {}), parameters)
     usage = document.get("usage") or {}
     return read_answer(model, document, usage, "prompt_tokens", "completion_tokens")
 
 
+def as_turns(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the turns of a chat."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def was_sent(error: BaseException) -> bool:
+    """Whether a request may have reached its server: not where no connection ever stood."""
+    # requests keeps the reason, an error of urllib3, inside; httpx has its own names.
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)
+    return not {type(error).__name__, type(reason).__name__} & UNSENT
+
+
 def openai_fault(error: Any) -> Fault:
     """What an error of the SDK tells."""
-    body = error.body if isinstance(error.body, dict) else {}
-    message = str(body.get("message") or error.message)
-    code = "" if error.code is None else str(error.code)
     headers = error.response.headers
-    return Fault(error.status_code, code, message, headers, error.param or "")
+    body = error.body  # without the `error` around it
+    if error.body is None or isinstance(error.body, str):
+        body = error.response.text
+    return fault_of(error.status_code, body, headers)
 
 
-def read_answer(model: Model, document: dict, usage: dict, *counts: str) -> Reply:
+def read_answer(model: Model, document: dict, usage: Any, *counts: str) -> Reply:
     """The Reply in the `choices` of an answer; both wire formats have the same."""
     choice = (document.get("choices") or [{}])[0]
     said = choice.get("message") or {"content": choice.get("text")}  # a chat's, or a completion's
-    finish = choice.get("finish_reason") or "stop"
-    text = said.get("content")
-    if not isinstance(text, str):
-        if finish not in ("length", "content_filter"):
+    finish = ending(model, choice.get("finish_reason"))
+    text = content_text(said.get("content"))
+    told = usage if isinstance(usage, dict) else {}
+    used = [token_count(told.get(name)) for name in counts]
+    if not text and (said.get("reasoning_content") or said.get("reasoning")):
+        text = ""
+        all_of_it = f"{model.model} put all its text into its thinking, and gave no answer"
+        limit = f"a larger --max-tokens (now {model.config.max_tokens})"
+        model.notice_once(all_of_it, f"{limit} helps, or a model with thinking off")
+    if text is None:
+        # With usage it was paid for, so it is an answer: asked for once more, not six times.
+        if document.get("choices") and any(used):
+            finish = finish if finish in ("length", "content_filter") else "no_content"
+        if finish not in ("length", *WITHHELD):
             error = document.get("error", "")
             raise Transient(model.clean(f"200 without choices or content: {error}"))
         text = ""
-    return Reply(text, finish, *(usage.get(name) or 0 for name in counts))
+    return Reply(text, finish, *used)
+
+
+def content_text(content: Any) -> str | None:
+    """The text of a message's content, which may be a list of parts; None: there is no text."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = []
+    for part in content:
+        # Other parts hold the thinking, or pictures.
+        if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+            texts.append(part.get("text"))
+    texts = [text for text in texts if isinstance(text, str)]
+    return "".join(texts) if texts else None
+
+
+def ending(model: Model, word: Any) -> str:
+    """Why a reply ended: stop, length or content_filter.
+
+    Raises Transient for a reply that broke off, and for a word that nobody knows, unless this
+    server has no other word.
+    """
+    said = one_line(str(word or "stop"), 40)
+    for meaning, names in ENDINGS.items():
+        if said.casefold() in names.split():
+            model.endings[""] += 1  # a known one
+            return meaning
+
+    model.endings[said] += 1
+    broken = Transient(f"200 ended by {said}")
+    if said.casefold() in BROKEN_OFF.split():
+        raise broken
+    model.notice_once(f"a reply of {model.model} ended by {said!r}", "nobody knows this word")
+    if model.endings[""] or model.endings[said] < 3:
+        raise broken
+    return "stop"
 
 
 def dashscope_client(model: Model) -> Any:
@@ -2146,52 +3391,105 @@ def dashscope_client(model: Model) -> Any:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=model.config.concurrency)
         session.mount(scheme, adapter)
     session.auth = lambda request: request  # or a ~/.netrc replaces the key
+    if goes_past_proxies(model.address):
+        session.trust_env = False
     session.send = partial(send_by_session, model, session.send)
     return session
 
 
+class ErrorAnswer(Exception):
+    """The server answered with an error, the Fault args[0]."""
+
+
 def send_by_session(model: Model, send: Callable, request: Any, **options: Any) -> Any:
-    """Send once, and give an error in a 200 its own status."""
+    """Send once. Raises ErrorAnswer: the SDK reads few shapes of errors, and none in a 200."""
     import requests
 
+    # A redirect comes through here again.
+    redirected = not options.get("allow_redirects", True)
+    if redirected and not same_host(model.address, request.url):
+        raise ErrorAnswer(Fault(307, "", f"go to {one_line(request.url)}", {}))
     try:
         response = send(request, **options)
+    except requests.Timeout:
+        raise no_answer(model) from None
     except requests.RequestException as error:  # the SDK would send some again, and pay again
-        raise Transient(model.clean(f"connection: {error}")) from None
-    if response.status_code == 200 and b'"output"' not in response.content:
-        response.status_code = 400 if b'"code"' in response.content else 502
+        raise connection_fault(model, error) from None
+    further = redirected and response.is_redirect
+    if not further and (response.status_code != 200 or b'"output"' not in response.content):
+        raise ErrorAnswer(fault_of(response.status_code, response.text, response.headers))
     return response
 
 
 def send_dashscope(model: Model, prompt: str, parameters: dict) -> Reply:
-    """Ask DashScope's own endpoint once. Its SDK returns most errors instead of raising them."""
+    """Ask DashScope's own endpoint once."""
     import dashscope
 
-    answer = dashscope.Generation.call(
-        model=model.model,
-        messages=[{"role": "user", "content": prompt}],
-        result_format="message",
-        api_key=model.key,
-        base_address=model.base_url,
-        session=model.client(dashscope_client),
-        request_timeout=model.config.request_timeout,
-        **parameters,
-    )
-    if answer.code in FILTERED:
-        return Reply("", "content_filter")
-    if answer.status_code != 200:
-        passing = answer.code in ("InternalError", "ServiceUnavailable")
-        status = 503 if passing else answer.status_code
-        code = "" if answer.code is None else str(answer.code)
-        fault = Fault(status, code, str(answer.message), answer.headers or {})
-        raise judge_error(model, fault, parameters)
+    try:
+        answer = dashscope.Generation.call(
+            model=model.model,
+            messages=as_turns(prompt),
+            result_format="message",
+            api_key=model.key,
+            base_address=model.address,
+            session=model.client(dashscope_client),
+            request_timeout=model.window.timeout,
+            **parameters,
+        )
+    except ErrorAnswer as error:
+        return held_back(model, error.args[0], parameters)
     usage = answer.usage or {}
     return read_answer(model, answer.output or {}, usage, "input_tokens", "output_tokens")
 
 
+def was_left_undone(model: Model, question: dict) -> bool:
+    """Whether the run that is replayed asked this too, and got no reply.
+
+    A question to which the journal has a reply under other settings was never asked in this
+    form. Nor was a request of stage 1, or a task of stage 2, behind the last that has a reply,
+    unless run.json beside the journal says that as many tasks were wanted.
+    """
+    stage = question["stage"]
+    if question["attempt"] or question.get("sample") or "instructions" in question:
+        return True
+    asked = questions_of(model, stage)
+    if stage == "generate":
+        number = question["request_idx"]
+        return number not in asked and number < max(asked, default=0)
+    text = question["instruction"]
+    order = [task.instruction for task in model.tasks]
+    if text not in order:
+        return True  # a seed task, which stage 2 asks about too
+    if not asked or text in asked:
+        return False
+    if stage == "instances" and text in questions_of(model, "classify"):
+        return True
+    behind = order[order.index(text) :]
+    return bool(asked.intersection(behind)) or wanted_as_many(model.config)
+
+
+def wanted_as_many(config: Config) -> bool:
+    """Whether run.json beside the journal that is replayed says that as many were wanted."""
+    settings = earlier_run(Path(config.responses).parent).get("settings")
+    wanted = settings.get("num_instructions") if isinstance(settings, dict) else None
+    return type(wanted) is int and wanted >= config.num_instructions
+
+
+def questions_of(model: Model, stage: str) -> set:
+    """What a replayed journal has replies to: requests of stage 1 by number, or instructions."""
+    if stage not in model.questions:
+        journal = model.journal
+        records = filter(None, map(journal.get, [*journal.starts]))
+        name = "request_idx" if stage == "generate" else "instruction"
+        kind = int if stage == "generate" else str
+        found = [record.get(name) for record in records if record.get("stage") == stage]
+        model.questions[stage] = {what for what in found if isinstance(what, kind)}
+    return model.questions[stage]
+
+
 def send_replay(model: Model, prompt: str, parameters: dict) -> Reply:
     """Every reply is in the journal; a question that is not there has none."""
-    problem = f"{model.config.responses} holds no reply to {one_line(prompt[-60:])!r}"
+    problem = f"{model.config.responses} holds no reply to {one_line(as_text(prompt)[-60:])!r}"
     hint = "give --seed-file, --num-instructions and the other settings of that run"
     raise WorkshopError(f"{problem}: {hint}, as its run.json has them")
 
@@ -2214,6 +3512,13 @@ def environment() -> dict[str, str]:
 
     Empty ones count as unset. Raises WorkshopError.
     """
+    return env_file()[1] | {
+        name: value.strip() for name, value in os.environ.items() if value.strip()
+    }
+
+
+def env_file() -> tuple[str, dict[str, str]]:
+    """The nearest .env from here upwards, "" if there is none, and its variables."""
     from dotenv import dotenv_values, find_dotenv
 
     file = find_dotenv(usecwd=True)
@@ -2221,8 +3526,22 @@ def environment() -> dict[str, str]:
         variables = dotenv_values(file, interpolate=False)
     except UnicodeDecodeError:
         raise WorkshopError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-    variables |= {name: value for name, value in os.environ.items() if value.strip()}
-    return {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    filled = {name: value.strip() for name, value in variables.items() if value and value.strip()}
+    return file, filled
+
+
+def file_of_address(config: Config, provider: Provider) -> str:
+    """The .env that names the server's address, "" if that is the provider's own, or was typed.
+
+    Such a file may be somebody else's, of a copied project say, so no key goes to its address but
+    its own.
+    """
+    name = provider.url_variable
+    file, variables = env_file()
+    if config.base_url or os.environ.get(name, "").strip():
+        return ""
+    address = variables.get(name, provider.base_url)
+    return "" if address.rstrip("/") == provider.base_url.rstrip("/") else file
 
 
 def provider_name(config: Config) -> str:
@@ -2234,9 +3553,21 @@ def provider_name(config: Config) -> str:
     return next(iter(keyed), "local" if config.base_url else "practice")
 
 
+def model_name(config: Config, provider: str) -> str:
+    """The model that is named, else the provider's; "" for the first that the server lists.
+
+    The practice model has its own name always: nothing it says passes for a real model's.
+    """
+    own = PROVIDERS[provider].model
+    return own if provider == "practice" else config.model or own
+
+
 def provider_row(config: Config, name: str) -> Provider:
     """The provider's row. A recipe for base models needs an endpoint that continues texts."""
     row = PROVIDERS[name]
+    if name == "practice" and not config.provider and config.model:
+        problem = f"nobody is there to be --model {config.model}: no API key was found"
+        raise UsageError(f"{problem}; put one into .env, or name the --provider")
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
@@ -2250,7 +3581,8 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
     """Where the server is: as told, as a variable says, or the provider's own address."""
     address = config.base_url or variables.get(provider.url_variable) or provider.base_url
     if address and not re.fullmatch(ADDRESS, address):
-        raise WorkshopError(f"{provider.url_variable} is no address of a server: {address!r}")
+        shown = re.sub(r"(?<=://).*@", "", address)  # no login
+        raise WorkshopError(f"{provider.url_variable} is no address of a server: {shown!r}")
     return address
 
 
@@ -2262,6 +3594,7 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
 def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
     """Look up an answer in the bank, and write it in one of the styles of chat models."""
     config = model.config
+    prompt = as_text(prompt)
     rng = random.Random(f"{config.seed}/{prompt}")
     text = practice_reply(config, rng, prompt)
     limit = 4 * parameters["max_tokens"]  # about four letters to a token
@@ -2278,14 +3611,32 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
         return practice_list(config, rng, bank, lines)
     # The instruction stands near the end; the recipe `paper` changes its capitals.
     asked = {line.casefold() for line in lines[-3:]}
-    task = next((row for row in bank if row["instruction"].casefold() in asked), None)
-    words = wording(config, "classify", CLASSIFY_PROMPT)
-    if task and lines[-1] == words["question"]:
-        answer = words["answers"][task["is_classification"]]
-        return rng.choice(styles("verdict", config)).format(answer=answer)
+    known = [*bank, *practice_seeds(config.seed_file or DEFAULT_SEEDS[config.language])]
+    task = next((row for row in known if row["instruction"].casefold() in asked), None)
+    if task and lines[-1] == wording(config, "classify", CLASSIFY_PROMPT)["question"]:
+        return practice_verdict(config, rng, task)
     if task and task["instances"]:
         return practice_instances(config, rng, task)
     return ""
+
+
+@cache
+def practice_seeds(path: str | Path) -> list[dict]:
+    """What the practice model knows of seed tasks: what people say of them."""
+    with redirect_stderr(io.StringIO()):  # the run has said what there is to say
+        return [asdict(task) for task in load_seed_tasks(path)]
+
+
+def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:
+    """The options of a task are the outputs of its instances, as far as the bank has them."""
+    words = wording(config, "classify", CLASSIFY_PROMPT)
+    outputs = dict.fromkeys(instance["output"] for instance in task["instances"])
+    options = words.get("between", "").join(outputs)
+    labelled = bool(task["is_classification"])
+    answer = words["answer"][labelled].strip().format(options)
+    if labelled and len(outputs) < 2 and not RECIPES[config.recipe].continues_text:
+        answer = "Yes"
+    return rng.choice(styles("verdict", config)).format(answer=answer)
 
 
 def styles(kind: str, config: Config) -> list[str]:
@@ -2408,6 +3759,12 @@ def paper_shots(stage: str, language: str) -> list[dict]:
     return [row for row in read_data("paper_demonstrations") if row["stage"] == stage]
 
 
+def paper_join(header: str, shots: list[tuple[str, str]], asked: str) -> Prompt:
+    """All in one text, which a base model continues."""
+    blocks = [question + answer for question, answer in shots]
+    return "\n\n".join([header, *blocks, asked])
+
+
 def paper_instructions(reply: str, truncated: bool, first: int) -> list[str]:
     """Candidates of a stage-1 reply; a truncated one is dropped whole.
 
@@ -2491,6 +3848,11 @@ class Recipe:
     # Asking.
     parameters: Callable[[Config, str, bool], dict]  # (config, stage, labelled) -> what is sent
     shots: Callable[[str, str], list[dict]]  # (stage, language) -> worked examples
+    shots_drawn: int  # of those for stage 3, how many a prompt shows; 0: all
+    join: Callable[
+        [str, list[tuple[str, str]], str], Prompt
+    ]  # (header, (question, answer)s, asked)
+    second_try: bool  # probes in stage 2, and in stage 3 copies are found and a second try is made
     continues_text: bool  # for base models: /v1/completions instead of a chat
     languages: tuple[str, ...]  # for which it is made; empty: all
     instances_shown: int  # of a worked example
@@ -2500,6 +3862,7 @@ class Recipe:
     # Reading.
     read_instructions: Callable[[str, bool, int], list[str]]  # (reply, truncated, first number)
     read_classification: Callable[[str], bool | None]
+    read_labels: Callable[[str], list[str] | None]
     read_instances: Callable[[str, bool, bool], Pairs]  # (reply, is_classification, truncated)
     # Judging.
     tokenize: Callable[[str], list[str]]
@@ -2514,8 +3877,8 @@ class Recipe:
 
 
 def modern_parameters(config: Config, stage: str, labelled: bool) -> dict:
-    """Stage 2 takes the likeliest answer."""
-    temperature = 0.0 if stage == "classify" else config.temperature
+    """Stages 2 and 3 take the likeliest answer, as in the paper."""
+    temperature = config.temperature if stage == "generate" else 0.0
     return {"max_tokens": config.max_tokens, "temperature": temperature}
 
 
@@ -2523,6 +3886,9 @@ RECIPES = {
     "modern": Recipe(
         parameters=modern_parameters,
         shots=modern_shots,
+        shots_drawn=2,
+        join=modern_join,
+        second_try=True,
         continues_text=False,
         languages=(),
         instances_shown=1,
@@ -2531,6 +3897,7 @@ RECIPES = {
         limit_name="",
         read_instructions=modern_instructions,
         read_classification=modern_classification,
+        read_labels=modern_labels,
         read_instances=modern_instances,
         tokenize=modern_tokenize,
         scores=modern_scores,
@@ -2546,6 +3913,9 @@ RECIPES = {
     "paper": Recipe(
         parameters=paper_parameters,
         shots=paper_shots,
+        shots_drawn=0,
+        join=paper_join,
+        second_try=False,
         continues_text=True,
         languages=("en",),
         instances_shown=5,
@@ -2554,6 +3924,7 @@ RECIPES = {
         limit_name="the limit of the paper",
         read_instructions=paper_instructions,
         read_classification=lambda reply: reply.strip() in ("Yes", "yes", "YES"),
+        read_labels=lambda reply: None,
         read_instances=paper_instances,
         tokenize=rouge_tokenize,
         scores=paper_scores,
@@ -2603,7 +3974,11 @@ class Results:
     dataset: list[dict] = field(default_factory=list)
     novelty: list[int] = field(default_factory=list)  # new instructions of each stage-1 request
     status: str = "interrupted"
-    seed_tasks: int = 0
+    seeds: list[Task] = field(default_factory=list)
+    agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
+    earlier: dict = field(default_factory=dict)  # run.json of the run before this one
+    written: list[str] = field(default_factory=list)  # the step files of this run
+    kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
     def begin(self, stage: str) -> None:
@@ -2672,8 +4047,11 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
 def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Results) -> list:
     """One stage. Its step file is written when it ends, and also when it breaks off."""
     number = STAGES.index(stage)
+    ended = False
     try:
-        return STAGE_FUNCTIONS[number](config, model, tasks, results)
+        tasks = STAGE_FUNCTIONS[number](config, model, tasks, results)
+        ended = True
+        return tasks
     except KeyboardInterrupt as stop:
         # Say how far it came.
         done = len(results.rows(stage))
@@ -2682,24 +4060,29 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         stop.args += (f"stage {number + 1}, {stage}: {so_far}",)
         raise
     finally:
-        path = Path(config.work_dir) / STEP_FILES[number]
-        write_rows(path, results.rows(stage))
+        model.check_folder()
+        write_view(stage, config, model, results, ended)
+        if ended:
+            summary = summary_of(config, model, results)
+            write_json(Path(config.work_dir) / "run.json", summary)
 
 
-def greeting(config: Config, model: Model, seed_tasks: list[Task]) -> str:
+def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
-    text = f"Self-Instruct: {len(seed_tasks)} seed tasks, {config.num_instructions} new "
+    text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
-    if config.base_url:
+    if config.base_url or model.address_file:
         text += f" at {model.base_url}"
+    if model.address_file:
+        text += f" (the address is from {model.address_file})"
     if model.name == "practice":
         text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
     if model.name == "practice" and not config.provider:
         text += " No API key was found: to go live, put one into .env (see .env.example)."
     if model.journal.torn:
-        torn = "the last line of responses.jsonl was torn by a kill; it was cut off."
+        torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
         text += f"\nnotice: {torn}"
-    return printable(text + language_notice(config, seed_tasks))
+    return printable(text + language_notice(config, results.seeds))
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:
@@ -2767,24 +4150,51 @@ def rejected_lines(row: dict) -> list[str]:
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
-    """Write rejected.jsonl, a complete run's dataset to `output_path`, and run.json."""
-    folder = Path(config.work_dir)
-    write_rows(folder / "rejected.jsonl", results.rejected)
-    if config.output_path and results.status == "complete":
-        write_whole(Path(config.output_path), map(to_json, results.dataset))
+    """Write rejected.jsonl, run.json, and a complete run's dataset to `output_path`.
 
+    A run that wrote no step file of its own leaves the files of the run before it.
+    """
+    model.check_folder()
+    give_up_kept(model, results)
+    summary = summary_of(config, model, results)
+    folder = Path(config.work_dir)
+    if not results.written and any((folder / name).exists() for name in STEP_FILES):
+        summary = with_spending(results.earlier, summary)
+    else:
+        write_rows(folder / "rejected.jsonl", results.rejected)
+    if summary:
+        write_json(folder / "run.json", summary)
+    if config.output_path and results.status == "complete":
+        write_output(config, results)
+    return summary
+
+
+def with_spending(earlier: dict, summary: dict) -> dict:
+    """The earlier summary with what this run has spent, if both are of one model; else {}."""
+    settings = earlier.get("settings")
+    who = ("provider", "model")
+    if not isinstance(settings, dict):
+        return {}
+    if any(settings.get(name) != summary["settings"][name] for name in who):
+        return {}
+    return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
+
+
+def summary_of(config: Config, model: Model, results: Results) -> dict:
+    """What run.json says of a run."""
     who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
     versions |= {package: metadata.version(package) for package in packages}
-    counts = {"seed_tasks": results.seed_tasks, "wanted": config.num_instructions}
+    counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
-    summary = {
+    return {
         "status": results.status,
         "settings": asdict(config) | who,
         "versions": versions,
         "counts": counts | count(model, results),
+        "agreement": results.agreement,
         "undone_because": Counter(reasons),
         "faults": model.faults,
         "refused_parameters": model.refused,
@@ -2792,9 +4202,10 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": outputs_now(config, results),
+        "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
+        "replaces": named_run(results.earlier) if results.kept_in else "",
     }
-    write_whole(folder / "run.json", [json.dumps(summary, ensure_ascii=False, indent=2), "\n"])
-    return summary
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:
@@ -2804,9 +4215,9 @@ def count(model: Model, results: Results) -> dict[str, dict]:
     """
     rules: dict[str, Counter] = {stage: Counter() for stage in STAGES}
     for row in results.rejected:
-        # Instances are counted in stage 4, those that were cut off in stage 3 too.
-        cut_instance = (row["stage"], row["rule"]) == ("instances", "cut_off")
-        rules["filter" if cut_instance else row["stage"]][row["rule"]] += 1
+        # Instances are counted in stage 4, those that stage 3 turned away too.
+        of_instance = row["stage"] == "instances" and row["rule"] != "no_instance"
+        rules["filter" if of_instance else row["stage"]][row["rule"]] += 1
 
     counts: dict[str, dict] = {}
     for stage, rejected in rules.items():
@@ -2835,7 +4246,13 @@ def funnel(config: Config, summary: dict) -> str:
     names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
     files = [name for name in names if (Path(config.work_dir) / name).exists()]
     lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
+    if config.output_path and summary["status"] == "complete":
+        rows = summary["counts"]["filter"]["out"]
+        lines.append(f"The dataset: {config.output_path}, {rows} rows")
     lines.append(next_step(config, summary))
+    if summary["kept_in"]:
+        place = Path(config.work_dir) / summary["kept_in"]
+        lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
     return printable("\n".join(lines))
 
 
@@ -2895,6 +4312,11 @@ def next_step(config: Config, summary: dict) -> str:
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        if config.responses:
+            return f"{undone} undone ({why})."
+        # 4xx, but for those that pass: a request that the server refuses.
+        if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
+            return f"{undone} undone ({why}). Another model may take what this one refuses."
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
@@ -2932,7 +4354,7 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
         done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
-        command = shlex.join([sys.executable, *sys.argv])
+        command = without_login(shlex.join([sys.executable, *sys.argv]))
         print(f"\n{done}; go on with: {command}", file=sys.stderr)
         return interrupted.args[0]
     print(printable(f"error: {problem}"), file=sys.stderr)

@@ -60,7 +60,7 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
     total = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
         several = size if stage == "classify" else 1
-        prompt = len(prompts[stage].encode()) // limits.BYTES_PER_TOKEN
+        prompt = len(workshop.as_text(prompts[stage]).encode()) // limits.BYTES_PER_TOKEN
         reply = guess(config, stage)[1] * several
         n = requests(config, stage, answered, several)
         row = {"requests": n, "prompt_tokens": n * prompt, "reply_tokens": n * reply}
@@ -95,8 +95,11 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
     if stage == "generate":
         tasks = 7 if config.recipe == "paper" else config.tasks_asked
         return math.ceil(config.num_instructions / (KEPT * tasks)), min(most, TASK * tasks)
-    tokens = VERDICT if stage == "classify" else INSTANCE * config.instances_per_instruction
-    return config.num_instructions, min(most, tokens)
+    if stage == "instances":
+        tokens = INSTANCE * config.instances_per_instruction
+        return config.num_instructions, min(most, tokens)
+    probes = workshop.PROBES if workshop.RECIPES[config.recipe].second_try else 0
+    return config.num_instructions + probes, min(most, VERDICT)
 
 
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
@@ -114,7 +117,7 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     return {
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
         "classify": classify,
-        "instances": workshop.instances_prompt(config, task, False),
+        "instances": workshop.instances_prompt(config, workshop.Task("", task)),
     }
 
 

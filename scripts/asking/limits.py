@@ -9,7 +9,9 @@ Prices are dollars per million tokens. A run that reaches a limit on spending en
 A limit on spending counts every reply of this provider and model in the folder's journal, what got
 lost on its way, and what is in flight. A request reserves the bytes of its prompt and its whole
 max_tokens, and settles on what the server says it used. So the limit is never passed. Once a
-request does not fit, none is sent, and the same command with a higher limit goes on.
+request does not fit, none is sent, and the same command with a higher limit goes on. ledger.py
+remembers what was in flight when a run was killed. Where a server counts more than was reserved,
+the reservations grow, and only what was in flight by then can pass the limit.
 
 Where a server answers 429, all requests slow down together, whether a limit is given or not, to
 the rate that it bears. pace.py says how.
@@ -35,6 +37,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import together
+from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
 
 FRAME = 16  # tokens that a chat's frame may add to those of a prompt
@@ -42,14 +45,11 @@ BYTES_PER_TOKEN = 4  # about, in English; a reservation counts every byte as a t
 PRICES = workshop.DATA / "prices.json"
 
 # What a lost request said, if it may have cost something: no error of the request (4xx other than
-# 408), no error of the server (5xx other than 504), and no connection that never stood.
-NO_CONNECTION = "connection:.*(refused|establish|resol|getaddrinfo|unreachable)"
-BILLED = rf"(?!4(?!08)\d\d\b|5(?!04)\d\d\b|{NO_CONNECTION})"
+# 408) and no error of the server (5xx other than 504).
+BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b)"
 THROTTLED = r"429\b|\d+ Throttling"
 
-# What every record of a reply in the journal has, as far as it is used here.
-RECORD = {"provider", "model", "stage", "attempt", "prompt", "text"}
-RECORD |= {"max_tokens", "prompt_tokens", "reply_tokens"}
+WHOSE = {"provider", "model", "stage", "attempt"}  # what a record says beside the reply itself
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, config.model or workshop.PROVIDERS[name].model or "the first model listed"
+    return name, workshop.model_name(config, name) or "the first model listed"
 
 
 def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
@@ -121,24 +121,22 @@ def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict
 
 def is_reply(record: Any) -> bool:
     """Does a line of the journal hold a reply in one of the three stages that ask?"""
-    if not isinstance(record, dict) or not record.keys() >= RECORD:
+    if not workshop.is_record(record) or not record.keys() >= WHOSE:
         return False
-    return record["stage"] in workshop.STAGES[:3] and isinstance(record.get("answers", {}), dict)
+    return record["stage"] in workshop.STAGES[:3]
 
 
 def json_of(text: str) -> Any:
     """What JSON says; None where it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def found_at(document: Any, *names: str) -> Any:
-    """What stands under these names, one inside the other; None where one is missing."""
-    for name in names:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
+def bytes_of(prompt: Any) -> int:
+    """The bytes of a prompt, which is a text or messages."""
+    return len(workshop.as_text(prompt).encode())
 
 
 class SlowDown(workshop.ParameterRefused):
@@ -158,7 +156,9 @@ class Purse:
         self.max_cost = max_cost or math.inf  # dollars
         self.price = price  # dollars per million tokens of prompts and of replies
         self.changed = threading.Condition()
-        self.reserved = (0, 0)
+        self.in_flight = 0
+        self.sizes = (0, 0)  # of what is in flight, by its prompts and max_tokens
+        self.surplus = (0, 0)  # how much more than that the server has counted for a request
         self.full = ""  # the limit that was hit
         # A stage, or "lost" -> requests, tokens of their prompts, tokens of their replies.
         self.rows: dict[str, tuple[int, int, int]] = {}
@@ -169,6 +169,33 @@ class Purse:
         rows = list(self.rows.values())
         return sum(row[1] for row in rows), sum(row[2] for row in rows)
 
+    @property
+    def reserved(self) -> tuple[int, int]:
+        """Tokens of prompts and of replies that what is in flight can use."""
+        return self.worst(self.sizes, self.in_flight)
+
+    def worst(self, sizes: tuple[int, int], requests: int = 1) -> tuple[int, int]:
+        """The most that requests of these sizes in all can use, as the server counts."""
+        more = self.surplus
+        return sizes[0] + requests * more[0], sizes[1] + requests * more[1]
+
+    def learn(self, size: tuple[int, int], used: tuple[int, int]) -> bool:
+        """Note what the server counted for a request of this size; return whether it was more."""
+        with self.changed:
+            before = self.surplus
+            prompt = max(before[0], used[0] - size[0])
+            reply = max(before[1], used[1] - size[1])
+            self.surplus = (prompt, reply)
+            return self.surplus != before
+
+    def passed(self) -> str:
+        """The limit that was passed, and by how much; "" if none."""
+        over = sum(self.spent) - self.max_tokens
+        if over > 0:
+            return f"--max-tokens-total ({self.max_tokens:,.0f}) was passed by {over:,.0f} tokens"
+        dollars = (self.cost(*self.spent) or 0.0) - self.max_cost
+        return f"--max-cost (${self.max_cost:g}) was passed by ${dollars:.4f}" * (dollars > 0)
+
     def cost(self, prompt: float, reply: float) -> float | None:
         """Dollars for so many tokens; None where the price is not known."""
         if self.price is None:
@@ -178,8 +205,9 @@ class Purse:
     def passes(self, prompt: int, reply: int) -> str:
         """The limit that a request of this size could pass, "" if none."""
         spent = self.spent
-        prompt += spent[0] + self.reserved[0]
-        reply += spent[1] + self.reserved[1]
+        most = self.worst((prompt, reply))
+        prompt = most[0] + spent[0] + self.reserved[0]
+        reply = most[1] + spent[1] + self.reserved[1]
         if prompt + reply > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
         if (self.cost(prompt, reply) or 0.0) > self.max_cost:
@@ -194,7 +222,7 @@ class Purse:
         with self.changed:
             # Wait until it fits, or nothing is left to wait for.
             limit = self.passes(prompt, reply)
-            while limit and any(self.reserved) and not self.full and not stop.is_set():
+            while limit and self.in_flight and not self.full and not stop.is_set():
                 self.changed.wait(0.2)
                 limit = self.passes(prompt, reply)
 
@@ -203,16 +231,22 @@ class Purse:
             if self.full:
                 problem = f"the next request could pass {self.full}"
                 raise workshop.RequestFailed(f"{problem}; a higher limit goes on")
-            self.reserved = (self.reserved[0] + prompt, self.reserved[1] + reply)
+            self.sizes = (self.sizes[0] + prompt, self.sizes[1] + reply)
+            self.in_flight += 1
 
-    def settle(self, reserved: tuple[int, int], row: str, prompt: int, reply: int) -> None:
-        """Give a reservation back, and count what was used in its place."""
+    def settle(self, size: tuple[int, int], row: str, prompt: int, reply: int) -> None:
+        """Give the reservation of a request back, and count what was used in its place."""
         with self.changed:
-            self.reserved = (self.reserved[0] - reserved[0], self.reserved[1] - reserved[1])
-            if prompt or reply:
-                before = self.rows.get(row, (0, 0, 0))
-                self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
+            self.sizes = (self.sizes[0] - size[0], self.sizes[1] - size[1])
+            self.in_flight -= 1
+            self.count(row, prompt, reply)
             self.changed.notify_all()
+
+    def count(self, row: str, prompt: int, reply: int) -> None:
+        """Count what a request used."""
+        if prompt or reply:
+            before = self.rows.get(row, (0, 0, 0))
+            self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
 
     def bill(self, prompt: int, reply: int) -> dict:
         """So many tokens as run.json has them, with their cost in dollars."""
@@ -247,11 +281,20 @@ class LimitedModel(workshop.Model):
         # What the bar shows.
         self.made = 0  # instructions so far
         self.stage = ""
+        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
         self.project = project or (lambda model, ended: model.purse.spent)
 
         # The name of the model is known from here on.
         super().__init__(config)
         self.together = together.group_size(config, self.name, options.classify_together)
+        self.here = (
+            threading.local()
+        )  # of this thread's request: its number in the ledger, its size, ...
+        try:
+            self.ledger = Ledger(Path(config.work_dir), self.name, self.model)
+        except workshop.WorkshopError:
+            self.__exit__()
+            raise
         self.count_earlier()
 
     def count_earlier(self) -> None:
@@ -259,21 +302,15 @@ class LimitedModel(workshop.Model):
         # The tokens of one answer out of a list are counted with the list's reply.
         for record in replies(self.config, self.name, self.model):
             if "part_of" not in record:
-                most = (len(record["prompt"].encode()) + FRAME, record["max_tokens"])
-                used = self.used(record["prompt_tokens"], record["reply_tokens"], most)
-                self.purse.settle((0, 0), record["stage"], *used)
+                most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
+                told = [workshop.token_count(record[name]) for name in SIZES]
+                used = self.used(*told, most)
+                self.purse.learn(most, used)
+                self.purse.count(record["stage"], *used)
 
-        # Of what got lost, run.json knows.
-        run = None
-        with suppress(OSError):
-            path = Path(self.config.work_dir) / "run.json"
-            run = json_of(path.read_text(encoding="utf-8", errors="replace"))
-        settings = found_at(run, "settings")
-        asked = (found_at(settings, "provider"), found_at(settings, "model"))
-        lost = found_at(run, "spending", "stages", "lost")
-        sizes = (found_at(lost, "prompt_tokens"), found_at(lost, "reply_tokens"))
-        if asked == (self.name, self.model) and all(isinstance(size, int) for size in sizes):
-            self.purse.settle((0, 0), "lost", *sizes)
+        # Of what got lost, the ledger knows.
+        self.purse.count("lost", *self.ledger.lost())
+        self.earlier = sum(self.purse.spent)
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:
         """What a server says, or the most that it can be where the server does not say.
@@ -282,6 +319,7 @@ class LimitedModel(workshop.Model):
         """
         if not self.provider.base_url:
             return prompt, reply
+        most = self.purse.worst(most)
         return prompt or most[0], reply or most[1]
 
     def client(self, build: Callable[[workshop.Model], Any]) -> Any:
@@ -299,7 +337,7 @@ class LimitedModel(workshop.Model):
             problem = f"{self.model} lets nobody limit the length of a reply"
             problem += ", so that no limit on spending can be kept"
             raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
-        return len(prompt.encode()) + FRAME, cap or self.config.max_tokens
+        return bytes_of(prompt) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
         """Wait for a turn, one behind the other, and take it; return the seconds that took.
@@ -319,32 +357,68 @@ class LimitedModel(workshop.Model):
 
             # It is this request's turn.
             self.purse.reserve(most, cap, self.stop)
+            self.note_in_ledger(*self.purse.worst((most, cap)))
             self.pace.take(most / BYTES_PER_TOKEN + cap)
         return self.pace.clock() - started
 
+    def note_in_ledger(self, prompt: int, reply: int) -> None:
+        """Write down what is about to be sent. Raises WorkshopError. Practice costs nothing."""
+        if not self.provider.base_url:
+            return
+        self.check_folder()
+        try:
+            self.here.number = self.ledger.reserve(prompt, reply)
+        except OSError as error:
+            raise self.unwritable(self.ledger.path, str(error.strerror)) from None
+
+    def settle(self, row: str, used: tuple[int, int]) -> None:
+        """Count what this thread's request used, in `row`, and give its reservation back.
+
+        First the ledger has it: what another request reserves must not stand there twice.
+        """
+        if self.provider.base_url:
+            lost = used if row == "lost" else (0, 0)
+            self.ledger.settle(self.here.number, *lost)
+        self.purse.settle(self.here.size, row, *used)
+
+    def write_down(self, *records: dict) -> None:
+        """As before; once a reply is in the journal, nothing of its request is lost."""
+        super().write_down(*records)
+        self.settle(self.stage, self.here.used)
+
     def send_once(self, prompt: str, sent: dict, seconds: float) -> workshop.Reply:
         """Try once, and count what that used: of what got lost, the most that it can be."""
-        # Until a reply is there, nothing was used.
         sent_at = self.pace.clock()
-        most = self.size(prompt, sent)
-        row = "lost"
-        used = (0, 0)
+        size = self.here.size = self.size(prompt, sent)
+        lost = (0, 0)
 
-        # Send; whatever comes of it, the reservation is settled.
+        # A reply is settled when it is in the journal, anything else at once.
         try:
             reply = super().send_once(prompt, sent, seconds)
-            row = self.stage
-            used = self.used(reply.prompt_tokens, reply.reply_tokens, most)
-            self.pace.answered(most[0] / BYTES_PER_TOKEN + most[1], sum(used))
+            used = self.used(reply.prompt_tokens, reply.reply_tokens, size)
+            self.compare(size, used)
+            self.pace.answered(size[0] / BYTES_PER_TOKEN + size[1], sum(used))
+            self.here.used = used
             return reply
         except workshop.Transient as fault:
-            if re.match(BILLED, fault.what):
-                used = most
+            if fault.sent and re.match(BILLED, fault.what):
+                lost = self.purse.worst(size)
+            self.settle("lost", lost)
             if re.match(THROTTLED, fault.what):
                 raise self.throttled(sent_at, fault.what, fault.wait) from None
             raise
-        finally:
-            self.purse.settle(most, row, *used)
+        except BaseException:
+            self.settle("lost", lost)
+            raise
+
+    def compare(self, most: tuple[int, int], used: tuple[int, int]) -> None:
+        """Where the server counts more than was reserved, reserve more, and say so once."""
+        first = self.purse.surplus == (0, 0)
+        limited = min(self.purse.max_tokens, self.purse.max_cost) < math.inf
+        if self.purse.learn(most, used) and first and limited:
+            more = sum(self.purse.surplus)
+            text = f"{self.name} counts {more:,} tokens more than a request was thought to take"
+            print(f"notice: {text}: from now on more is reserved", file=sys.stderr)
 
     def throttled(self, sent_at: float, said: str, wait: float) -> Exception:
         """What a 429 means: slow down, unless that would take longer than a request may."""
@@ -371,7 +445,9 @@ class LimitedModel(workshop.Model):
         if stage != "generate":
             self.made = len(items)
         if stage == "classify":
-            together.ask_about_all(self, items, self.together)
+            path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
+            seeds = workshop.load_seed_tasks(path)
+            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
@@ -407,6 +483,15 @@ class LimitedModel(workshop.Model):
         rows = dict(purse.rows)
         requests, prompt, reply = rows.get("lost", (0, 0, 0))
         rows["lost"] = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+
+        # What lists of stage 2 did on seed tasks stands beside what single questions did.
+        if self.in_lists:
+            results.agreement["in_lists"] = self.in_lists
+        # What this run has spent above a limit is said.
+        passed = purse.passed()
+        if passed and sum(purse.spent) > self.earlier:
+            text = f"{passed}: {self.name} counts more than was reserved"
+            print(f"notice: {text}", file=sys.stderr)
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)

@@ -1,41 +1,57 @@
-"""Stage 2 with several tasks in one request: the header and the worked examples, most of its prompt, are sent once.
+"""Stage 2 with several tasks in one request: the worked examples are sent once for all of them.
 
-    python self_instruct.py --provider openai --classify-together 10       the default with a real model
-    python self_instruct.py --provider openai --classify-together 1        each task by itself, as in the paper
+    python self_instruct.py --provider openai --classify-together 10    the default with a real model
+    python self_instruct.py --provider openai --classify-together 1     each task by itself (paper)
 
-The tasks stand in a list, the answers come as one. Of a reply that does not hold exactly one readable answer for each
-task nothing is used, and its tasks are asked about one by one. Where that happens to the very first, all tasks are.
-What a reply says about each task stands in the journal, under the key that the question about it alone has: whatever
-lists were sent, no task is asked about twice. The recipe `paper` and the practice model, which costs nothing, ask one
-by one.
+Small models repeat the answers of the examples in a list, whatever the tasks. So the first list
+asks about seed tasks, of which people's labels are known: lists are used only where the model
+agrees with people there too. Every list has two more seed tasks among its own, and the examples
+stand in another order. Of a list with a wrong answer to one of the two, or without exactly one
+readable answer for each task, nothing is used: its tasks are asked about one by one.
+
+What a reply says about each task stands in the journal under the key of the question about it
+alone: whatever lists were sent, no task is asked about twice. The recipe `paper`, and the practice
+model, which costs nothing, ask one by one.
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
-    raise SystemExit("together.py is a part of self_instruct.py: run  python self_instruct.py --help")
+    raise SystemExit(
+        "together.py is a part of self_instruct.py: run  python self_instruct.py --help"
+    )
 
 import argparse
+import random
+import re
+import sys
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import Config, Reply, RequestFailed, Task
+from self_instruct_workshop import Config, Model, Prompt, Reply, RequestFailed, Task
 
 TOGETHER_PROMPT = {  # other languages: data/prompts.jsonl
     "header": """\
-A classification task is answered by one label out of a small, known set of labels.
-Say of each task in the last list below whether it is one. Answer with a numbered line for each, Yes or No.""",
-    "task": "Task {}:",
-    "answers_follow": "Answers:",
-    "answers": ["No", "Yes"],
+Some tasks ask to choose: the answer can only be one of a few fixed options. \
+All other tasks have a free answer: a text, a list, a number, a name, code.
+For each task of a list, write a numbered line: the options among which the answer is chosen, \
+all of them, or none if the answer is free. Do not do the tasks themselves.""",
+    "question": "Among which options is each answer chosen?",
 }
+SHOWN = 10  # worked examples in a list
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fewer tokens, by scripts/asking/together.py")
-    text = "tasks that a request of stage 2 asks about (paper: 1) [10]"
-    group.add_argument("--classify-together", type=int, default=10, choices=range(1, 51), metavar="N", help=text)
+    group.add_argument(
+        "--classify-together",
+        type=int,
+        default=10,
+        choices=range(1, 51),
+        metavar="N",
+        help="tasks that a request of stage 2 asks about (paper: 1) [10]",
+    )
 
 
 def group_size(config: Config, provider: str, wanted: int) -> int:
@@ -43,63 +59,130 @@ def group_size(config: Config, provider: str, wanted: int) -> int:
     # A shared journal may name a provider that this program does not have.
     row = workshop.PROVIDERS.get(provider)
     is_server = row is None or bool(row.base_url)
-    return wanted if is_server and config.recipe == "modern" else 1
+    chat = not workshop.RECIPES[config.recipe].continues_text
+    return wanted if chat and is_server else 1
 
 
-def ask_about_all(model: workshop.Model, tasks: list[Task], size: int) -> None:
-    """Ask about all tasks that the journal knows nothing of, and leave the answers there."""
-    groups = [tasks[i : i + size] for i in range(0, len(tasks), size)] if size > 1 else []
+def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task]) -> dict:
+    """Ask about all tasks that the journal knows nothing of, and leave the answers there.
 
-    def ask(group: list[Task]) -> Any:
-        with suppress(RequestFailed):  # each of them is asked about by itself
-            return ask_about(model, group)
+    Returns how well lists did on seed tasks, as agreement_with_people does for single questions.
+    """
+    new = [task for task in tasks if key_of(model, task) not in model.journal.starts]
+    if size < 2 or len(new) < 2:
+        return {}
+    probes = workshop.probe_tasks(model.config, seeds)
+    agreement = agreement_in_a_list(model, probes)
+    if not agreement["trusted"]:
+        why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
+        notice = f"notice: in lists stage 2 gets {why}: it asks one by one"
+        print(notice, file=sys.stderr)
+        return agreement
 
-    first = [readable for _, readable in workshop.Model.ask_each(model, "classify", ask, groups[:1])]
-    if any(first):
-        replies = workshop.Model.ask_each(model, "classify", ask, groups[1:])
-        for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups) - 1, replies):
-            pass
+    # Ask about all others.
+    groups = [new[i : i + size] for i in range(0, len(new), size)]
+    replies = Model.ask_each(model, "lists", partial(ask_about, model, probes), groups)
+    for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups), replies):
+        pass
+    return agreement
 
 
-def ask_about(model: workshop.Model, tasks: list[Task]) -> bool:
-    """Ask about those of a group that the journal does not know; return whether the first has a readable answer."""
-    config, sampling = model.config, workshop.parameters(model.config, "classify")
-    questions = [workshop.classify_question(config, task) for task in tasks]
-    keys = {question["instruction"]: model.question_key("classify", 0, sampling, question)[0] for question in questions}
-    new = {text: key for text, key in keys.items() if key not in model.journal.starts}
+def key_of(model: Model, task: Task) -> str:
+    """The journal's key of the question about one task alone."""
+    sampling = workshop.parameters(model.config, "classify")
+    prompt = workshop.classify_prompt(model.config, task.instruction)
+    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    return model.question_key("classify", 0, sampling, question)[0]
+
+
+def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
+    """How often the answers of a list about seed tasks are those of people."""
+    rng = random.Random(f"{model.config.seed}/list of probes")
+    shuffled = rng.sample(probes, len(probes))
+    with suppress(RequestFailed):
+        reply = ask_list(model, shuffled)
+        answers = numbered_answers(model.config, reply, len(shuffled))
+        same = sum(map(agrees, shuffled, answers))
+        trusted = same >= workshop.TRUSTED * len(shuffled)
+        return {"asked": len(shuffled), "same": same, "trusted": trusted}
+    return {"asked": 0, "same": 0, "trusted": False}
+
+
+def agrees(probe: Task, answer: str) -> bool:
+    """Whether an answer is what people say of a seed task."""
+    return workshop.parse_classification(answer) is probe.is_classification
+
+
+def ask_about(model: Model, probes: list[Task], tasks: list[Task]) -> bool:
+    """Ask about a group and two seed tasks among it; a group without a reply stays as it is."""
+    rng = random.Random(f"{model.config.seed}/{tasks[0].instruction}")
+    half = len(probes) // 2
+    own = {task.instruction for task in tasks}
+    planted = [rng.choice(probes[:half]), rng.choice(probes[half:])]
+    planted = [probe for probe in planted if probe.instruction not in own]
+    listed = rng.sample([*tasks, *planted], len(tasks) + len(planted))
 
     def derive(record: dict) -> list[dict]:
-        answers = numbered_answers(workshop.reply_of(record), len(new))
+        answers = numbered_answers(model.config, workshop.reply_of(record), len(listed))
+        said = dict(zip([task.instruction for task in listed], answers, strict=True))
+        right = all(agrees(probe, said[probe.instruction]) for probe in planted)
         return [
-            workshop.derived_record(record, key, text, answer)
-            for (text, key), answer in zip(new.items(), answers, strict=True)
+            workshop.derived_record(
+                record,
+                key_of(model, task),
+                task.instruction,
+                said[task.instruction] if right else "",
+            )
+            for task in tasks
         ]
 
-    if len(new) > 1:
-        prompt = together_prompt(config, [*new])
-        question = {"instructions": [*new], "sample": 0, "prompt": prompt}
-        model.ask_once("classify", 0, prompt, sampling, question, derive)
-    first = model.journal.get(keys[tasks[0].instruction])
-    return not first or first["text"] != ""
+    with suppress(RequestFailed):
+        ask_list(model, listed, derive)
+        return True
+    return False
 
 
-def together_prompt(config: Config, instructions: list[str]) -> str:
-    """What is asked, the worked examples as a list with its answers, and then a list without."""
+def ask_list(model: Model, tasks: list[Task], derive: workshop.Callable | None = None) -> Reply:
+    """Send one list. The journal's key is made of all its instructions."""
+    instructions = [task.instruction for task in tasks]
+    prompt = together_prompt(model.config, instructions)
+    question = {"instructions": instructions, "sample": 0, "prompt": prompt}
+    sampling = workshop.parameters(model.config, "classify")
+    return model.ask_once("classify", 0, prompt, sampling, question, derive)
+
+
+def together_prompt(config: Config, instructions: list[str]) -> Prompt:
+    """What is asked, a worked list with its answers, and then a list without."""
     words = workshop.wording(config, "together", TOGETHER_PROMPT)
-    answers = [f"{n}. {words['answers'][shot['is_classification']]}" for n, shot in enumerate(words["shots"], 1)]
-    lists = [[shot["instruction"] for shot in words["shots"]], instructions]
-    blocks = [[f"{words['task'].format(n)}\n{text}" for n, text in enumerate(texts, 1)] for texts in lists]
-    shown, asked = ("\n".join([*block, words["answers_follow"]]) for block in blocks)
-    return "\n\n".join([words["header"], "\n".join([shown, *answers]), asked])
+    single = workshop.wording(config, "classify", workshop.CLASSIFY_PROMPT)
+    rng = random.Random(f"{config.seed}/{instructions[0]}")
+    shots = rng.sample(single["shots"], SHOWN)
+    none = single["answer"][0].split(":" if ":" in single["answer"][0] else "：")[1].strip()
+    answers = [single["between"].join(shot["labels"]) or none for shot in shots]
+    shown = numbered([shot["instruction"] for shot in shots])
+    asked = numbered(instructions)
+    question = words["question"]
+    shot = (f"{shown}\n\n{question}", numbered(answers))
+    return workshop.modern_join(words["header"], [shot], f"{asked}\n\n{question}")
 
 
-def numbered_answers(reply: Reply, n: int) -> list[str]:
-    """The n answers of a reply, each empty unless there is exactly one for each number, and each says Yes or No."""
+def numbered(texts: list[str]) -> str:
+    return "\n".join(f"{n}. {' '.join(text.split())}" for n, text in enumerate(texts, 1))
+
+
+def numbered_answers(config: Config, reply: Reply, n: int) -> list[str]:
+    """The n answers of a reply, each as the answer to a single question.
+
+    All are empty unless there is exactly one for each number, and each can be read.
+    """
     text = workshop.without_thinking(reply.text)
     marks = list(workshop.MARKER.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    answers = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=bool(marks))]
+    found = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=bool(marks))]
+    single = workshop.wording(config, "classify", workshop.CLASSIFY_PROMPT)
+    label = re.match(r"\w+[:：]", single["answer"][0])[0]
+    answers = [one if workshop.OPTIONS.search(one) else f"{label} {one}" for one in found]
     readable = all(workshop.parse_classification(answer) is not None for answer in answers)
-    ended = reply.finish_reason not in ("length", "content_filter")  # "stop", or a server's own word for it
-    whole = readable and ended and [int(mark[2]) for mark in marks] == [*range(1, n + 1)]
-    return answers if whole else [""] * n
+    ended = reply.finish_reason not in ("length", "content_filter")
+    whole = [int(mark[2]) for mark in marks] == [*range(1, n + 1)]
+    return answers if whole and readable and ended else [""] * n

@@ -105,7 +105,7 @@ def read_run(folder: Path) -> Run:
     # Each of these files may be missing, but not all of them.
     steps = read_steps(folder)
     summary = read_summary(folder / "run.json")
-    journal = open_journal(folder, summary)
+    journal = open_journal(folder, summary, steps)
     if not (steps or summary or journal):
         problem = f"{folder} holds no run: run self_instruct.py first"
         raise WorkshopError(f"{problem}, or name its folder with --work-dir")
@@ -224,23 +224,39 @@ def has_texts(row: Any, names: tuple[str, ...]) -> bool:
     return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names)
 
 
-def open_journal(folder: Path, summary: dict) -> Journal | None:
+def open_journal(folder: Path, summary: dict, steps: dict) -> Journal | None:
     """The run's journal, or None where there is none or an empty one.
 
     Of a replayed run it is the journal that the run answered from.
     """
     # `responses` names the journal of a replayed run.
-    elsewhere = (summary.get("settings") or {}).get("responses")
+    elsewhere = summary.get("settings", {}).get("responses")
+    if not isinstance(elsewhere, str):
+        elsewhere = ""
     path = Path(elsewhere or folder / "responses.jsonl")
     if not path.is_file():
         return None
 
-    # A journal without replies is as good as none.
+    # A journal without replies is as good as none. One in another place must be the run's: a
+    # run.json that somebody else wrote may name any file, and a report shows all of it.
     journal = Journal(path, "rb")
-    if not journal.starts:
+    fits = not elsewhere or has_first_reply(journal, steps)
+    if not journal.starts or not fits:
         journal.file.close()
         return None
     return journal
+
+
+def has_first_reply(journal: Journal, steps: dict) -> bool:
+    """Whether a journal has the reply from which the run's first instruction comes."""
+    # The step file has its text and its time, which nobody knows who has not read the journal.
+    rows = steps.get("generate", [])
+    metadata = record_of(rows[0].get("metadata")) if rows else {}
+    choices = record_of(metadata.get("response")).get("choices")
+    first = record_of(choices[0]) if isinstance(choices, list) and choices else {}
+    wanted = (first.get("text"), metadata.get("created_at"))
+    found = map(journal.get, journal.starts)
+    return any((record["text"], record.get("created_at")) == wanted for record in found)
 
 
 def newest_settings(journal: Journal | None) -> dict:

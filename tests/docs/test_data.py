@@ -106,7 +106,7 @@ def test_practice_run_of_300_meets_every_rule_at_a_realistic_rate(
     }
     rules |= {"duplicate", "conflicting_outputs"}
     assert rules <= {*counts["filter"]["rejected"]}
-    assert 0.03 <= sum(counts["filter"]["rejected"].values()) / counts["filter"]["in"] <= 0.15
+    assert 0.03 <= sum(counts["filter"]["rejected"].values()) / counts["filter"]["in"] <= 0.2
     assert counts["classify"]["unknown"] > 0
 
 
@@ -147,8 +147,9 @@ def test_the_paper_s_wording_has_the_fields_of_the_modern_one_and_its_demonstrat
         "instances": workshop.INSTANCE_PROMPT,
     }
     rows = {row["stage"]: row for row in read_data("prompts") if row.get("recipe") == "paper"}
+    second_try = {"again", "wanted", "label"}  # which the paper does not know
     assert {stage: {*row} - {"language", "recipe", "stage"} for stage, row in rows.items()} == {
-        stage: {*words} for stage, words in english.items()
+        stage: {*words} - second_try for stage, words in english.items()
     }
     shots = Counter(
         (row["stage"], row["is_classification"]) for row in read_data("paper_demonstrations")

@@ -172,12 +172,10 @@ def test_the_table_of_settings_is_config(readme: Path) -> None:
         for line in table[1].strip().split("\n")[2:]
     ]
     shown = [
-        [f.name, str(f.default).replace(f"{ROOT}/", ""), f.metadata["help"]] for f in fields(Config)
+        [workshop.flag_of(f), str(f.default).replace(f"{ROOT}/", ""), f.metadata["help"]]
+        for f in fields(Config)
     ]
-    told = [
-        [row[0].strip("`").removeprefix("--").replace("-", "_"), row[1].strip("`"), row[2]]
-        for row in cells
-    ]
+    told = [[row[0].strip("`"), row[1].strip("`"), row[2]] for row in cells]
     wanted = 3 if readme.name == "README.md" else 2  # what it does is said in the reader's language
     assert [row[:wanted] for row in told] == [row[:wanted] for row in shown]
 

@@ -68,11 +68,11 @@ def told(limit: float, left: int, reset: str) -> dict[str, str]:
 
 class Metered(Server):
     """`usage` is what it reports: "" as it is, "none" nothing, "zero" zeros, "worst" the most that
-    it can be."""
+    it can be; or a function of that most."""
 
     def __init__(
         self, answer: Answer, meter: Any = None, *, retry_after: bool | float = False, headers: bool = False,
-        usage: str = "", **others: Any,
+        usage: Any = "", **others: Any,
     ) -> None:  # fmt: skip
         super().__init__(answer, **others)
         self.RequestHandlerClass = Speaking
@@ -117,6 +117,9 @@ class Metered(Server):
             worst = (len(record["prompt"].encode()) + 16, cap)
             counts = dict(zip(names, worst if self.usage == "worst" else (0, 0), strict=True))
             document["usage"] = None if self.usage == "none" else counts
+            if callable(self.usage):
+                most = dict(zip(names, (len(record["prompt"].encode()) + 16, cap), strict=True))
+                document["usage"] = self.usage(most)
             body = json.dumps(document).encode()
         return status, body, text
 

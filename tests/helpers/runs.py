@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 
@@ -49,11 +49,15 @@ def local(server: Server, **changes: object) -> dict:
 
 def command(config: Config) -> list[str]:
     """The command line of a run with these settings, and a request for each task in every stage."""
-    flags = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in asdict(config).items()
-        if value != ""
-    ]
+    typed = asdict(config)
+    flags = []
+    for setting in fields(Config):
+        value = typed[setting.name]
+        # A switch has no value: it is named where it is not as it is by default.
+        if isinstance(value, bool):
+            flags += [workshop.flag_of(setting)] if value != setting.default else []
+        elif value != "":
+            flags.append(f"{workshop.flag_of(setting)}={value}")
     return [sys.executable, str(ROOT / "self_instruct.py"), *flags, "--classify-together=1"]
 
 
@@ -114,7 +118,9 @@ def check_counts(folder: Path, summary: dict) -> None:
     )
     assert lines[2] == lines[1] - counts["instances"]["undone"]
     pairs = sum(len(row["instances"]) for row in rows(folder, STEP_FILES[2]))
-    assert counts["filter"]["in"] == pairs + counts["filter"]["rejected"].get("cut_off", 0)
+    stage_3 = ("cut_off", "copied_example")
+    turned_away = sum(counts["filter"]["rejected"].get(rule, 0) for rule in stage_3)
+    assert counts["filter"]["in"] == pairs + turned_away
     assert counts["filter"]["out"] == lines[3]
     flags = Counter(row["is_classification"] for row in rows(folder, STEP_FILES[1]))
     named = {True: "classification", False: "not_classification", None: "unknown"}
@@ -123,15 +129,27 @@ def check_counts(folder: Path, summary: dict) -> None:
     }
 
 
+def stage_2_prompt(config: Config, instruction: str) -> str:
+    """A prompt of stage 2 as one text."""
+    return workshop.as_text(workshop.classify_prompt(config, instruction))
+
+
+def stage_3_prompt(config: Config, instruction: str, labelled: bool) -> str:
+    """A prompt of stage 3 as one text."""
+    task = workshop.Task("", instruction, labelled)
+    return workshop.as_text(workshop.instances_prompt(config, task))
+
+
 def check_pairs(config: Config) -> None:
     """Every final row is what the model said to its own instruction, and no (instruction, input)
     comes twice."""
     folder, said, model = Path(config.work_dir), {}, scripted_model()
+    labels = {row["id"]: row["labels"] for row in rows(folder, "step2_is_classification.jsonl")}
     for task in rows(folder, "step3_raw_instances.jsonl"):
-        prompt = workshop.instances_prompt(
-            config, task["instruction"], bool(task["is_classification"])
-        )
-        reply = model(prompt, {})
+        asked = workshop.Task("", task["instruction"], task["is_classification"])
+        asked.notes["classify"] = {"labels": labels[task["id"]]}
+        prompt = workshop.instances_prompt(config, asked)
+        reply = model("\n".join(turn["content"] for turn in prompt), {})
         assert task["response"] == reply
         said[task["instruction"]] = workshop.parse_instances(reply, bool(task["is_classification"]))
     final = rows(folder, "step4_final.jsonl")

@@ -21,10 +21,12 @@ from contextlib import suppress
 from http.client import responses
 from http.server import BaseHTTPRequestHandler
 from itertools import count
+from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
 from uuid import uuid4
 
+LISTS = ("Among which options is each answer chosen?", "每个任务的答案从哪些选项里选？")
 Record = dict[str, Any]
 Answer = Callable[
     [str, Record], "str | tuple[str, str]"
@@ -37,7 +39,7 @@ Reply = tuple[
 ]  # HTTP status, body, the model's text in it (None: not to be read)
 
 TRANSIENT = ("429", "429-retry-after", "500", "503-html", "reset", "cut", "html-200", "json-cut-200", "empty-200",
-             "error-200", "no-choices", "null-content")  # fmt: skip
+             "error-200", "no-choices")  # fmt: skip
 SHAPED = (
     "length",
     "filter",
@@ -45,7 +47,18 @@ SHAPED = (
     "null-content",
     "drip",
 )  # a refused request gets its refusal instead
-FAULTS = (*TRANSIENT, "429-quota", "401", "404", "length", "filter", "filter-400", "hang", "drip")
+FAULTS = (
+    *TRANSIENT,
+    "null-content",
+    "429-quota",
+    "401",
+    "404",
+    "length",
+    "filter",
+    "filter-400",
+    "hang",
+    "drip",
+)
 WIRES = {"/chat/completions": "chat", "/completions": "completion", "/models": "models",
          "/services/aigc/text-generation/generation": "dashscope"}  # fmt: skip
 PAGE = b"<html><head><title>nginx</title></head><body><center><h1>%s</h1></center></body></html>"
@@ -406,13 +419,31 @@ def words(dice: random.Random, chinese: bool, verb: bool = False) -> str:
     return f"{chosen} {' '.join(dice.sample(WORDS, dice.randint(9, 12)))}.".lstrip()
 
 
+def people_say() -> dict[str, bool]:
+    """Every seed task of this project, and whether people say that it is classification."""
+    data = Path(__file__).resolve().parents[2] / "data"
+    said = {}
+    for name in ("seed_tasks.jsonl", "seed_tasks_zh.jsonl"):
+        for line in (data / name).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            said[row["instruction"]] = row["is_classification"]
+    return said
+
+
 def scripted_model(seed: int = 0) -> Answer:
     """A model for the tool's prompts: new tasks after a dangling number, Yes or No to a question or
     to each of a list, else instances."""
 
+    seeds = people_say()
+
     def verdict(task: str, chinese: bool) -> str:
-        yes = random.Random(f"{seed}/{task}").random() < 0.5
+        yes = seeds.get(task, random.Random(f"{seed}/{task}").random() < 0.5)
         return "否是"[yes] if chinese else ("No", "Yes")[yes]
+
+    def options(task: str, chinese: bool) -> str:
+        """The same verdict, as a list of options."""
+        yes = verdict(task, chinese) in ("Yes", "是")
+        return ("左、右" if yes else "无") if chinese else ("left, right" if yes else "none")
 
     def answer(prompt: str, body: Record) -> str:
         lines, dice = prompt.rstrip().split("\n"), random.Random(f"{seed}/{prompt}")
@@ -425,11 +456,11 @@ def scripted_model(seed: int = 0) -> Answer:
             return "\n".join(
                 f"{int(dangling[1]) + n}. {words(dice, chinese, True)}" for n in range(8)
             )
+        if lines[-1] in LISTS:
+            asked = [line.split(". ", 1)[1] for line in prompt.split("\n\n")[-2].split("\n")]
+            return "\n".join(f"{n}. {options(task, chinese)}" for n, task in enumerate(asked, 1))
         if lines[-1].endswith(("?", "？")) and not (number and source in prompt):
             return verdict(lines[-2], chinese)
-        if lines[-1] in ("Answers:", "答案："):
-            asked = prompt.rstrip().split("\n\n")[-1].split("\n")[1:-1:2]
-            return "\n".join(f"{n}. {verdict(task, chinese)}" for n, task in enumerate(asked, 1))
         first, second = (label, source) if label in prompt else (source, target)
         pairs = (
             (words(dice, chinese), words(dice, chinese))

@@ -19,10 +19,12 @@ import pytest
 from helpers.server import Server
 
 from self_instruct_workshop import (
+    DEFAULT_SEEDS,
     Config,
     InstructionPool,
     filter_instances,
     instruction_problem,
+    load_seed_tasks,
     parse_classification,
     parse_instances,
     parse_instructions,
@@ -189,9 +191,18 @@ def scripted_reply(prompt: str, body: dict) -> str:
     """What the model says. You can tell the stages apart by the end of the prompt."""
     if prompt.endswith("\n5."):
         return REPLY_1
-    if prompt.endswith("Is it a classification task?"):
-        return REPLY_2
+    if prompt.endswith("Among which options is the answer chosen?"):
+        instruction = prompt.split("\n")[-2]
+        return REPLY_2 if instruction == TASK else what_people_say(instruction)
     return REPLY_3
+
+
+def what_people_say(instruction: str) -> str:
+    """Stage 2 first asks about 16 seed tasks, to learn whether the model agrees with people."""
+    [task] = [
+        seed for seed in load_seed_tasks(DEFAULT_SEEDS["en"]) if seed.instruction == instruction
+    ]
+    return "Options: one, two" if task.is_classification else "Options: none"
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -216,7 +227,8 @@ def test_the_whole_run_does_the_same_in_one_go(tmp_path: Path) -> None:
             work_dir=str(folder),
         )
         run(config)
-        assert len(server.requests) == 3  # one in each of the stages 1, 2 and 3
+        # One request in each of the stages 1, 2 and 3, and 16 about seed tasks.
+        assert len(server.requests) == 3 + 16
 
     # Each stage leaves a file. The last one is the dataset.
     [generated] = read_rows(folder / "step1_instructions.jsonl")

@@ -817,13 +817,13 @@ def test_after_a_storm_every_text_in_every_file_is_the_models_own(
     said = {request["text"] for request in server.requests if request["delivered"]}
     everything = "\n".join(said)
     journal = rows(folder, "responses.jsonl")
-    assert all(row["text"] in said or row["finish_reason"] == "content_filter" for row in journal)
+    withheld = ("content_filter", "no_content")
+    assert all(row["text"] in said or row["finish_reason"] in withheld for row in journal)
     for row in rows(folder, STEP_FILES[0]):
         assert row["instruction"] in everything
     for row in rows(folder, STEP_FILES[1]):
-        assert row["response"] in said and bool(row["is_classification"]) == (
-            row["response"] == "Yes"
-        )
+        assert row["response"] in {*said, ""}  # "": the filter held it back twice
+        assert bool(row["is_classification"]) == (row["response"] == "Yes")
     for row in rows(folder, STEP_FILES[2]):
         assert row["response"] in said
     for row in rows(folder, STEP_FILES[3]):

@@ -26,12 +26,12 @@ from self_instruct_workshop import (
 )
 
 SETTINGS = fields(Config)
-NUMBERS = [f for f in SETTINGS if not isinstance(f.default, str)]
+NUMBERS = [f for f in SETTINGS if not isinstance(f.default, (str, bool))]
 CLI = Path(self_instruct.__file__)
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return workshop.flag_of(next(setting for setting in SETTINGS if setting.name == name))
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +159,8 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
     for setting in SETTINGS:
         action = actions[setting.name]
         assert action.option_strings == [flag(setting.name)]
-        assert action.default is None and action.type is type(setting.default)
+        kind = type(setting.default)
+        assert action.default is None and action.type is (None if kind is bool else kind)
         assert tuple(action.choices or ()) == workshop.choices(setting.name)
 
 
@@ -216,6 +217,8 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
     shown = " ".join(cli("--help").stdout.split())
     for setting in SETTINGS:
         assert flag(setting.name) in shown
+        if setting.default is True:
+            continue
         assert " ".join(setting.metadata["help"].split()) in shown
         assert (
             setting.default == ""
@@ -268,7 +271,8 @@ def test_show_prompts_shows_what_every_stage_sends(language: str, stage: int) ->
         if stage == 1:
             assert lines[-1] == "9." and lines[-2].startswith("8. ") and lines[-9].startswith("1. ")
         else:  # the instruction stands whole on a line of its own, near the end
-            assert set(lines[-3:]) & set(seeds)
+            last = {re.sub(r"^\d+\. ", "", line) for line in lines[-3:]}
+            assert last & set(seeds)
     names = (
         ("Input:", "Output:", "Class label:")
         if language == "en"

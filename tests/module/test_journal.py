@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ LONG, SHORT = "a long story", "a short one"
 
 
 def record(key: str, text: str = "hello") -> dict:
-    return {"key": key, "text": text}
+    rest = {"prompt": "go", "created_at": "", "finish_reason": "stop", "max_tokens": 512}
+    return {"key": key, "text": text, **rest, "prompt_tokens": 0, "reply_tokens": 0}
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_a_torn_last_line_is_cut_off_and_reported(path: Path, torn: bytes) -> No
 
 def test_wherever_the_last_line_is_torn_the_others_stay(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    for length in range(1, len(lines[2])):
+    for length in range(1, len(lines[2]) - 1):
         path.write_bytes(lines[0] + lines[1] + lines[2][:length])
         journal = Journal(path)
         assert journal.torn and journal.get("b") == record("b") and journal.get("c") is None
@@ -164,9 +166,9 @@ def test_lone_surrogates_are_scrubbed_from_every_file(tmp_path: Path) -> None:
     Journal(tmp_path / "responses.jsonl").append(row)
     write_whole(tmp_path / "rows.jsonl", [to_json(row)])
     for name in ("responses.jsonl", "rows.jsonl"):
-        assert (tmp_path / name).read_text(
-            encoding="utf-8"
-        ) == '{"key": "a", "text": "a? b? 😀 中文"}\n'
+        assert (tmp_path / name).read_text(encoding="utf-8") == to_json(
+            record("a", "a? b? 😀 中文")
+        )
 
 
 def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(
@@ -207,6 +209,38 @@ def test_write_whole_writes_all_lines_and_makes_the_folder(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "new") == ["rows.jsonl"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_write_whole_follows_no_link_under_its_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other")
+    (tmp_path / "rows.jsonl.tmp").symlink_to(tmp_path / "other")
+    write_whole(tmp_path / "rows.jsonl", ["new\n"])
+    assert (tmp_path / "other").read_text() == "other"
+    assert (tmp_path / "rows.jsonl").read_text() == "new\n"
+    assert not (tmp_path / "rows.jsonl").is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_the_lock_follows_no_link(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other")
+    config = settings(provider="practice")
+    Path(config.work_dir).mkdir()
+    (Path(config.work_dir) / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(WorkshopError, match="--work-dir"):
+        Model(config)
+    assert (tmp_path / "other").read_text() == "other"
+
+
+def test_write_whole_is_on_disk_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *names: done.append("fsync") or fsync(*names))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("rename") or replace(*names))
+    write_whole(tmp_path / "rows.jsonl", ["a\n"])
+    assert done == ["fsync", "rename"]
+
+
 @pytest.mark.parametrize("existing", [None, "old\n"])
 def test_write_whole_leaves_no_half_file(tmp_path: Path, existing: str | None) -> None:
     path = tmp_path / "rows.jsonl"
@@ -220,37 +254,206 @@ def test_write_whole_leaves_no_half_file(tmp_path: Path, existing: str | None) -
     with pytest.raises(OSError, match="no space"):
         write_whole(path, lines())
     assert (path.read_text(encoding="utf-8") if path.exists() else None) == existing
+    assert not path.with_name("rows.jsonl.tmp").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file size limits are a matter of Unix")
-def test_a_full_disk_costs_at_most_the_reply_that_did_not_fit(tmp_path: Path) -> None:
-    program = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
+FULL_DISK = f"""
+import json, resource, signal, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
+from module.test_journal import record
 from self_instruct_workshop import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = Journal(__import__("pathlib").Path("responses.jsonl"))
-journal.append({{"key": "a", "text": "x" * 1000}})
+path = Path("responses.jsonl")
+path.unlink(missing_ok=True)
+journal = Journal(path)
+journal.append(record("a", "x" * 1000))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 try:
-    journal.append({{"key": "b", "text": "y" * 1500}})
-except OSError as error:
+    journal.append(record("b", "y" * int(sys.argv[1])))
+except OSError:
     print("OSError")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(journal.get("b"), len(journal.get("a")["text"]))
-journal.append({{"key": "c", "text": "z"}})
+journal.append(record("c", "z"))
 print(journal.get("c")["text"])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits are a matter of Unix")
+@pytest.mark.parametrize("size", [900, 1500, 4096, 8192, 20_000, 200_000])
+def test_a_full_disk_costs_at_most_the_reply_that_did_not_fit(tmp_path: Path, size: int) -> None:
+    """Of whatever size: no buffer may keep a part of it that is written when there is room."""
+    command = [sys.executable, "-c", FULL_DISK, str(size)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["OSError", "None", "1000", "z"], done.stderr
-    journal = Journal(tmp_path / "responses.jsonl")
-    assert (
-        not journal.torn
-        and {"a", "c"} <= {*journal.starts}
-        and journal.get("c") == record("c", "z")
-    )
+    wanted = to_json(record("a", "x" * 1000)) + to_json(record("c", "z"))
+    assert (tmp_path / "responses.jsonl").read_text(encoding="utf-8") == wanted
+
+
+def test_a_half_line_that_cannot_be_cut_off_does_not_spoil_the_next(path: Path) -> None:
+    """The disk takes a part of a line, and then neither the rest nor a truncation."""
+    journal = Journal(path)
+    disk = journal.file
+    journal.file = FailingFile(disk)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.append(record("d"))
+    journal.file = disk
+    journal.append(record("e"))
+    assert journal.get("e") == record("e")
+    with pytest.raises(WorkshopError, match="line 4 is damaged"):
+        Journal(path)
+
+
+class FailingFile:
+    """Half of what is written arrives; then the disk fails."""
+
+    def __init__(self, file: object) -> None:
+        self.file = file
+        self.failing = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.file, name)
+
+    def write(self, data: bytes) -> int:
+        if self.failing:
+            raise OSError(5, "Input/output error")
+        self.failing = True
+        return self.file.write(data[: len(data) // 2])
+
+    def truncate(self, size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+
+# What others did to the file.
+
+
+def test_a_last_line_without_its_newline_is_kept(path: Path) -> None:
+    """As some editors leave it. It was paid for."""
+    path.write_bytes(path.read_bytes()[:-1])
+    journal = Journal(path)
+    assert not journal.torn and journal.get("c") == record("c")
+    journal.append(record("d"))
+    reopened = Journal(path)
+    assert [reopened.get(key) for key in "abcd"] == [record(key) for key in "abcd"]
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize("end", [b"", b"\r"])
+def test_line_ends_of_windows_are_read(path: Path, end: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n") + end)
+    journal = Journal(path)
+    journal.append(record("d"))
+    assert [Journal(path).get(key) for key in "abcd"] == [record(key) for key in "abcd"]
+
+
+def in_one_line(whole: bytes) -> dict[str, bytes]:
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return {
+        "CR": whole.replace(b"\n", b"\r"),
+        "CR, then LF": whole.replace(b"\n", b"\r") + b"\n",
+        "CR, torn": whole.replace(b"\n", b"\r")[:-20],
+        "nothing between": whole.replace(b"\n", b""),
+        "spaces between": whole.replace(b"\n", b" ") + b"\n",
+        "an array": json.dumps(rows).encode(),
+        "an array and a newline": json.dumps(rows).encode() + b"\n",
+    }
+
+
+@pytest.mark.parametrize("how", in_one_line(b""))
+def test_a_journal_in_one_line_is_refused_and_left_alone(path: Path, how: str) -> None:
+    path.write_bytes(before := in_one_line(path.read_bytes())[how])
+    with pytest.raises(WorkshopError, match="a line of its own") as refused:
+        Journal(path)
+    assert "line 1 " in str(refused.value) and "delete" not in str(refused.value)
+    assert path.read_bytes() == before
+
+
+def test_what_was_cut_off_is_saved_beside_the_journal(path: Path) -> None:
+    whole = path.read_bytes()
+    for torn in (b'{"key": "d", "te', b"\0\0\0"):
+        path.write_bytes(whole + torn)
+        assert Journal(path).torn and path.read_bytes() == whole
+    assert path.with_suffix(".torn").read_bytes() == b'{"key": "d", "te\n\0\0\0\n'
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_what_cannot_be_saved_is_not_cut_off(path: Path, tmp_path: Path) -> None:
+    """A link may lead to anybody's file."""
+    (tmp_path / "other").write_bytes(b"other")
+    path.with_suffix(".torn").symlink_to(tmp_path / "other")
+    path.write_bytes(whole := path.read_bytes() + b"{")
+    with pytest.raises(OSError):
+        Journal(path)
+    assert path.read_bytes() == whole and (tmp_path / "other").read_bytes() == b"other"
+
+
+def odd_records() -> dict[str, bytes]:
+    """Lines that are JSON, and no record."""
+    whole = record("b")
+    lines = {f"no {name}": {k: v for k, v in whole.items() if k != name} for name in whole}
+    texts = ("key", "text", "finish_reason", "prompt", "created_at", "max_tokens")
+    lines |= {f"{name} is a list": {**whole, name: ["x"]} for name in texts}
+    lines |= {f"{name} is null": {**whole, name: None} for name in texts}
+    lines["fewer instructions"] = {**whole, "answers": {"x": "Yes"}, "instructions": []}
+    lines["a number"] = {**whole, "answers": {"x": "Yes"}, "instructions": [1]}
+    lines["a list without its stage"] = {**whole, "answers": {"x": "Yes"}, "instructions": ["y"]}
+    found = {name: to_json(line).encode() for name, line in lines.items()}
+    found["deep"] = b'{"key": "b", "text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
+    found["deep from the start"] = b"[" * 200_000 + b"\n"
+    found["a number of 5,000 digits"] = b'{"key": "b", "text": ' + b"1" * 5000 + b"}\n"
+    return found
+
+
+@pytest.mark.parametrize("how", odd_records())
+def test_a_record_that_is_not_whole_is_damaged(path: Path, how: str) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + odd_records()[how] + lines[2])
+    with pytest.raises(WorkshopError, match="line 2 is damaged"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("said", [-5, "7", None, [1], {"a": 1}, True, 0.5, 1e400, float("nan")])
+def test_a_logged_count_of_tokens_that_is_none_is_not_known(path: Path, said: object) -> None:
+    """An older program wrote down whatever the server said; its reply is still good."""
+    Journal(path).append({**record("d"), "prompt_tokens": said, "reply_tokens": 12.0})
+    found = Journal(path).get("d")
+    assert (found["prompt_tokens"], found["reply_tokens"]) == (0, 12)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be moved there")
+@pytest.mark.parametrize("how", ["renamed", "removed", "another in its place"])
+def test_a_folder_that_is_moved_during_the_run_ends_it(
+    settings: Settings, tmp_path: Path, how: str
+) -> None:
+    """No folder is made anew: its journal would be empty, and all would be paid for again."""
+    write, asked = scripted_model(), []
+    folder, moved = tmp_path / "work", tmp_path / "moved"
+
+    def answer(prompt: str, body: dict) -> str:
+        asked.append(prompt)
+        if len(asked) == 5:
+            folder.rename(moved)
+            if how == "removed":
+                shutil.rmtree(moved)
+            if how == "another in its place":
+                folder.mkdir()
+                (folder / "responses.jsonl").touch()
+        return write(prompt, body)
+
+    with Server(answer) as server:
+        config = settings(
+            provider="local", base_url=f"{server.url}/v1", num_instructions=8, concurrency=1
+        )
+        with pytest.raises(WorkshopError, match="moved or deleted while the run was on"):
+            run(config)
+        sent = len(asked)
+        if how == "renamed":
+            assert not folder.exists() and len(asked) == 5
+            assert len(Journal(moved / "responses.jsonl").starts) == 5, "what came is kept there"
+            moved.rename(folder)
+            run(config)
+            assert len(set(asked)) == len(asked) > sent, "nothing was asked twice"
 
 
 HOLDER = f"""
@@ -343,7 +546,7 @@ def test_a_journalled_question_is_not_asked_again_whatever_it_is_worded_like(ask
 @pytest.mark.parametrize(
     "change",
     [{"rouge_threshold": 0.2}, {"concurrency": 64}, {"max_attempts": 1}, {"deadline": 7.0}, {"request_timeout": 7.0},
-     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x"}],
+     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x.csv"}],
     ids=str,
 )  # fmt: skip
 def test_a_setting_that_changes_no_question_asks_nothing(ask: Asked, change: dict) -> None:

@@ -19,7 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.runs import ROOT, check_counts, neighbours, quiet, rows, summary_of, views
+from helpers.runs import (
+    ROOT,
+    check_counts,
+    neighbours,
+    quiet,
+    rows,
+    stage_3_prompt,
+    summary_of,
+    views,
+)
 from helpers.server import Server, words
 from hypothesis import given
 from hypothesis import settings as explore
@@ -39,7 +48,6 @@ from self_instruct_workshop import (
     classify_prompt,
     filter_and_dedupe,
     filter_instances,
-    instances_prompt,
     instruction_prompt,
     main,
     parse_classification,
@@ -165,7 +173,7 @@ def test_the_classification_prompt_shows_31_tasks_12_of_them_yes_and_19_no(paper
 def test_the_instance_prompts_show_11_tasks_input_first_or_16_output_first(
     paper: Settings, labelled: bool, tasks: int
 ) -> None:
-    prompt = instances_prompt(paper(), TASK, labelled)
+    prompt = stage_3_prompt(paper(), TASK, labelled)
     blocks = re.split(r"^Task:\n", prompt, flags=re.M)
     assert len(blocks) == 1 + tasks + 1
     given = {
@@ -181,7 +189,7 @@ def test_the_instance_prompts_show_11_tasks_input_first_or_16_output_first(
 def test_input_first_examples_are_numbered_and_those_without_input_begin_with_output(
     paper: Settings,
 ) -> None:
-    blocks = re.split(r"^Task:\n", instances_prompt(paper(), TASK, False), flags=re.M)[1:-1]
+    blocks = re.split(r"^Task:\n", stage_3_prompt(paper(), TASK, False), flags=re.M)[1:-1]
     starts = Counter(
         re.sub(r"\d", "n", block.split("\n")[1]).split(" ")[0].rstrip(":") for block in blocks
     )
@@ -195,7 +203,7 @@ def test_input_first_examples_are_numbered_and_those_without_input_begin_with_ou
 
 
 def test_output_first_examples_begin_with_their_class_label(paper: Settings) -> None:
-    blocks = re.split(r"^Task:\n", instances_prompt(paper(), TASK, True), flags=re.M)[1:-1]
+    blocks = re.split(r"^Task:\n", stage_3_prompt(paper(), TASK, True), flags=re.M)[1:-1]
     for block in blocks:
         assert block.split("\n")[1].startswith("Class label: ")
         assert "Output:" not in block and "Example" not in block and "Input:" not in block
@@ -204,7 +212,7 @@ def test_output_first_examples_begin_with_their_class_label(paper: Settings) -> 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_stage_3_prompt_ends_behind_the_line_of_the_task(paper: Settings, labelled: bool) -> None:
     """Where the line does not end, a base model goes on with the instruction."""
-    assert instances_prompt(paper(), TASK, labelled).endswith(f"\n{TASK}\n")
+    assert stage_3_prompt(paper(), TASK, labelled).endswith(f"\n{TASK}\n")
 
 
 @pytest.mark.parametrize(

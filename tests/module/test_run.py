@@ -315,8 +315,7 @@ def test_a_changed_threshold_asks_nothing_again_in_stage_1(settings: Settings) -
         config := settings(provider="practice", num_instructions=20, rouge_threshold=0.4)
     )
     scores = [
-        max(neighbours(r).values())
-        for r in rows(Path(config.work_dir), "step1_instructions.jsonl")
+        max(neighbours(r).values()) for r in rows(Path(config.work_dir), "step1_instructions.jsonl")
     ]
     assert max(scores) <= 0.4
     assert strict["tokens"]["generate"]["asked_now"] <= 1

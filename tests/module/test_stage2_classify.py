@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from helpers.server import Server
+from helpers.runs import stage_2_prompt
+from helpers.server import Server, scripted_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     Config,
     Model,
     Task,
     classify_instructions,
-    classify_prompt,
     parse_classification,
 )
 
@@ -200,51 +201,54 @@ def test_a_reply_without_letters_is_never_an_answer(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "question"), [("en", "Is it a classification task?"), ("zh", "这是分类任务吗？")]
+    ("language", "question"),
+    [("en", "Among which options is the answer chosen?"), ("zh", "答案从哪些选项里选？")],
 )
 @pytest.mark.parametrize("instruction", ["Sort {these} words.", "用 50% 的字数概括。", "a\\1{0}"])
 def test_the_task_stands_whole_on_its_line_and_the_question_last(
     settings: Settings, language: str, question: str, instruction: str
 ) -> None:
-    assert classify_prompt(settings(language=language), instruction).split("\n")[-2:] == [
+    assert stage_2_prompt(settings(language=language), instruction).split("\n")[-2:] == [
         instruction,
         question,
     ]
 
 
-@pytest.mark.parametrize(("language", "answers"), [("en", {"Yes", "No"}), ("zh", {"是", "否"})])
+@pytest.mark.parametrize(("language", "none"), [("en", "Options: none"), ("zh", "选项：无")])
 def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
-    settings: Settings, language: str, answers: set[str]
+    settings: Settings, language: str, none: str
 ) -> None:
-    lines = classify_prompt(settings(language=language), "Name it now.").split("\n")
-    question = lines[-1]
-    shown = [line.removeprefix(question).strip() for line in lines if line.startswith(question)][
-        :-1
-    ]
-    assert set(shown) == answers
-    assert all(parse_classification(line) is (line in ("Yes", "是")) for line in shown)
+    prompt = workshop.classify_prompt(settings(language=language), "Name it now.")
+    shown = [turn["content"] for turn in prompt if turn["role"] == "assistant"]
+    verdicts = [parse_classification(answer) for answer in shown]
+    assert verdicts.count(True) == verdicts.count(False) == 10
+    assert all((answer == none) is (verdict is False) for answer, verdict in zip(shown, verdicts))
 
 
 def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(
     settings: Settings,
 ) -> None:
     one, other = (
-        classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words.")
+        workshop.classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words.")
     )
-    assert (
-        one.removesuffix("Name it now.\nIs it a classification task?")
-        == other.split("Sort these words.")[0]
-    )
+    assert one[:-1] == other[:-1] and len(one) == 41
+    assert one[-1] != other[-1]
 
 
 def classified(config: Config, *replies: str) -> tuple[list[dict], list[Task], list]:
     """Ask about one task, with these replies in turn."""
     left = list(replies)
-    with Server(lambda prompt, body: left.pop(0)) as server:
+    people = scripted_model()
+
+    def answer(prompt: str, body: dict) -> str:
+        return left.pop(0) if "\nName it now.\n" in prompt else people(prompt, body)
+
+    with Server(answer) as server:
         config.base_url = server.url + "/v1"
         with Model(config) as model:
             tasks = classify_instructions(config, model, [Task("machine_task_0", "Name it now.")])
-            return server.requests, tasks, model.undone
+            asked = [one for one in server.requests if "\nName it now.\n" in one["prompt"]]
+            return asked, tasks, model.undone
 
 
 def test_what_cannot_be_read_is_asked_once_more(settings: Settings) -> None:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.runs import stage_3_prompt
+
 from self_instruct_workshop import (
     Config,
     Reply,
     Results,
     Task,
-    instances_prompt,
     parse_instances,
     take_instances,
 )
@@ -381,7 +382,7 @@ def test_a_prompt_shows_the_fields_in_the_order_that_it_asks_for(
     settings: Settings, language: str, plain: list[str], label: str
 ) -> None:
     config = settings(language=language)
-    first, labelled = (instances_prompt(config, "Name it now.", flag) for flag in (False, True))
+    first, labelled = (stage_3_prompt(config, "Name it now.", flag) for flag in (False, True))
     assert label not in first
     assert plain[1] not in labelled
     assert first.index(plain[0]) < first.index(plain[1])
@@ -393,7 +394,7 @@ def test_a_prompt_shows_the_fields_in_the_order_that_it_asks_for(
 def test_the_task_stands_whole_on_a_line_near_the_end(
     settings: Settings, labelled: bool, instruction: str
 ) -> None:
-    assert instruction in instances_prompt(settings(), instruction, labelled).split("\n")[-2:]
+    assert instruction in stage_3_prompt(settings(), instruction, labelled).split("\n")[-2:]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -402,14 +403,14 @@ def test_the_prompt_asks_for_as_many_examples_as_the_setting_says(
     settings: Settings, language: str, labelled: bool
 ) -> None:
     config = settings(instances_per_instruction=4, language=language)
-    assert re.findall(
-        r"\d+", instances_prompt(config, "Name it now.", labelled).split("\n")[0]
-    ) == ["4"]
+    assert re.findall(r"\d+", stage_3_prompt(config, "Name it now.", labelled).split("\n")[0]) == [
+        "4"
+    ]
 
 
 def test_over_many_tasks_either_label_comes_first_about_as_often(settings: Settings) -> None:
     lines = [
-        instances_prompt(settings(), f"Task number {n}.", True).split("\n")[-1] for n in range(200)
+        stage_3_prompt(settings(), f"Task number {n}.", True).split("\n")[-1] for n in range(200)
     ]
     assert len(set(lines)) == 2
     assert 70 < lines.count(lines[0]) < 130
@@ -418,7 +419,7 @@ def test_over_many_tasks_either_label_comes_first_about_as_often(settings: Setti
 def test_our_own_demonstrations_are_read_by_our_parser(settings: Settings) -> None:
     for language, task in (("en", "Task:"), ("zh", "任务：")):
         for labelled in (True, False):
-            blocks = instances_prompt(settings(language=language), "Name it now.", labelled).split(
+            blocks = stage_3_prompt(settings(language=language), "Name it now.", labelled).split(
                 f"\n\n{task}\n"
             )[1:-1]
             assert blocks

@@ -85,8 +85,8 @@ def test_what_was_adapted_is_said(check: Check, monkeypatch: pytest.MonkeyPatch)
         code, lines = check()
     assert (
         code == 0
-        and "; temperature: left out" in lines["openai"]
-        and "; temperature: left out" in lines["dashscope"]
+        and "; temperature 0.01: left out" in lines["openai"]
+        and "; temperature 0.01: left out" in lines["dashscope"]
     )
     assert "; max_completion_tokens: sent as max_tokens" in lines["openai"]
 

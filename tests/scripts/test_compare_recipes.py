@@ -348,13 +348,20 @@ def test_a_last_line_torn_by_a_kill_is_passed_over(
     assert compare(folder, capsys) == whole
 
 
+WITHOUT_STAGE = (
+    '{"key": "a", "text": "", "finish_reason": "stop", "prompt": "", "created_at": "", '
+    '"max_tokens": 1, "prompt_tokens": 0, "reply_tokens": 0}\n'
+)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         (None, "cannot read .*responses.jsonl"),
         ("", "holds no reply of stage 1"),
-        ('{"key": "a", "text": ""}\nnot JSON\n', "line 2 is damaged"),
-        ('{"key": "a", "text": ""}\n', "the line with the key a is no reply"),
+        (WITHOUT_STAGE + "not JSON\n", "line 2 is damaged"),
+        ('{"key": "a", "text": ""}\n', "line 1 is damaged"),
+        (WITHOUT_STAGE, "the line with the key a is no reply"),
         (
             json.dumps({"key": "b", **record("classify", "Yes", instruction="x")}) + "\n",
             "holds no reply of stage 1",

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from helpers.limited import WIRES, Clock, about, ask, limited_run, limits, on_a_clock, same_files
@@ -659,6 +661,253 @@ def test_what_could_not_have_been_sent_costs_nothing(settings: Settings, wire: s
         with pytest.raises(WorkshopError, match="no answer"):
             ask(model)
         assert sum(model.purse.spent) == 0 == sum(model.purse.reserved)
+
+
+@pytest.mark.parametrize(
+    "fault", [socket.gaierror(-2, "Name or service not known"), OSError(24, "Too many open files")]
+)
+def test_a_failed_look_up_and_a_full_file_table_cost_nothing(
+    settings: Settings, keys: None, wire: str, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    with Server(lambda *_: "Yes") as server:
+        config = settings(max_attempts=3, **about(wire, server))
+        with LimitedModel(config, limits(max_tokens_total=10_000)) as model:
+            ask(model, 1, 300)  # whatever is imported and opened by the first request is there
+            spent = sum(model.purse.spent)
+            model.sdk_client = None
+            monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=fault))
+            with pytest.raises(RequestFailed, match=r"connection: .*" + fault.strerror):
+                ask(model, 2, 300)
+            assert sum(model.purse.spent) == spent and not sum(model.purse.reserved)
+
+
+ODD_COUNTS = [-500, math.nan, [1], {"a": 1}, "7", 0.5, 1e300, True, None]
+
+
+@pytest.mark.parametrize("said", ODD_COUNTS, ids=str)
+def test_usage_that_is_no_count_counts_as_the_most_it_can_be(
+    settings: Settings, wire: str, said: object
+) -> None:
+    def usage(worst: dict) -> object:
+        return dict.fromkeys(worst, said)
+
+    with Metered(lambda *_: "Yes", usage=usage) as server:
+        with LimitedModel(settings(**about(wire, server)), limits()) as model:
+            ask(model)
+            assert model.purse.spent == (len(b"question 0") + FRAME, 512)
+        with LimitedModel(settings(**about(wire, server)), limits()) as model:
+            assert model.purse.spent == (len(b"question 0") + FRAME, 512)
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("said", [[1, 2], "many", 7])
+def test_usage_that_is_no_object_costs_no_second_request(
+    settings: Settings, keys: None, said: object
+) -> None:
+    with (
+        Metered(lambda *_: "Yes", usage=lambda worst: said) as server,
+        LimitedModel(settings(**about("openai", server)), limits()) as model,
+    ):
+        assert ask(model) == "Yes"
+        assert len(server.asked) == 1 and sum(model.purse.spent) > 512
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_server_that_counts_more_than_was_reserved_is_noticed_at_the_first_reply(
+    settings: Settings, wire: str, concurrency: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It puts 3,000 tokens before each prompt, and thinks for 1,000 more than it may."""
+
+    def usage(worst: dict) -> dict:
+        prompt, reply = worst
+        return {prompt: worst[prompt] + 3000, reply: worst[reply] + 1000}
+
+    with Metered(scripted_model(), usage=usage) as server:
+        config = settings(num_instructions=60, concurrency=concurrency, **about(wire, server))
+        spending = limited_run(config, max_tokens_total=60_000)["spending"]
+        spent = spending["prompt_tokens"] + spending["reply_tokens"]
+        said = capsys.readouterr().err
+        assert said.count("counts 4,000 tokens more than a request was thought to take") == 1
+
+        # What is in flight before the first reply can pass the limit; then there is no more of it.
+        most = 60_000 + concurrency * 4000
+        assert 40_000 < spent <= most and len(server.asked) >= 8
+        assert ("was passed by" in said) == (spent > 60_000)
+        sent = len(server.asked)
+        limited_run(config, max_tokens_total=60_000)
+        assert len(server.asked) == sent, "the next run knows it from the journal"
+        assert "passed by" not in capsys.readouterr().err
+
+
+def test_what_passes_a_limit_is_said(
+    settings: Settings, wire: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The very first request takes more than the whole limit."""
+
+    def usage(worst: dict) -> dict:
+        return dict.fromkeys(worst, 5000)
+
+    with Metered(scripted_model(), usage=usage) as server:
+        summary = limited_run(settings(**about(wire, server)), max_tokens_total=9_000)
+        assert "--max-tokens-total (9,000) was passed by 1,000 tokens" in capsys.readouterr().err
+        assert summary["undone_because"] and len(server.asked) == 1
+
+
+# Spending under kills: what is in flight stands in spending.jsonl before it is sent.
+
+
+def killed_run(server: Server, folder: Path, limit: int, after: int) -> None:
+    """A run on the command line that is killed once the server has so many requests more."""
+    where = ["--provider=local", f"--base-url={server.url}/v1", "--model=m", f"--work-dir={folder}"]
+    flags = ["--num-instructions=200", "--concurrency=8", f"--max-tokens-total={limit}"]
+    wanted = len(server.requests) + after
+    with open(os.devnull, "wb") as nowhere:
+        command = [sys.executable, PROGRAM, *where, *flags]
+        running = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
+    until(lambda: len(server.requests) >= wanted or running.poll() is not None)
+    running.kill()
+    running.wait()
+    until(lambda: not server.connections)
+
+
+def test_a_limit_is_kept_though_the_run_is_killed_again_and_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The server works for every request it has got, whoever is there to hear the reply."""
+    bill, dice = Counter(), random.Random(0)
+    work = billed(0, bill, worst=True)
+
+    def answer(prompt: str, body: dict) -> str:
+        text = work(prompt, body)
+        time.sleep(0.05)  # in which the run may be killed
+        return text
+
+    with Metered(answer, usage="worst") as server:
+        folder = tmp_path / "work"
+        for _ in range(5):
+            killed_run(server, folder, 60_000, dice.randint(5, 12))
+        where = {"provider": "local", "base_url": f"{server.url}/v1", "model": "m"}
+        config = settings(num_instructions=200, work_dir=str(folder), **where)
+        spending = limited_run(config, max_tokens_total=60_000)["spending"]
+    spent = spending["prompt_tokens"] + spending["reply_tokens"]
+    assert spending["stages"]["lost"]["reply_tokens"] > 0
+    assert 50_000 < bill.total() <= spent <= 60_000
+
+
+def test_what_got_lost_counts_in_every_later_run_without_run_json(
+    settings: Settings, wire: str
+) -> None:
+    with Server(lambda *_: "Yes", faults=["reset", "reset"]) as server:
+        config = settings(**about(wire, server))
+        with LimitedModel(config, limits()) as model:
+            ask(model)
+            lost = model.purse.rows["lost"]
+        assert lost == (2, 2 * (len(b"question 0") + FRAME), 2 * 512)
+        for number in (1, 2):
+            with LimitedModel(config, limits()) as model:
+                assert model.purse.rows["lost"][1:] == lost[1:]
+                ask(model, number)
+        with LimitedModel(settings(**about(wire, server) | {"model": "n"}), limits()) as other:
+            assert "lost" not in other.purse.rows
+            ask(other)
+        with LimitedModel(config, limits()) as model:
+            assert model.purse.rows["lost"][1:] == lost[1:], "another model's run forgets nothing"
+        assert not (Path(config.work_dir) / "run.json").exists()
+
+
+def ledger_lines(config: Config) -> list[dict]:
+    text = (Path(config.work_dir) / "spending.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_request_is_written_down_before_it_is_sent(settings: Settings, wire: str) -> None:
+    seen = []
+
+    def answer(prompt: str, body: dict) -> str:
+        seen.append(ledger_lines(config))
+        return "Yes"
+
+    with Server(answer) as server:
+        config = settings(**about(wire, server))
+        with LimitedModel(config, limits()) as model:
+            ask(model)
+    sizes = {"prompt_tokens": len(b"question 0") + FRAME, "reply_tokens": 512}
+    (before,) = seen
+    assert before == [{"reserved": 1, "provider": wire, "model": "m", **sizes}]
+    settled = {"settled": 1, "prompt_tokens": 0, "reply_tokens": 0}
+    assert ledger_lines(config) == [*before, settled]
+
+
+def test_a_reply_that_could_not_be_kept_is_lost(
+    settings: Settings, wire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paid for, and the next run pays for it again."""
+    with Server(lambda *_: "Yes") as server:
+        config = settings(**about(wire, server))
+        with LimitedModel(config, limits()) as model:
+            monkeypatch.setattr(model.journal, "append", Mock(side_effect=OSError(28, "full")))
+            with pytest.raises(WorkshopError, match=r"cannot write to .*responses.jsonl"):
+                ask(model)
+        with LimitedModel(config, limits()) as model:
+            assert model.purse.spent == (len(b"question 0") + FRAME, 512)
+
+
+def test_what_cannot_be_written_down_is_not_sent(settings: Settings, wire: str) -> None:
+    with Server(lambda *_: "Yes") as server:
+        config = settings(**about(wire, server))
+        with LimitedModel(config, limits()) as model:
+            model.ledger.reserve = Mock(side_effect=OSError(28, "No space left on device"))
+            with pytest.raises(WorkshopError, match=r"spending.jsonl \(No space left"):
+                ask(model)
+        assert not server.requests
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be moved there")
+def test_in_a_folder_that_was_moved_nothing_more_is_sent(
+    settings: Settings, wire: str, tmp_path: Path
+) -> None:
+    """Moved back, the run goes on, and nothing was paid for twice."""
+    write, work, moved = scripted_model(), tmp_path / "work", tmp_path / "moved"
+
+    def answer(prompt: str, body: dict) -> str:
+        with server.lock:
+            if len(server.requests) >= 12 and work.exists() and not moved.exists():
+                work.rename(moved)
+        return write(prompt, body)
+
+    with Server(answer) as server:
+        config = settings(num_instructions=60, concurrency=8, **about(wire, server))
+        with pytest.raises(WorkshopError, match="moved or deleted while the run was on"):
+            limited_run(config, max_tokens_total=10**6)
+        assert not work.exists() and len(server.requests) <= 12 + 8
+        moved.rename(work)
+        moved.mkdir()  # so that it is not moved again
+        summary = limited_run(config, max_tokens_total=10**6)
+        assert summary["status"] == "complete"
+        prompts = [request["prompt"] for request in server.requests]
+        assert len({*prompts}) == len(prompts)
+
+
+def test_a_torn_last_line_of_the_ledger_is_passed_over_and_another_is_named(
+    settings: Settings, wire: str
+) -> None:
+    with Server(lambda *_: "Yes", faults=["reset"]) as server:
+        config = settings(**about(wire, server))
+        with LimitedModel(config, limits()) as model:
+            ask(model)
+            spent = model.purse.spent
+        ledger = Path(config.work_dir) / "spending.jsonl"
+        whole = ledger.read_bytes()
+        ledger.write_bytes(whole + b'{"reserved": 3, "prov')
+        with LimitedModel(config, limits()) as model:
+            assert model.purse.spent == spent
+        for damage in (b"x", b"[1]", b'{"settled": "1"}', b'{"reserved": 4, "prompt_tokens": -1}'):
+            ledger.write_bytes(damage + b"\n" + whole)
+            with pytest.raises(WorkshopError, match=r"spending.jsonl, line 1 is damaged"):
+                LimitedModel(config, limits())
+        ledger.write_bytes(whole)
+        with LimitedModel(config, limits()):
+            pass  # the folder is free again
 
 
 def test_practice_and_replay_under_limits(settings: Settings, tmp_path: Path) -> None:
