@@ -106,10 +106,10 @@ def complete(server: Server, folder: Path, *flags: str) -> dict[str, bytes]:
         raise ValueError(
             f"the run failed: {Path(f'{folder}.log').read_text(encoding='utf-8').splitlines()[-1]}"
         )
-    return {
-        n: re.sub(rb'"created_at": "[^"]*"', b"", (folder / f"{n}.jsonl").read_bytes())
-        for n in FILES
-    }
+    # A file without rows is not there.
+    paths = {name: folder / f"{name}.jsonl" for name in FILES}
+    texts = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+    return {n: re.sub(rb'"created_at": "[^"]*"', b"", text) for n, text in texts.items()}
 
 
 def kills(
