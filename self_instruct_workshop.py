@@ -1269,19 +1269,20 @@ def is_header(
 def without_next_task(texts: list[tuple[str, str]], labelled: bool) -> list[tuple[str, str]]:
     """The fields up to a task with which the model went on."""
     first = NEXT_TASK.match(texts[0][1])
+    kept: list[tuple[str, str]] = []
     seen_label = False
-    for i, (name, text) in enumerate(texts):
+    for name, text in texts:
         # Only a whole example is followed by another task.
         whole = name == "output" or (labelled and seen_label and name == "input")
-        if whole:
-            begins, task = next_task(text, labelled)
-            if begins >= 0:
-                own = [*texts[:i], (name, without_closing(text[:begins]))]
-                # The same task again heads one more example.
-                again = bool(first and task and first[1].strip() == task)
-                return own + without_next_task(texts[i + 1 :], labelled) if again else own
+        begins, task = next_task(text, labelled) if whole else (-1, "")
+        if begins >= 0:
+            text = without_closing(text[:begins])
+        kept.append((name, text))
+        # The same task again heads one more example.
+        if begins >= 0 and not (first and task and first[1].strip() == task):
+            break
         seen_label = name == "output" or (seen_label and name != "example")
-    return texts
+    return kept
 
 
 def next_task(text: str, labelled: bool) -> tuple[int, str]:
@@ -1305,8 +1306,9 @@ def given_before(lead: str) -> str:
     """The input that stands without a name before the first output; "" if it is talk."""
     # Leave out the task, and paragraphs that are talk.
     lines = lead.split("\n")
-    while lines and NEXT_TASK.match(lines[0]):
-        lines = lines[1 if NEXT_TASK.fullmatch(lines[0])[1].strip() else 2 :]
+    task = NEXT_TASK.fullmatch(lines[0])
+    if task:
+        lines = lines[1 if task[1].strip() else 2 :]
     paragraphs = re.split(r"\n[ \t]*\n", "\n".join(lines).strip())
     kept = [text for text in paragraphs if not is_talk(text.strip())]
     return "\n\n".join(kept).strip()
