@@ -642,7 +642,9 @@ def modern_instance_problem(instruction: str, source: str, target: str) -> str:
         "placeholder": breaks("placeholder", answer),  # "...", "[your answer here]"
         "refusal": breaks("refusal", target),  # "I'm sorry, I cannot ..."
     }
-    return next((rule for rule, broken in rules.items() if broken), "")
+    return next(
+        (rule for rule, broken in rules.items() if broken), form_problem(instruction, source)
+    )
 
 
 # ==================================================================================================
@@ -668,8 +670,15 @@ MARKER = re.compile(  # the number of a task in a list
     """
 )
 COLON = re.compile(r"\s*+[^\n]*[:：]\s*")  # a line that ends in a colon
-BULLET = re.compile(r"(?m)^ {0,2}[-*•·] +")
-LABEL = r"(?:input|output|answer|class label|输入|输出|答案|类别标签)"
+BULLET = re.compile(r" {0,2}[-*•·] +")
+CHOICES = re.compile(  # what the labels of a task stand under: "Labels:"
+    r"(?i)[ \t>#*_]*(?:(?:possible |available |class |answer |the )*"
+    r"(?:labels|classes|categories|options|choices)"
+    r"|(?:可选|备选|候选|分类|类别|答案)*(?:标签|选项|类别|答案))[*_]*[ \t]*[:：][*_]*[ \t]*"
+)
+LETTERED = re.compile(r"(?m)^[ \t]*[(（]?[A-Ea-e][)）.、．][ \t]*\S")  # "A) 4"
+SEVERAL = re.compile(r"[、，,/|；;\n]")  # what stands between labels
+LABEL = r"(?:(?:(?:expected|sample|example|correct) )?(?:input|output|answer)|class label|输入|输出|答案|类别标签)"
 ANSWER = re.compile(  # an answer glued to an instruction
     rf"""(?imx)
     ^[^\w\n]*{LABEL.replace(" ", "[ ]")}[^\w\n]*[:：]                           # "**Input:** ..."
@@ -846,8 +855,11 @@ def belongs_inside(reply: str, marks: list[re.Match], mark: re.Match, inner: int
     if number == int(marks[-1][2]) + 1:
         return False
     # "9. Sort these steps:", and below it "1. Boil water": the inner list begins behind a colon.
-    text_since = (marks[-1].end(), mark.start())
-    begins = number == 1 and not inner and COLON.fullmatch(reply, *text_since)
+    begins = False
+    if number == 1 and not inner:
+        text_since = reply[marks[-1].end() : mark.start()]
+        last_line = text_since.rstrip().rpartition("\n")[2]
+        begins = bool(COLON.fullmatch(text_since) or CHOICES.fullmatch(last_line))
     goes_on = inner and number == inner + 1
     further_in = len(mark[1]) > len(marks[0][1]) + 1
     return bool(begins or goes_on or further_in)
@@ -860,21 +872,90 @@ def numbered_items(reply: str, marks: list[re.Match], first: int) -> list[str]:
     ends = [mark.start() for mark in marks[1:]] + [len(reply)]
     items = [reply[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     # What stands before the first number goes on behind the prompt's dangling one, if the list
-    # continues with the number after that. Else it is small talk.
-    if int(marks[0][2]) == first + 1:
-        items.insert(0, reply[: marks[0].start()])
+    # continues with the number after that. Else it is mostly small talk.
+    lead = reply[: marks[0].start()]
+    number = int(marks[0][2])
+    follows = number == first + 1 and not breaks("list_title", first_line(lead))
+    if follows or (number == 1 != first and is_first_task(lead)):
+        items.insert(0, lead)
     return items
 
 
-def unnumbered_items(reply: str) -> list[str]:
-    """The texts of a bullet list, or else the lines."""
-    import regex
+def first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip("*_# ")
 
-    lines = [line for line in reply.split("\n") if not breaks("small_talk", line.strip())]
-    reply = "\n".join(lines)
-    bullets = BULLET.split(reply)[1:]
-    # "Add these numbers:" and the numbers below it are one task.
-    return bullets or regex.split(r"(?m)(?<!^.{15,}[:：])\n", reply)
+
+def is_first_task(lead: str) -> bool:
+    """Whether the text before a list that begins again at 1 is a task: one whole sentence."""
+    lines = [line.strip() for line in lead.split("\n") if line.strip()]
+    lines = [line for line in lines if not is_list_title(line)]
+    if len(lines) != 1 or not lines[0].endswith((".", "?", "!", "。", "？", "！")):
+        return False
+    return len(tokenize(lines[0])) >= 3 and not breaks("speaks_of_tasks", lines[0])
+
+
+def is_list_title(line: str) -> bool:
+    """Whether a line stands above tasks, and is none: "New tasks:", "Sure!"."""
+    return breaks("small_talk", line.strip()) or breaks("list_title", line.strip("*_# \t"))
+
+
+def unnumbered_items(reply: str) -> list[str]:
+    """The texts of a bullet list, or else the lines. A task keeps the bullets below it."""
+    lines = [line for line in reply.split("\n") if not is_list_title(line)]
+    owned = bullets_of_tasks(lines)
+    bullets = {n for n, line in enumerate(lines) if n not in owned and BULLET.match(line)}
+    if bullets:
+        starts = sorted(bullets | set(owned.values()))
+    else:
+        # "Add these numbers:" and the numbers below it are one task.
+        long_colons = {
+            n for n, line in enumerate(lines) if len(line) > 15 and line.endswith((":", "："))
+        }
+        starts = [n for n in range(len(lines)) if n not in owned and n - 1 not in long_colons]
+    ends = [*starts[1:], len(lines)][: len(starts)]
+    items = ["\n".join(lines[n:end]) for n, end in zip(starts, ends, strict=True)]
+    return [BULLET.sub("", item, count=1) if BULLET.match(item) else item for item in items]
+
+
+def bullets_of_tasks(lines: list[str]) -> dict[int, int]:
+    """The lines that belong to a task above them, each with the line of that task."""
+    owned: dict[int, int] = {}
+    head = -1  # the last line that is neither blank nor a bullet of a task
+    n = 0
+    while n < len(lines):
+        end = end_of_bullets(lines, n)
+        if CHOICES.fullmatch(lines[n]) and head >= 0:
+            # "Labels:", and the labels below it.
+            end = end_of_bullets(lines, n + 1)
+            owned |= dict.fromkeys(range(head + 1, end), head)
+        elif end > n and head >= 0 and belongs_below(lines[head], lines[n:end], n - head > 1):
+            owned |= dict.fromkeys(range(head + 1, end), head)
+        elif lines[n].strip():
+            head = max(n, end - 1)
+        n = max(n + 1, end)
+    return owned
+
+
+def end_of_bullets(lines: list[str], start: int) -> int:
+    """The line behind the bullets that begin at this one; the line itself if it is none."""
+    end = start
+    while end < len(lines) and BULLET.match(lines[end]):
+        end += 1
+    return end
+
+
+def belongs_below(head: str, bullets: list[str], gap: bool) -> bool:
+    """Whether bullets are part of the task above: "Compare these cities:", "- Rome", "- Oslo"."""
+    head = head.strip("*_# \t")
+    points = breaks("points_below", head)
+    if BULLET.match(head) or (len(tokenize(head)) < 3 and not points):
+        return False
+    # Bullets of a word or two are no tasks themselves.
+    texts = [BULLET.sub("", bullet, count=1) for bullet in bullets]
+    short = sum(count_words(tokenize(text)) < 3 for text in texts)
+    if 2 * short > len(texts) or points:
+        return True
+    return not gap and head.endswith((".", "?", "!", "。", "？", "！"))
 
 
 def tidy_instruction(item: str) -> str:
@@ -902,8 +983,20 @@ def first_paragraph(text: str) -> str:
         return text[: text.rindex("```") + 3]
     paragraphs = re.split(r"\n\s*\n", text.replace("```", "").strip())
     # Behind a colon comes what the task is about.
-    several = paragraphs[0].rstrip().endswith((":", "："))
-    return "\n".join(paragraphs[: 2 if several else 1])
+    kept = 2 if paragraphs[0].rstrip().endswith((":", "：")) else 1
+    # The labels or options to choose from belong to the task.
+    while paragraphs[kept:] and names_choices("\n\n".join(paragraphs[kept : kept + 2])):
+        kept += 2 if CHOICES.fullmatch(paragraphs[kept]) else 1
+    return "\n".join(paragraphs[:kept])
+
+
+def names_choices(text: str) -> bool:
+    """Whether a text begins with the labels of a task: "Labels: good, bad", "A) 4"."""
+    title = CHOICES.match(text)
+    if title:
+        first = text[title.end() :].strip().split("\n\n")[0]
+        return bool(SEVERAL.search(first))
+    return len(LETTERED.findall(text.split("\n\n")[0])) > 1
 
 
 OPTIONS = re.compile(r"(?im)^\W*(?:options?|labels?|选项|标签|类别标签)\W*[:：][ \t]*(.*)$")
@@ -936,6 +1029,10 @@ def modern_classification(reply: str) -> bool | None:
     if breaks("undecided", text):  # "Yes or No"
         return None
     # Yes or No at the start, in the last line, or in a sentence.
+    # "Yes, I can help with that. What is your question?" answers nothing.
+    if breaks("offer", text):
+        found = patterns("statement").search(text)
+        return found["yes"] is not None if found else None
     last_line = text.rsplit("\n", 1)[-1]
     verdict = patterns("verdict")
     found = verdict.search(text) or verdict.search(last_line) or patterns("statement").search(text)
@@ -1163,19 +1260,20 @@ def is_header(
 def without_next_task(texts: list[tuple[str, str]], labelled: bool) -> list[tuple[str, str]]:
     """The fields up to a task with which the model went on."""
     first = NEXT_TASK.match(texts[0][1])
+    kept: list[tuple[str, str]] = []
     seen_label = False
-    for i, (name, text) in enumerate(texts):
+    for name, text in texts:
         # Only a whole example is followed by another task.
         whole = name == "output" or (labelled and seen_label and name == "input")
-        if whole:
-            begins, task = next_task(text, labelled)
-            if begins >= 0:
-                own = [*texts[:i], (name, without_closing(text[:begins]))]
-                # The same task again heads one more example.
-                again = bool(first and task and first[1].strip() == task)
-                return own + without_next_task(texts[i + 1 :], labelled) if again else own
+        begins, task = next_task(text, labelled) if whole else (-1, "")
+        if begins >= 0:
+            text = without_closing(text[:begins])
+        kept.append((name, text))
+        # The same task again heads one more example.
+        if begins >= 0 and not (first and task and first[1].strip() == task):
+            break
         seen_label = name == "output" or (seen_label and name != "example")
-    return texts
+    return kept
 
 
 def next_task(text: str, labelled: bool) -> tuple[int, str]:
@@ -1199,8 +1297,9 @@ def given_before(lead: str) -> str:
     """The input that stands without a name before the first output; "" if it is talk."""
     # Leave out the task, and paragraphs that are talk.
     lines = lead.split("\n")
-    while lines and NEXT_TASK.match(lines[0]):
-        lines = lines[1 if NEXT_TASK.fullmatch(lines[0])[1].strip() else 2 :]
+    task = NEXT_TASK.fullmatch(lines[0])
+    if task:
+        lines = lines[1 if task[1].strip() else 2 :]
     paragraphs = re.split(r"\n[ \t]*\n", "\n".join(lines).strip())
     kept = [text for text in paragraphs if not is_talk(text.strip())]
     return "\n\n".join(kept).strip()
@@ -1269,6 +1368,14 @@ def modern_input(instruction: str, source: str) -> str:
     """The input, or "" where it merely repeats the instruction."""
     asked = " ".join(instruction.split()).casefold()
     return "" if " ".join(source.split()).casefold() == asked else source
+
+
+def form_problem(instruction: str, source: str) -> str:
+    """What else makes an instance unfit: two tasks in one, or an input that is only a link."""
+    if breaks("merged_tasks", instruction):
+        return "merged_tasks"
+    link = breaks("only_a_link", source) and not breaks("about_links", instruction)
+    return "needs_more_than_text" if link else ""
 
 
 def count_words(tokens: list[str]) -> float:

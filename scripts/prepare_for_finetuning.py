@@ -112,8 +112,8 @@ def read_rows(path: Path) -> list[Row]:
 def instances(where: str, record: Any) -> list[Row]:
     """The rows of one record, or of the line that holds it.
 
-    An input or output that is null is empty, and so is an input of spaces. Raises
-    WorkshopError for a record of another shape.
+    An input or output that is null is empty, and so is an input of spaces, or of words that
+    stand for no input, such as "<noinput>". Raises WorkshopError for a record of another shape.
     """
     # The record must have the right shape.
     task = decoded(record)
@@ -126,7 +126,8 @@ def instances(where: str, record: Any) -> list[Row]:
     instruction = task["instruction"].strip()
     for pair in task.get("instances", [task]):
         source = pair.get("input") or ""
-        source = source if source.strip() else ""
+        no_input = not source.strip() or workshop.breaks("no_input", source.strip())
+        source = "" if no_input else source
         target = pair["output"] or ""
         rows.append({"instruction": instruction, "input": source, "output": target})
     return rows

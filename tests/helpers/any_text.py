@@ -80,9 +80,7 @@ def in_pieces(want: str, lines: list[str], bare: list[str]) -> bool:
     for line, brings in zip(lines, bare, strict=True):
         if any(brings.startswith(want[at:]) for at in reached):
             return True
-        talk = any(
-            ours.breaks("small_talk", one.strip()) for one in (line, line.replace("```", ""))
-        )
+        talk = any(ours.is_list_title(one) for one in (line, line.replace("```", "")))
         begun = {n for n in range(len(brings) + 1) if brings.endswith(want[:n])}
         whole = {at + len(brings) for at in reached if want.startswith(brings, at)}
         reached = whole | begun | (reached if talk else set())

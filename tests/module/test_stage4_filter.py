@@ -109,6 +109,22 @@ def test_an_apology_is_no_refusal(target: str) -> None:
     assert rule_of("a", target) == ""
 
 
+FORMS = [
+    ("Name a river. ## Translate the sentence into French.", "", "merged_tasks"),
+    ("列出三条河流。##把下面的句子译成英文，保留人名。", "", "merged_tasks"),
+    ("Summarize the article.", "https://example.org/news", "needs_more_than_text"),
+    ("概括这篇文章。", "https://example.org/news", "needs_more_than_text"),
+    ("Extract the domain from the URL.", "https://example.org/news", ""),
+    ("提取网址中的域名。", "https://example.org/news", ""),
+    ("Turn the heading into HTML.", "## Plan", ""),
+]
+
+
+def test_two_tasks_in_one_and_an_input_that_is_only_a_link_are_turned_away() -> None:
+    found = [(task, source, rule_of(source, "An answer.", task)) for task, source, _ in FORMS]
+    assert found == FORMS
+
+
 # ----- rules between instances
 
 

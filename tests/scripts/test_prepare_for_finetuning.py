@@ -222,6 +222,13 @@ def test_tasks_with_instances_and_rows_without_input_are_read(make: Callable) ->
     }
 
 
+def test_words_that_stand_for_no_input_are_none() -> None:
+    words = ["<noinput>", "N/A", "(none)", "无", "无需输入", " "]
+    records = [{"instruction": "Name it.", "input": word, "output": "a"} for word in words]
+    read = [row["input"] for record in records for row in prepare.instances("line 1", record)]
+    assert read == [""] * len(words)
+
+
 def test_the_project_s_own_seed_files_are_read(make: Callable) -> None:
     for name in ("seed_tasks.jsonl", "seed_tasks_zh.jsonl"):
         tasks = load_seed_tasks(ROOT / "data" / name)

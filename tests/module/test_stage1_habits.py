@@ -1,0 +1,274 @@
+"""Stages 1 and 2, habits of chat models: invented replies of each kind, and what they say."""
+
+from __future__ import annotations
+
+from self_instruct_workshop import instruction_problem, parse_classification, parse_instructions
+
+Case = tuple[str, list[str]]  # a reply, and its tasks
+
+
+def misread(cases: list[Case]) -> list[Case]:
+    """The replies that are read in another way, each with what is read."""
+    return [
+        (reply, found) for reply, tasks in cases if (found := parse_instructions(reply)) != tasks
+    ]
+
+
+A_TASK_WITH_BULLETS: list[Case] = [
+    (
+        "Sort these animals by size:\n- cat\n- elephant",
+        ["Sort these animals by size: - cat - elephant"],
+    ),
+    (
+        "Name three rivers in Spain.\n\nRank these by size:\n- a\n- b\n\nTranslate NASA's report into French.",
+        [
+            "Name three rivers in Spain.",
+            "Rank these by size: - a - b",
+            "Translate NASA's report into French.",
+        ],
+    ),
+    (
+        "Which sentence is passive?\n- The dog ate the bone.\n- The bone was eaten.",
+        ["Which sentence is passive? - The dog ate the bone. - The bone was eaten."],
+    ),
+    (
+        "Compare the two cities:\n- Rome\n- Oslo\n\nRank these:\n- x y\n- z",
+        ["Compare the two cities: - Rome - Oslo", "Rank these: - x y - z"],
+    ),
+    ("比较下面两个城市：\n- 罗马\n- 奥斯陆", ["比较下面两个城市： - 罗马 - 奥斯陆"]),
+    (
+        "More tasks:\n- Name three rivers in Spain.\n- Translate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "New ideas for you:\n\n- Name three rivers in Spain.\n- Translate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "I made these for you.\n- Name three rivers in Spain.\n- Translate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "- Name three rivers in Spain.\n- Translate NASA's report into French.\n\nCompare the cities:\n- Rome\n- Oslo",
+        [
+            "Name three rivers in Spain.",
+            "Translate NASA's report into French.",
+            "Compare the cities: - Rome - Oslo",
+        ],
+    ),
+    (
+        "Classify the weather report.\n\nLabels:\n- Sunny\n- Rainy\n\nName three rivers in Spain.",
+        ["Classify the weather report. Labels: - Sunny - Rainy", "Name three rivers in Spain."],
+    ),
+]
+
+
+def test_bullets_below_a_task_belong_to_it_and_those_below_a_title_are_tasks() -> None:
+    assert misread(A_TASK_WITH_BULLETS) == []
+
+
+BEFORE_A_LIST: list[Case] = [
+    (
+        " Name three rivers in Spain.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        [
+            "Name three rivers in Spain.",
+            "Translate NASA's report into French.",
+            "Which word is longer, cat or mouse?",
+        ],
+    ),
+    (
+        " Name three rivers in Spain.\n\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        [
+            "Name three rivers in Spain.",
+            "Translate NASA's report into French.",
+            "Which word is longer, cat or mouse?",
+        ],
+    ),
+    (
+        "列出三条河流。\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        [
+            "列出三条河流。",
+            "Translate NASA's report into French.",
+            "Which word is longer, cat or mouse?",
+        ],
+    ),
+    (
+        "Name three rivers in Spain.\n\nMore tasks:\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        [
+            "Name three rivers in Spain.",
+            "Translate NASA's report into French.",
+            "Which word is longer, cat or mouse?",
+        ],
+    ),
+    (
+        "Come up with 8 new tasks for a language model that reads text.\n\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
+    ),
+    (
+        "Come up with 8 new tasks for a language model that reads text.\n10. Translate NASA's report into French.\n11. Which word is longer, cat or mouse?",
+        ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
+    ),
+    (
+        "These tasks cover many topics.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
+    ),
+    (
+        "I have varied the verbs.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
+    ),
+    (
+        "请再想出8个新的任务，用中文写。\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
+    ),
+    (
+        "More tasks:\nName three rivers in Spain.\nTranslate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "更多任务：\nName three rivers in Spain.\nTranslate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+]
+
+
+def test_before_a_list_that_begins_again_a_task_is_kept_and_a_header_is_none() -> None:
+    assert misread(BEFORE_A_LIST) == []
+
+
+LABELS_OF_A_TASK: list[Case] = [
+    (
+        "1. Describe it.\n2. Describe the weather.\n\nLabels:\n- Sunny\n- Rainy\n3. Name three rivers in Spain.",
+        [
+            "Describe it.",
+            "Describe the weather. Labels: - Sunny - Rainy",
+            "Name three rivers in Spain.",
+        ],
+    ),
+    (
+        "9. Classify the review.\n\nOptions: good, bad\n10. Name three rivers in Spain.",
+        ["Classify the review. Options: good, bad", "Name three rivers in Spain."],
+    ),
+    (
+        "9. 判断天气。\n\n标签：\n- 晴\n- 雨\n10. Name three rivers in Spain.",
+        ["判断天气。 标签： - 晴 - 雨", "Name three rivers in Spain."],
+    ),
+    (
+        "9. 判断评论。\n\n选项：好评、差评\n10. Name three rivers in Spain.",
+        ["判断评论。 选项：好评、差评", "Name three rivers in Spain."],
+    ),
+    (
+        "9. Classify the review.\n\nLabel: positive\n10. Name three rivers in Spain.",
+        ["Classify the review.", "Name three rivers in Spain."],
+    ),
+    (
+        "9. 判断评论。\n\n标签：好评\n10. Name three rivers in Spain.",
+        ["判断评论。", "Name three rivers in Spain."],
+    ),
+    (
+        "9. Which is prime?\n\nA) 4\nB) 5\n10. Name three rivers in Spain.",
+        ["Which is prime? A) 4 B) 5", "Name three rivers in Spain."],
+    ),
+    (
+        "7. Classify the weather.\n\nLabels:\n1. Sunny\n2. Rainy\n8. Name three rivers in Spain.",
+        ["Classify the weather. Labels: 1. Sunny 2. Rainy", "Name three rivers in Spain."],
+    ),
+    (
+        "9. Name three rivers.\n\n- Ebro\n- Tajo\n10. Name three rivers in Spain.",
+        ["Name three rivers.", "Name three rivers in Spain."],
+    ),
+]
+
+
+def test_labels_and_options_listed_below_a_task_stay_in_it() -> None:
+    assert misread(LABELS_OF_A_TASK) == []
+
+
+MARKS_OF_TEMPLATES: list[Case] = [
+    ("9. Name three rivers in Spain.<|im_end|>", ["Name three rivers in Spain."]),
+    (
+        "9. Name three rivers in Spain.\n10. Translate NASA's report into French.</s>\n1. junk text here",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "[THINK]\n1. Plan it well.[/THINK]9. Name three rivers in Spain.\n10. Translate NASA's report into French.",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "<|channel|>analysis<|message|>1. Plan it.<|end|><|start|>assistant<|channel|>final<|message|>9. Name three rivers in Spain.\n10. Translate NASA's report into French.<|return|>",
+        ["Name three rivers in Spain.", "Translate NASA's report into French."],
+    ),
+    (
+        "9. Explain what <|im_end|> means.\n10. Name three rivers in Spain.",
+        ["Explain what <|im_end|> means.", "Name three rivers in Spain."],
+    ),
+    (
+        "9. 解释<|im_end|>的作用。\n10. Name three rivers in Spain.",
+        ["解释<|im_end|>的作用。", "Name three rivers in Spain."],
+    ),
+    (
+        "<thought>x\n1. Plan it well.</thought>\n9. Name three rivers in Spain.",
+        ["Name three rivers in Spain."],
+    ),
+    (
+        "<reasoning>1. Plan.\n</reasoning>\n9. Name three rivers in Spain.",
+        ["Name three rivers in Spain."],
+    ),
+    (
+        "<seed:think>1. Plan.\n</seed:think>\n9. Name three rivers in Spain.",
+        ["Name three rivers in Spain."],
+    ),
+]
+
+
+def test_marks_of_chat_templates_and_thoughts_are_no_part_of_a_task() -> None:
+    assert misread(MARKS_OF_TEMPLATES) == []
+
+
+VERDICTS: list[tuple[str, bool | None]] = [
+    ("Yes, I can help with that. What is your question?", None),
+    ("Yes, I'd be happy to help! Please provide the task.", None),
+    ("No problem! Please send the task.", None),
+    ("是的，我可以帮你。请提供任务。", None),
+    ("是的，请问您的问题是什么？", None),
+    ("Yes, I can help: it is a classification task.", True),
+    ("Yes, I would say it is.", True),
+    ("No, I can't help with that. Please provide the task.", None),
+    ("Yes? What would you like me to classify?", None),
+    ("Yes<|im_end|>", True),
+    ("No</s>", False),
+    (
+        "<|channel|>analysis<|message|>No?<|end|><|start|>assistant<|channel|>final<|message|>Yes",
+        True,
+    ),
+    ("[THINK]No[/THINK]Yes", True),
+    ("Yes<|im_end|>\n<|im_start|>user\nNo", True),
+    ("没问题，请告诉我任务。", None),
+]
+
+
+def test_an_offer_to_help_is_no_verdict_and_a_mark_behind_one_is_no_part_of_it() -> None:
+    found = [(reply, parse_classification(reply)) for reply, _ in VERDICTS]
+    assert found == VERDICTS
+
+
+RULES_BROKEN = [
+    ("[No task provided]", "small_talk"),
+    ("(Duplicate of question 1)", "small_talk"),
+    ("No further task is provided.", "small_talk"),
+    ("请问还有其他需要帮助的吗？", "small_talk"),
+    ("没有更多任务了。", "small_talk"),
+    ("Find the differences between these two pictures.", "needs_more_than_text"),
+    ("Identify the bird from its photo.", "needs_more_than_text"),
+    ("Name the rivers on the map.", "needs_more_than_text"),
+    ("Show the water cycle in a diagram.", "needs_more_than_text"),
+    ("找出这两张图片的不同。", "needs_more_than_text"),
+    ("在地图上找出首都。", "needs_more_than_text"),
+    ("Write a slogan that puts our town on the map.", ""),
+    ("Explain what nodes are in a graph.", ""),
+    ("No further evidence is given: is the claim true?", ""),
+]
+
+
+def test_remarks_about_tasks_and_tasks_about_pictures_break_a_rule() -> None:
+    found = [(text, instruction_problem(text)) for text, _ in RULES_BROKEN]
+    assert found == RULES_BROKEN
