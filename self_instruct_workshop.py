@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-2000: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-645: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 646-2796: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -300,28 +300,6 @@ def take_candidates(
     return len(results.tasks) - before
 
 
-def parse_instructions(
-    reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9
-) -> list[str]:
-    """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
-
-    `first` is the number at which the prompt broke off.
-
-    >>> parse_instructions("Sure!\\n1. Add 2 and 3.\\n2. **Spell it.**")
-    ['Add 2 and 3.', 'Spell it.']
-    """
-    return RECIPES[recipe].read_instructions(reply, truncated, first)
-
-
-def instruction_problem(text: str, *, recipe: str = "modern") -> str:
-    """Name the rule that a candidate breaks, "" if it is fine. (The pool judges novelty.)
-
-    >>> instruction_problem("Draw a cat that sleeps on a roof.")
-    'needs_more_than_text'
-    """
-    return RECIPES[recipe].instruction_problem(text)
-
-
 def modern_instruction_problem(text: str) -> str:
     """The rules of `modern`; those on words are patterns in data/patterns.jsonl."""
     tokens = tokenize(text)
@@ -348,8 +326,8 @@ def rouge_l(a: list[str], b: list[str]) -> float:
     The longest common subsequence of the two lists below is "name the city": 3 tokens of 4 and
     of 5. So the score is 2 * 3 / (4 + 5).
 
-    >>> round(rouge_l("name the big city".split(), "name a city of the".split()), 3)
-    0.444
+    >>> round(rouge_l("name the big city".split(), "name the city by night".split()), 3)
+    0.667
     """
     # lengths[j]: longest common subsequence of the tokens of a so far and the first j of b
     lengths = [0] * (len(b) + 1)
@@ -483,11 +461,6 @@ def classify_prompt(config: Config, instruction: str) -> str:
     return "\n\n".join(blocks)
 
 
-def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
-    """Read Yes or No out of a stage-2 reply; None: could not tell. "是的，…" is a Yes."""
-    return RECIPES[recipe].read_classification(reply)
-
-
 # --------------------------------------------------------------------------------------------------
 # Stage 3, generate instances (paper, section 2.2): the input first; for classification the label
 # first, or the inputs mostly have the same label.
@@ -579,13 +552,6 @@ def take_instances(config: Config, task: Task, reply: Reply, results: Results) -
     task.instances = [{"input": source, "output": target} for source, target in whole]
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
     task.notes["instances"] = {"response": reply.text, "metadata": when}
-
-
-def parse_instances(
-    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
-) -> Pairs:
-    """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last."""
-    return RECIPES[recipe].read_instances(reply, is_classification, truncated)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -741,6 +707,40 @@ def without_thinking(reply: str) -> str:
     if "<think" in reply:
         return reply
     return re.split(r"</think(?:ing)?>", reply)[-1]
+
+
+def parse_instructions(
+    reply: str, *, truncated: bool = False, recipe: str = "modern", first: int = 9
+) -> list[str]:
+    """Read the numbered tasks out of a stage-1 reply; a truncated one loses its last.
+
+    `first` is the number at which the prompt broke off.
+
+    >>> parse_instructions("Sure!\\n1. Add 2 and 3.\\n2. **Spell it.**")
+    ['Add 2 and 3.', 'Spell it.']
+    """
+    return RECIPES[recipe].read_instructions(reply, truncated, first)
+
+
+def parse_classification(reply: str, *, recipe: str = "modern") -> bool | None:
+    """Read Yes or No out of a stage-2 reply; None: could not tell. "是的，…" is a Yes."""
+    return RECIPES[recipe].read_classification(reply)
+
+
+def parse_instances(
+    reply: str, is_classification: bool, *, truncated: bool = False, recipe: str = "modern"
+) -> Pairs:
+    """Read (input, output) pairs out of a stage-3 reply; a truncated one loses its last."""
+    return RECIPES[recipe].read_instances(reply, is_classification, truncated)
+
+
+def instruction_problem(text: str, *, recipe: str = "modern") -> str:
+    """Name the rule that a candidate breaks, "" if it is fine. (The pool judges novelty.)
+
+    >>> instruction_problem("Draw a cat that sleeps on a roof.")
+    'needs_more_than_text'
+    """
+    return RECIPES[recipe].instruction_problem(text)
 
 
 def modern_instructions(reply: str, truncated: bool, first: int) -> list[str]:

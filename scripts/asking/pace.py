@@ -11,7 +11,6 @@ from typing import Any
 
 SLOWER, FASTER = 1.25, 1.25 ** (-1 / 5)  # the interval's change by a 429, and by an answer
 FIRST, SHORTEST, LONGEST = 0.02, 0.002, 20.0  # seconds, of the interval from the first 429 on
-CATCH_UP = 0.1  # seconds; a turn that comes late by less than this is made up for
 
 
 class Pace:
@@ -34,7 +33,7 @@ class Pace:
         self.interval = 0.0  # the same, after 429s
         self.share = 1.0  # of the most tokens that a request can use, what requests use
         self.next_at = self.paused_until = self.slowed_at = clock()
-        self.refused_since = math.inf  # the first 429 since the last answer
+        self.refused_since = math.inf  # when the server began to refuse all
         self.turns = 0  # since the last 429 that counted
 
     def wait(self) -> float:
@@ -45,7 +44,7 @@ class Pace:
         """Take the next turn, for a request that uses so many tokens at most."""
         with self.lock:
             gap = max(self.least, self.interval, tokens * self.share * self.per_token)
-            self.next_at = max(self.next_at, self.clock() - CATCH_UP) + gap
+            self.next_at = max(self.next_at, self.clock() - 0.1) + gap  # late: 0.1 s is made up for
             self.turns += 1
 
     def throttled(self, sent_at: float, wait: float) -> bool:
@@ -60,6 +59,7 @@ class Pace:
             pause = min(5.0, max(0.1, (now - self.refused_since) / 2))
             if self.turns > 1:
                 self.interval = min(LONGEST, SLOWER * max(self.least, self.interval or FIRST))
+                self.refused_since = now
                 pause = 0.6 * self.interval
             self.next_at = now + max(self.least, pause)
             self.slowed_at = now
@@ -75,8 +75,8 @@ class Pace:
             self.share += 0.2 * (min(1.0, used / most) - self.share)
 
     def refused_for(self) -> float:
-        """For how many seconds the server has answered nobody with anything but 429."""
-        return max(0.0, self.clock() - self.refused_since)
+        """For how many seconds the server has refused all that was sent."""
+        return 0.0 if self.turns > 1 else max(0.0, self.clock() - self.refused_since)
 
     def hear(self, response: Any) -> None:
         """Rate headers of a 429 say what has run out, and when it is back: until then all wait."""
