@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-645: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 646-2796: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-636: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 637-2808: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -138,6 +138,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     """
     seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
     results = Results(seed_tasks=len(seed_tasks))
+    # The model holds the journal, and a lock on the folder as long as the run goes on.
     with (model_class or Model)(config) as model:
         say(greeting(config, model, results))
         remove_views(config)
@@ -210,6 +211,7 @@ def generate_instructions(
         raise WorkshopError("stage 1 needs at least one seed task")
     results = results or Results()
     results.begin("generate")
+    # The pool begins with the seed tasks.
     pool = InstructionPool(config.recipe)
     for task in seed_tasks:
         pool.add(task.instruction)
@@ -280,7 +282,8 @@ def take_candidates(
     whole = recipe.read_instructions(reply.text, True, first) if reply.cut else found
     results.reject("generate", "cut_off", *found[len(whole) :])
 
-    # The first rule that a candidate breaks turns it away; without one it joins the pool.
+    # The first rule that a candidate breaks turns it away: too_short, refusal, small_talk...
+    # A candidate that keeps all rules and is novel joins the pool.
     limit = recipe.highest_score(config.rouge_threshold)
     shown = set(reply.prompt.split("\n"))
     for candidate, scores in in_blocks(pool, whole):
@@ -300,21 +303,6 @@ def take_candidates(
     return len(results.tasks) - before
 
 
-def modern_instruction_problem(text: str) -> str:
-    """The rules of `modern`; those on words are patterns in data/patterns.jsonl."""
-    tokens = tokenize(text)
-    if not tokens:
-        return "empty"
-    if len(tokens) < 3:
-        return "too_short"
-    # 150 words as in the official code, which also drops everything of up to three words.
-    if count_words(tokens) > 150:
-        return "too_long"
-    if not text[0].isalnum() and text[0] not in OPENING_MARKS:
-        return "leading_punctuation"
-    return next((rule for rule in RULES if breaks(rule, text)), "")
-
-
 # --------------------------------------------------------------------------------------------------
 # Similarity (paper, section 2.2): a candidate is novel when its ROUGE-L with every instruction of
 # the pool is at most 0.7.
@@ -331,6 +319,7 @@ def rouge_l(a: list[str], b: list[str]) -> float:
     """
     # lengths[j]: longest common subsequence of the tokens of a so far and the first j of b
     lengths = [0] * (len(b) + 1)
+    # Each further token of a may make the subsequences longer.
     for token in a:
         before = lengths[:]
         for j, other in enumerate(b):
@@ -422,6 +411,7 @@ def classify_instructions(
     >>> print(parse_classification("Please give me the review."))
     None
     """
+    # Stage 2 takes the likeliest answer: temperature 0.
     results = results or Results(tasks=tasks)
     sampling = parameters(config, "classify")
     read = RECIPES[config.recipe].read_classification
@@ -443,14 +433,9 @@ def classify_instructions(
     return [task for task in tasks if "classify" in task.notes]
 
 
-def classify_question(config: Config, task: Task) -> dict:
-    """What the journal's key of this question is made of, beside the settings."""
-    prompt = classify_prompt(config, task.instruction)
-    return {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-
-
 def classify_prompt(config: Config, instruction: str) -> str:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
+    # Each example stands with its question and its answer.
     words = wording(config, "classify", CLASSIFY_PROMPT)
     blocks = [words["header"]]
     for shot in words["shots"]:
@@ -522,6 +507,7 @@ def generate_instances(
 
 def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
     """What is asked, worked examples, then the task."""
+    # The worked examples are of the same kind as the task: classification or not.
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
     blocks = [words["header"][labelled].format(count=config.instances_per_instruction)]
@@ -539,6 +525,7 @@ def instances_prompt(config: Config, instruction: str, labelled: bool) -> str:
 
 def take_instances(config: Config, task: Task, reply: Reply, results: Results) -> None:
     """Fill in the instances of a reply; reject what was cut off, or a reply without any."""
+    # Of a reply that was cut at max_tokens, the last instance is lost.
     labelled = bool(task.is_classification)
     read = RECIPES[config.recipe].read_instances
     found = read(reply.text, labelled, False)
@@ -573,6 +560,7 @@ def filter_and_dedupe(
     results.begin("filter")
     same = RECIPES[config.recipe].same_instance
     seen = set()
+    # Two tasks may have the same instruction and input: the first one stays.
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, rejected = filter_instances(task.instruction, pairs, recipe=config.recipe)
@@ -604,6 +592,7 @@ def filter_instances(
     ([('grass', 'green')], [('coal', '', 'empty_output')])
     """
     rules = RECIPES[recipe]
+    # First each instance by itself.
     judged = []
     for given, target in instances:
         source = rules.tidy_input(instruction, given)
@@ -614,6 +603,7 @@ def filter_instances(
     outputs = Counter(source for source, _ in good)
     clash = {source for source, n in outputs.items() if source and n > 1}
 
+    # Then each beside the others: a second one with the same input is a duplicate.
     kept: dict[tuple, tuple[str, str]] = {}
     rejected = []
     for source, target, rule in judged:
@@ -630,6 +620,7 @@ def filter_instances(
 
 def modern_instance_problem(instruction: str, source: str, target: str) -> str:
     """Name the rule that an instance breaks by itself, "" if none. One character is an answer."""
+    # Line ends and double spaces make no difference.
     given = " ".join(source.split())
     answer = " ".join(target.split())
     rules = {
@@ -830,6 +821,27 @@ def first_paragraph(text: str) -> str:
     # Behind a colon comes what the task is about.
     several = paragraphs[0].rstrip().endswith((":", "："))
     return "\n".join(paragraphs[: 2 if several else 1])
+
+
+def modern_instruction_problem(text: str) -> str:
+    """The rules of `modern`; those on words are patterns in data/patterns.jsonl."""
+    tokens = tokenize(text)
+    if not tokens:
+        return "empty"
+    if len(tokens) < 3:
+        return "too_short"
+    # 150 words as in the official code, which also drops everything of up to three words.
+    if count_words(tokens) > 150:
+        return "too_long"
+    if not text[0].isalnum() and text[0] not in OPENING_MARKS:
+        return "leading_punctuation"
+    return next((rule for rule in RULES if breaks(rule, text)), "")
+
+
+def classify_question(config: Config, task: Task) -> dict:
+    """What the journal's key of this question is made of, beside the settings."""
+    prompt = classify_prompt(config, task.instruction)
+    return {"instruction": task.instruction, "sample": 0, "prompt": prompt}
 
 
 def modern_classification(reply: str) -> bool | None:
