@@ -411,6 +411,7 @@ def classify_instructions(
     >>> print(parse_classification("Please give me the review."))
     None
     """
+    # Stage 2 takes the likeliest answer: temperature 0.
     results = results or Results(tasks=tasks)
     # Does the model say of seed tasks what people say? If not, its answers decide nothing.
     results.agreement = agreement_with_people(config, model, results.seeds)
@@ -431,6 +432,7 @@ def classify_instructions(
 
 def classify_prompt(config: Config, instruction: str) -> Prompt:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
+    # Each example stands with its question and its answer.
     words = wording(config, "classify", CLASSIFY_PROMPT)
     shots = [options_turn(shot, words) for shot in words["shots"]]
     asked = f"{words['task']}\n{instruction}\n{words['question']}"
@@ -512,6 +514,7 @@ def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]
 
 def instances_prompt(config: Config, task: Task) -> Prompt:
     """What is asked, worked examples, then the task."""
+    # The worked examples are of the same kind as the task: classification or not.
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
     # The worked examples are of the same kind as the task: classification or not.
@@ -573,6 +576,7 @@ def filter_and_dedupe(
     results.begin("filter")
     same = RECIPES[config.recipe].same_instance
     seen = set()
+    # Two tasks may have the same instruction and input: the first one stays.
     for task in tasks:
         pairs = [(instance["input"], instance["output"]) for instance in task.instances]
         kept, rejected = filter_instances(task.instruction, pairs, recipe=config.recipe)
@@ -615,7 +619,7 @@ def filter_instances(
     outputs = Counter(source for source, _ in good)
     clash = {source for source, n in outputs.items() if source and n > 1}
 
-    # Then each beside the others.
+    # Then each beside the others: a second one with the same input is a duplicate.
     kept: dict[tuple, tuple[str, str]] = {}
     rejected = []
     for source, target, rule in judged:
@@ -632,6 +636,7 @@ def filter_instances(
 
 def modern_instance_problem(instruction: str, source: str, target: str) -> str:
     """Name the rule that an instance breaks by itself, "" if none. One character is an answer."""
+    # Line ends and double spaces make no difference.
     given = " ".join(source.split())
     answer = " ".join(target.split())
     rules = {
@@ -1017,6 +1022,12 @@ def modern_instruction_problem(text: str) -> str:
     if not text[0].isalnum() and text[0] not in OPENING_MARKS:
         return "leading_punctuation"
     return next((rule for rule in RULES if breaks(rule, text)), "")
+
+
+def classify_question(config: Config, task: Task) -> dict:
+    """What the journal's key of this question is made of, beside the settings."""
+    prompt = classify_prompt(config, task.instruction)
+    return {"instruction": task.instruction, "sample": 0, "prompt": prompt}
 
 
 def modern_classification(reply: str) -> bool | None:

@@ -131,12 +131,11 @@ def read_rows(path: Path, answers_do: bool = False) -> list[Row]:
     left_out: Counter[str] = Counter()
     for number, record in enumerate(read(path)):
         check_shape(f"{path}, row {number}", record, answers_do)
-        turns = turns_of(record)
-        reason = why_left_out(turns, answers_do)
-        if reason:
-            left_out[reason] += 1
+        row = to_row(number, record, answers_do)
+        if isinstance(row, str):
+            left_out[row] += 1
         else:
-            rows.append(to_row(number, record, turns))
+            rows.append(row)
 
     # Say what is missing.
     for reason, count in left_out.items():
@@ -209,8 +208,15 @@ def why_left_out(turns: list[str], answers_do: bool) -> str | None:
     return None
 
 
-def to_row(number: int, record: Row, turns: list[str]) -> Row:
-    """The row of a record. What the record says of itself comes before our defaults."""
+def to_row(number: int, record: Row, answers_do: bool = False) -> Row | str:
+    """The row of a record, or why it is left out.
+
+    What the record says of itself comes before our defaults.
+    """
+    turns = turns_of(record)
+    reason = why_left_out(turns, answers_do)
+    if reason:
+        return reason
     row = dict.fromkeys(COLUMNS, "") | {"id": number, "rating": None}
     known = {name: record[name] for name in COLUMNS if record.get(name) is not None}
     return row | known | {"instruction": turns[0], "output": turns[1]}

@@ -93,7 +93,7 @@ VERBS = [
 
 def big_run(folder: Path, tasks: int) -> dict:
     """The files of a run with so many tasks, made without a model; return its summary."""
-    rng, results = random.Random(1), Results(status="complete")
+    rng, results = random.Random(1), Results(status="complete", seed_tasks=175)
     config, journal = Config(provider="practice", num_instructions=tasks, work_dir=str(folder)), []
     asked = {"version": 1, "attempt": 0, "provider": "practice", "model": "m", "recipe": "modern"}
     said = {
@@ -163,14 +163,12 @@ def big_run(folder: Path, tasks: int) -> dict:
         stage: Counter(replies=tasks, asked_now=tasks, prompt=300 * tasks, reply=30 * tasks)
         for stage in workshop.STAGES[:3]
     }
-    model = SimpleNamespace(
-        results=results, undone=[], name="practice", model="m", base_url="", faults={}
-    )
-    model.refused, model.tokens, model.spending = {}, tokens, dict
+    model = SimpleNamespace(undone=[], name="practice", model="m", base_url="", faults={})
+    model.refused, model.tokens, model.spending = {}, tokens, lambda results: {}
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
         workshop.write_whole(folder / name, map(workshop.to_json, results.rows(stage)))
-    workshop.write_summary(config, model, 175, 1.0)
+    workshop.write_summary(config, model, results)
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
