@@ -683,7 +683,10 @@ CHOICES = re.compile(  # what the labels of a task stand under: "Labels:"
 )
 LETTERED = re.compile(r"(?m)^[ \t]*[(（]?[A-Ea-e][)）.、．][ \t]*\S")  # "A) 4"
 SEVERAL = re.compile(r"[、，,/|；;\n]")  # what stands between labels
-LABEL = r"(?:(?:(?:expected|sample|example|correct) )?(?:input|output|answer)|class label|输入|输出|答案|类别标签)"
+LABEL = (
+    r"(?:(?:(?:expected|sample|example|correct) )?(?:input|output|answer)"
+    r"|class label|输入|输出|答案|类别标签)"
+)
 ANSWER = re.compile(  # an answer glued to an instruction
     rf"""(?imx)
     ^[^\w\n]*{LABEL.replace(" ", "[ ]")}[^\w\n]*[:：]                           # "**Input:** ..."

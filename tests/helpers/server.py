@@ -269,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
         return {
             "method": self.command, "path": self.path, "headers": headers, "body": body, "wire": wire, "fault": "",
             "key": headers.get("authorization", "").removeprefix("Bearer "), "delivered": False, "left": False, "text": "",
-            "prompt": "\n".join(message["content"] for message in asked.get("messages", [])) or asked.get("prompt", ""),
+            "prompt": "\n\n".join(message["content"] for message in asked.get("messages", [])) or asked.get("prompt", ""),
             "parameters": body.get("parameters", {}) if wire == "dashscope" else body, "at": time.monotonic(),
         }  # fmt: skip
 
