@@ -68,10 +68,13 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
 
     Returns how well lists did on seed tasks, as agreement_with_people does for single questions.
     """
-    new = [task for task in tasks if key_of(model, task) not in model.journal.starts]
-    if size < 2 or len(new) < 2:
+    if size < 2:
         return {}
+    new = [task for task in tasks if key_of(model, task) not in model.journal.starts]
     probes = workshop.probe_tasks(model.config, seeds)
+    # A list about them that was paid for earlier is read again: it belongs to what was spent.
+    if len(new) < 2 and list_key(model, in_order(model, probes)) not in model.journal.starts:
+        return {}
     agreement = agreement_in_a_list(model, probes)
     if not agreement["trusted"]:
         why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
@@ -97,8 +100,7 @@ def key_of(model: Model, task: Task) -> str:
 
 def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
     """How often the answers of a list about seed tasks are those of people."""
-    rng = random.Random(f"{model.config.seed}/list of probes")
-    shuffled = rng.sample(probes, len(probes))
+    shuffled = in_order(model, probes)
     with suppress(RequestFailed):
         reply = ask_list(model, shuffled)
         answers = numbered_answers(model.config, reply, len(shuffled))
@@ -106,6 +108,12 @@ def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
         trusted = same >= workshop.TRUSTED * len(shuffled)
         return {"asked": len(shuffled), "same": same, "trusted": trusted}
     return {"asked": 0, "same": 0, "trusted": False}
+
+
+def in_order(model: Model, probes: list[Task]) -> list[Task]:
+    """The order in which the first list has them, drawn by --seed."""
+    rng = random.Random(f"{model.config.seed}/list of probes")
+    return rng.sample(probes, len(probes))
 
 
 def agrees(probe: Task, answer: str) -> bool:
@@ -143,12 +151,23 @@ def ask_about(model: Model, probes: list[Task], tasks: list[Task]) -> bool:
 
 
 def ask_list(model: Model, tasks: list[Task], derive: workshop.Callable | None = None) -> Reply:
-    """Send one list. The journal's key is made of all its instructions."""
+    """Send one list, unless the journal has its reply."""
+    question = list_question(model, tasks)
+    sampling = workshop.parameters(model.config, "classify")
+    return model.ask_once("classify", 0, question["prompt"], sampling, question, derive)
+
+
+def list_question(model: Model, tasks: list[Task]) -> dict:
+    """What the journal's key of a list is made of: all its instructions."""
     instructions = [task.instruction for task in tasks]
     prompt = together_prompt(model.config, instructions)
-    question = {"instructions": instructions, "sample": 0, "prompt": prompt}
+    return {"instructions": instructions, "sample": 0, "prompt": prompt}
+
+
+def list_key(model: Model, tasks: list[Task]) -> str:
+    """The journal's key of a list."""
     sampling = workshop.parameters(model.config, "classify")
-    return model.ask_once("classify", 0, prompt, sampling, question, derive)
+    return model.question_key("classify", 0, sampling, list_question(model, tasks))[0]
 
 
 def together_prompt(config: Config, instructions: list[str]) -> Prompt:

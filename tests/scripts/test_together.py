@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.server import Server, scripted_model
+from helpers.server import LISTS, Server, scripted_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,15 @@ import self_instruct
 from scripts import compare_recipes
 from scripts.asking.limits import LimitedModel
 from scripts.asking.together import numbered_answers, together_prompt
-from self_instruct_workshop import STEP_FILES, Config, Reply, parse_classification, run
+from self_instruct_workshop import (
+    RECIPES,
+    STEP_FILES,
+    Config,
+    Reply,
+    as_text,
+    parse_classification,
+    run,
+)
 
 Settings = Callable[..., Config]
 
@@ -42,13 +50,14 @@ def local(server: Server, folder: Path, **changes: object) -> dict:
     return {"num_instructions": 25, **where, **changes}
 
 
-def asked(server: Server, start: int = 0) -> tuple[list[str], list[str]]:
-    """The prompts of stage 2: about several tasks, and about one."""
-    prompts = [request["prompt"].rstrip().split("\n")[-1] for request in server.requests[start:]]
-    several = [end for end in prompts if end in ("Answers:", "答案：")]
-    return several, [
-        end for end in prompts if end in ("Is it a classification task?", "这是分类任务吗？")
-    ]
+PROBES = 16  # seed tasks of which people's labels are known; they are asked about first
+ONE = ("Among which options is the answer chosen?", "答案从哪些选项里选？")
+
+
+def asked(server: Server, start: int = 0) -> tuple[int, int]:
+    """How many prompts of stage 2 were about several tasks, and how many about one."""
+    ends = [request["prompt"].split("\n")[-1] for request in server.requests[start:]]
+    return sum(end in LISTS for end in ends), sum(end in ONE for end in ends)
 
 
 def verdicts(folder: str | Path) -> dict[str, bool | None]:
@@ -63,7 +72,7 @@ def spoilt(how: Callable[[str, int], str]) -> Callable:
 
     def answer(prompt: str, body: dict) -> object:
         text = model(prompt, body)
-        if prompt.rstrip().endswith(("\nAnswers:", "\n答案：")):
+        if prompt.endswith(LISTS):
             lists.append(text)
             return how(text, len(lists))
         return text
@@ -79,15 +88,19 @@ def test_the_answers_are_those_of_one_request_each(
     for together in (1, 10):
         with Server(scripted_model()) as server:
             config = settings(**local(server, tmp_path / str(together), language=language))
-            found[together] = ask(config, together), *map(len, asked(server))
-    assert found[1][1:] == (0, 25) and found[10][1:] == (3, 0)
+            found[together] = ask(config, together), *asked(server)
+    assert found[1][1:] == (0, PROBES + 25), "the seed tasks, then each task"
+    assert found[10][1:] == (1 + 3, PROBES), "the seed tasks in a list and alone, then lists"
     assert (
         verdicts(tmp_path / "1") == verdicts(tmp_path / "10")
         and len(verdicts(tmp_path / "1")) == 25
     )
     assert {True, False} == set(verdicts(tmp_path / "10").values())
     one, ten = (found[together][0]["tokens"]["classify"] for together in (1, 10))
-    assert ten["prompt"] < one["prompt"] / 4 and (ten["replies"], ten["asked_now"]) == (3, 3)
+    assert ten["prompt"] < one["prompt"] * 0.55, "4 lists and 16 questions, not 41 questions"
+    assert ten["replies"] == ten["asked_now"] == 4 + PROBES
+    for summary, *_ in found.values():
+        assert summary["agreement"]["asked"] == summary["agreement"]["same"] == PROBES
 
 
 def test_on_dashscope_too(
@@ -100,34 +113,50 @@ def test_on_dashscope_too(
             "base_url": server.url + "/api/v1",
         }
         assert ask(settings(**where), 10)["status"] == "complete"
-        assert [*map(len, asked(server))] == [3, 0]
+        assert asked(server) == (4, PROBES)
 
 
-def test_the_part_that_never_changes_comes_first(settings: Settings) -> None:
-    one, two = (
-        together_prompt(settings(), texts)
-        for texts in (["Add 2 and 3."], ["Name a river.", "Is it so?"])
-    )
-    same = one[: next(n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)]
-    assert same.endswith("10. No\n\nTask 1:\n") and len(same) > 0.9 * len(one)
-    for text in ("Name a river.", "Is it so?"):
-        assert text in two.split("\n")[-5:], "whole, on a line of its own, near the end"
+def test_the_part_that_never_changes_comes_first_and_examples_stand_in_another_order(
+    settings: Settings,
+) -> None:
+    texts = (["Add 2 and 3."], ["Name a river.", "Is it so?"])
+    one, two = (together_prompt(settings(), instructions) for instructions in texts)
+    heads = [turns[0]["content"].split("\n\n")[0] for turns in (one, two)]
+    assert heads[0] == heads[1] and heads[0].startswith("Some tasks ask to choose")
+    assert one[0] != two[0] and one[1] != two[1], "no order of answers is the right one twice"
+    assert [turn["role"] for turn in two] == ["user", "assistant", "user"]
+    assert two[2]["content"].split("\n\n")[0] == "1. Name a river.\n2. Is it so?"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_worked_list_has_an_answer_of_people_for_each_of_its_tasks(
+    settings: Settings, language: str
+) -> None:
+    config = settings(language=language)
+    task, answer, _ = (turn["content"] for turn in together_prompt(config, ["Add 2 and 3."]))
+    shown = re.findall(r"(?m)^\d+\. (.*)$", task)
+    said = numbered_answers(config, Reply(answer, "stop"), len(shown))
+    shots = RECIPES["modern"].shots("classify", language)
+    people = {" ".join(row["instruction"].split()): row["is_classification"] for row in shots}
+    assert [people[text] for text in shown] == [*map(parse_classification, said)]
 
 
 def test_a_run_without_the_limits_or_with_the_practice_model_asks_one_by_one(
     settings: Settings,
 ) -> None:
     tokens = ask(settings(provider="practice", num_instructions=20), 10)["tokens"]
-    assert tokens["classify"]["replies"] >= 20
+    assert tokens["classify"]["replies"] >= 20 + PROBES
 
 
 @pytest.mark.parametrize(
     ("name", "how"),
     [
         ("one is missing", lambda text: text.split("\n", 1)[1]),
-        ("one stands twice", lambda text: text + "\n10. Yes"),
+        ("one stands twice", lambda text: text + "\n10. a, b"),
         ("one is unreadable", lambda text: re.sub(r"(?m)^4\..*", "4. It depends.", text)),
-        ("one too many", lambda text: text + "\n11. Yes"),
+        ("one too many", lambda text: text + "\n13. a, b"),
+        ("wrong on a seed task", lambda text: "\n".join(f"{n}. none" for n in range(1, 13))),
+        ("wrong on the other", lambda text: "\n".join(f"{n}. a, b" for n in range(1, 13))),
         ("no numbers", lambda text: re.sub(r"(?m)^\d+\. ", "", text)),
         ("cut", lambda text: (text[:-3], "length")),
         ("filtered", lambda text: ("", "content_filter")),
@@ -143,29 +172,39 @@ def test_a_reply_without_exactly_one_readable_answer_each_is_asked_again_task_by
     with Server(spoilt(lambda text, number: how(text) if number == 2 else text)) as server:
         config = settings(**local(server, tmp_path / "w"), concurrency=1)
         summary = ask(config, 10)
-        assert [*map(len, asked(server))] == [3, 10]
-        assert (
-            verdicts(config.work_dir) == verdicts(tmp_path / "calm")
-            and not summary["undone_because"]
-        )
+        assert asked(server) == (4, PROBES + 10)
+        assert verdicts(config.work_dir) == verdicts(tmp_path / "calm")
+        assert not summary["undone_because"]
         mark = len(server.requests)
         again = ask(config, 10)
-        assert len(server.requests) == mark and again["tokens"]["classify"]["replies"] == 13
+        assert len(server.requests) == mark
+        assert again["tokens"]["classify"]["replies"] == 4 + PROBES + 10
         more = settings(**local(server, tmp_path / "w"), max_tokens=2000)
         assert ask(more, 10)["counts"] == summary["counts"]
-        assert not any(map(len, asked(server, mark))), "a longer reply would bring nothing new"
+        assert asked(server, mark) == (0, 0), "a longer reply would bring nothing new"
 
 
-def test_a_model_that_cannot_answer_a_list_is_asked_one_by_one_at_once(
-    settings: Settings, tmp_path: Path
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda text, number: "Yes",
+        lambda text, number: re.sub(r"\. .*", ". none", text),
+        lambda text, number: re.sub(r"\. .*", ". left, right", text),
+    ],
+    ids=["no list", "always none", "always options"],
+)
+def test_a_model_whose_lists_disagree_with_people_is_asked_one_by_one_at_once(
+    settings: Settings, tmp_path: Path, how: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Server(spoilt(lambda text, number: "Yes")) as server:
+    with Server(spoilt(how)) as server:
         config = settings(**local(server, tmp_path / "w"))
-        ask(config, 10)
-        assert [*map(len, asked(server))] == [1, 25]
+        summary = ask(config, 10)
+        assert asked(server) == (1, PROBES + 25)
+        assert "in lists stage 2 gets" in capsys.readouterr().err
+        assert summary["agreement"]["same"] == PROBES, "one by one it agrees"
         mark = len(server.requests)
         ask(settings(**local(server, tmp_path / "w", num_instructions=40)), 10)
-        assert [*map(len, asked(server, mark))] == [0, 15]
+        assert asked(server, mark) == (0, 15)
 
 
 @pytest.mark.parametrize("seconds", [0.3, 4.0], ids=["it arrives", "it is lost"])
@@ -175,7 +214,7 @@ def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
     model, lists = scripted_model(), []
 
     def answer(prompt: str, body: dict) -> str:
-        if prompt.endswith("\nAnswers:"):
+        if prompt.endswith(LISTS):
             lists.append(prompt)
             _thread.interrupt_main()
             time.sleep(seconds)
@@ -191,8 +230,7 @@ def test_ctrl_c_during_the_first_list_keeps_its_reply_or_counts_it(
     records = map(
         json.loads, (tmp_path / "w" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    asked = [record for record in records if record["stage"] == "classify"]
-    kept = [record["prompt"] for record in asked if "part_of" not in record]
+    kept = [as_text(record["prompt"]) for record in records if "instructions" in record]
     lost = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))["spending"][
         "stages"
     ]["lost"]
@@ -205,12 +243,12 @@ def test_a_list_that_gets_no_reply_is_asked_one_by_one(settings: Settings, tmp_p
     faults = iter(range(10_000))
 
     def choose(index: int, prompt: str) -> str:
-        return "500" if prompt.endswith("Answers:") and next(faults) < 2 else ""
+        return "500" if prompt.endswith(LISTS) and next(faults) < 2 else ""
 
     with Server(scripted_model(), faults=choose) as server:
         summary = ask(settings(**local(server, tmp_path / "w"), max_attempts=2, patience=20), 10)
         assert summary["status"] == "complete" and not summary["undone_because"]
-        assert [*map(len, asked(server))] == [2, 25]
+        assert asked(server) == (2, PROBES + 25)
 
 
 def test_more_instructions_or_another_threshold_ask_about_nothing_twice(
@@ -220,7 +258,7 @@ def test_more_instructions_or_another_threshold_ask_about_nothing_twice(
         ask(settings(**local(server, tmp_path / "w")), 10)
         mark = len(server.requests)
         ask(settings(**local(server, tmp_path / "w", num_instructions=40)), 10)
-        assert [*map(len, asked(server, mark))] == [2, 0], "5 of the third ten and 10 of the fourth"
+        assert asked(server, mark) == (2, 0), "15 new tasks, in lists of 10"
         mark = len(server.requests)
         for together, threshold in ((10, 0.3), (7, 0.7), (1, 0.7)):
             ask(
@@ -230,8 +268,10 @@ def test_more_instructions_or_another_threshold_ask_about_nothing_twice(
                 together,
             )
         new = [request["prompt"] for request in server.requests[mark:]]
+        known = {*verdicts(tmp_path / "w")}
+        stage_2 = [prompt.split("\n") for prompt in new if prompt.endswith((*LISTS, *ONE))]
         assert not [
-            prompt for prompt in new if set(prompt.split("\n")) & {*verdicts(tmp_path / "w")}
+            lines for lines in stage_2 if {re.sub(r"^\d+\. ", "", x) for x in lines} & known
         ]
 
 
@@ -244,10 +284,9 @@ def test_tokens_and_money_are_counted_once(settings: Settings, tmp_path: Path) -
         record for record in map(json.loads, journal.splitlines()) if record["stage"] == "classify"
     ]
     lists = [record for record in records if "instructions" in record]
-    assert len(lists) == 3 and len(records) == 3 + 25
-    assert {record["part_of"] for record in records if record not in lists} == {
-        record["key"] for record in lists
-    }
+    parts = [record for record in records if "part_of" in record]
+    assert (len(lists), len(parts), len(records)) == (1 + 3, 25, 1 + 3 + 25 + PROBES)
+    assert {record["part_of"] for record in parts} == {record["key"] for record in lists[1:]}
     for summary in (first, second):
         row = summary["spending"]["stages"]["classify"]
         for name in ("prompt", "reply"):
@@ -266,13 +305,14 @@ def test_the_journal_replays_and_both_recipes_read_it(
     assert verdicts(settings().work_dir) == verdicts(tmp_path / "w")
     assert compare_recipes.main([str(tmp_path / "w")]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"(?m)^Stage 2, answers.*\n.*\n?(.*\n)*?replies +25 +25$", shown), shown
+    stage_2 = shown.split("Stage 2, answers")[1]
+    assert re.search(r"(?m)^replies +25 +25$", stage_2), shown
 
 
 def test_both_recipes_read_what_was_asked_one_by_one_where_a_list_could_not_be_read(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Server(spoilt(lambda text, number: "Yes" if number == 2 else text)) as server:
+    with Server(spoilt(lambda text, number: "Yes" if number == 3 else text)) as server:
         ask(settings(**local(server, tmp_path / "w")), 10)
     journal = tmp_path / "w" / "responses.jsonl"
     assert compare_recipes.main([str(tmp_path / "w")]) == 0
@@ -294,53 +334,64 @@ def test_both_recipes_read_what_was_asked_one_by_one_where_a_list_could_not_be_r
 @pytest.mark.parametrize(
     "text",
     [
-        "1. Yes\n2. No",
-        "1) yes\n2) no\n",
-        "**1.** Yes\n**2.** No",
-        "1. **Yes**\n2. **No.**",
-        "Answers:\n1. Yes\n2. No",
-        "Task 1: Yes\nTask 2: No",
-        "1. Yes, the labels are named.\n2. No, it asks for a text.",
-        "1. Yes\n\n2. No\n\nThat is all.",
-        "<think>1. No 2. No</think>1. Yes\n2. No",
-        "1. 是\n2. 否",
-        "1、是\n2、不是",
-        "任务1：是\n任务2：否",
-        "1. True\n2. False",
+        "1. good, bad\n2. none",
+        "1) good, bad\n2) None\n",
+        "**1.** good, bad\n**2.** none",
+        "1. **good**, **bad**\n2. **None.**",
+        "Answers:\n1. yes, no\n2. none",
+        "1. Options: yes, no\n2. Options: none",
+        "Task 1: yes, no\nTask 2: none",
+        "1. yes / no / maybe\n2. N/A",
+        "1. good, bad\n\n2. none\n\nThat is all.",
+        "<think>1. none 2. none</think>1. good, bad\n2. none",
+        "1. 好、坏\n2. 无",
+        "1、好，坏\n2、没有",
+        "任务1：好、坏\n任务2：无",
+        "1. 选项：好、坏\n2. 选项：无",
     ],
 )
-def test_lists_of_answers_are_read(text: str) -> None:
-    answers = numbered_answers(Reply(text, "stop"), 2)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_lists_of_answers_are_read(text: str, language: str) -> None:
+    answers = numbered_answers(Config(language=language), Reply(text, "stop"), 2)
     assert [*map(parse_classification, answers)] == [True, False]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Yes\nNo", "1. Yes", "2. No\n1. Yes", "1. Yes\n1. No", "1. Yes\n2. No\n3. No", "1. Yes\n3. No",
-     "1. Yes or No\n2. No", "1. Yes\n2.", "1. Yes, 2. No", "0. Yes\n1. No"],
-)  # fmt: skip
+    [
+        "",
+        "good, bad\nnone",
+        "1. good, bad",
+        "2. none\n1. good, bad",
+        "1. good, bad\n1. none",
+        "1. good, bad\n2. none\n3. none",
+        "1. good, bad\n3. none",
+        "1. good\n2. none",  # the first task was done, not described
+        "1. Yes\n2. No",
+        "1. good, bad\n2.",
+        "0. good, bad\n1. none",
+    ],
+)
 def test_other_replies_are_not(text: str) -> None:
-    assert numbered_answers(Reply(text, "stop"), 2) == ["", ""]
+    assert numbered_answers(Config(), Reply(text, "stop"), 2) == ["", ""]
 
 
 @pytest.mark.parametrize(
     ("finish", "read"), [("eos_token", True), ("length", False), ("content_filter", False)]
 )
 def test_only_a_reply_that_broke_off_is_not_whole(finish: str, read: bool) -> None:
-    assert numbered_answers(Reply("1. Yes\n2. No", finish), 2) == (
-        ["Yes", "No"] if read else ["", ""]
-    )
+    answers = numbered_answers(Config(), Reply("1. good, bad\n2. none", finish), 2)
+    assert answers == (["Options: good, bad", "Options: none"] if read else ["", ""])
 
 
 @given(
-    st.text("12. 是否YesNo\n:*)", max_size=60),
+    st.text("12. 无abnoe,、\n:*)", max_size=60),
     st.integers(1, 12),
     st.sampled_from(["stop", "length"]),
 )
 def test_there_are_as_many_answers_as_questions_and_all_or_none_can_be_read(
     text: str, n: int, finish: str
 ) -> None:
-    answers = numbered_answers(Reply(text, finish), n)
-    assert (
-        len(answers) == n and len({parse_classification(answer) is None for answer in answers}) == 1
-    )
+    answers = numbered_answers(Config(), Reply(text, finish), n)
+    unread = {parse_classification(answer) is None for answer in answers}
+    assert len(answers) == n and len(unread) == 1
