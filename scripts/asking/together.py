@@ -1,6 +1,6 @@
 """Stage 2 with several tasks in one request: the worked examples are sent once for all of them.
 
-    python self_instruct.py --provider openai --classify-together 10    the default with a real model
+    python self_instruct.py --provider openai --classify-together 10    the default, with a server
     python self_instruct.py --provider openai --classify-together 1     each task by itself (paper)
 
 Small models repeat the answers of the examples in a list, whatever the tasks. So the first list
@@ -101,13 +101,22 @@ def key_of(model: Model, task: Task) -> str:
 def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
     """How often the answers of a list about seed tasks are those of people."""
     shuffled = in_order(model, probes)
+    same = asked = 0
+    # Asked by a thread: Ctrl-C waits for it, so that no reply is lost.
+    for _, reply in Model.ask_each(model, "lists", partial(ask_probes, model), [shuffled]):
+        if reply:
+            answers = numbered_answers(model.config, reply, len(shuffled))
+            asked = len(shuffled)
+            same = sum(map(agrees, shuffled, answers))
+    trusted = asked > 0 and same >= workshop.TRUSTED * asked
+    return {"asked": asked, "same": same, "trusted": trusted}
+
+
+def ask_probes(model: Model, probes: list[Task]) -> Reply | None:
+    """Ask the list of seed tasks; None where it gets no reply."""
     with suppress(RequestFailed):
-        reply = ask_list(model, shuffled)
-        answers = numbered_answers(model.config, reply, len(shuffled))
-        same = sum(map(agrees, shuffled, answers))
-        trusted = same >= workshop.TRUSTED * len(shuffled)
-        return {"asked": len(shuffled), "same": same, "trusted": trusted}
-    return {"asked": 0, "same": 0, "trusted": False}
+        return ask_list(model, probes)
+    return None
 
 
 def in_order(model: Model, probes: list[Task]) -> list[Task]:
