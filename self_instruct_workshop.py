@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-647: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 648-4407: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 651-4759: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -411,10 +411,9 @@ def classify_instructions(
     >>> print(parse_classification("Please give me the review."))
     None
     """
-    # Stage 2 takes the likeliest answer: temperature 0.
     results = results or Results(tasks=tasks)
     # Does the model say of seed tasks what people say? If not, its answers decide nothing.
-    results.agreement = agreement_with_people(config, model, results.seeds)
+    results.agreement = agreement_with_people(config, model, results.seeds, tasks)
     if not results.agreement["trusted"]:
         return leave_unknown(tasks)
 
@@ -432,7 +431,6 @@ def classify_instructions(
 
 def classify_prompt(config: Config, instruction: str) -> Prompt:
     """What is asked, worked examples, then the task. The part that never changes stands first."""
-    # Each example stands with its question and its answer.
     words = wording(config, "classify", CLASSIFY_PROMPT)
     shots = [options_turn(shot, words) for shot in words["shots"]]
     asked = f"{words['task']}\n{instruction}\n{words['question']}"
@@ -503,7 +501,7 @@ def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]
     question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
     reply = model.ask("instances", prompt, sampling, question)
     rule = broken_form(config, task, reply)
-    if not (rule and config.second_try and RECIPES[config.recipe].second_try):
+    if not (rule and config.second_try and RECIPES[config.recipe].checks_model):
         return reply, ""
 
     # Ask once more, and say why. If that is no better, it is rejected by its own rule.
@@ -514,7 +512,6 @@ def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]
 
 def instances_prompt(config: Config, task: Task) -> Prompt:
     """What is asked, worked examples, then the task."""
-    # The worked examples are of the same kind as the task: classification or not.
     words = wording(config, "instances", INSTANCE_PROMPT)
     recipe = RECIPES[config.recipe]
     # The worked examples are of the same kind as the task: classification or not.
@@ -524,8 +521,8 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
     # Labels take turns from task to task, so that each comes first about as often.
     lines = [words["task"], task.instruction]
-    turn = sha256(task.instruction.encode()).digest()[0]
     labels = task.notes.get("classify", {}).get("labels")
+    turn = sha256(task.instruction.encode()).digest()[0]
     if labelled and labels:
         lines.append(words["label"].format(labels[turn % len(labels)]))
     elif labelled and words["start"]:
@@ -542,9 +539,8 @@ def take_instances(
     for pair in cut_off:
         results.reject("instances", "cut_off", task.instruction, pair=pair)
     for pair in whole:
-        evidence = copied_from(config, task, pair)
-        if evidence:
-            why = (evidence, None)
+        why = (copied_from(config, task, pair), 0.0)
+        if why[0]:
             results.reject("instances", "copied_example", task.instruction, pair=pair, why=why)
         else:
             task.instances.append({"input": pair[0], "output": pair[1]})
@@ -1839,7 +1835,7 @@ def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
 
     A label may be that of an example, and so may a short answer: three words say little.
     """
-    if not RECIPES[config.recipe].second_try:
+    if not RECIPES[config.recipe].checks_model:
         return ""
     source = {folded(line) for line in (pair[0], *pair[0].split("\n"))} - {""}
     target = {folded(line) for line in (pair[1], *pair[1].split("\n"))}
@@ -1897,22 +1893,32 @@ PROBES = 16  # seed tasks that stage 2 asks about to learn whether the model agr
 TRUSTED = 0.75  # the least share of them on which it must agree
 
 
-def agreement_with_people(config: Config, model: Model, seeds: list[Task]) -> dict:
+def agreement_with_people(
+    config: Config, model: Model, seeds: list[Task], tasks: list[Task]
+) -> dict:
     """How often stage 2 says of seed tasks what people say of them.
 
     Half of these tasks are classification. Returns asked, same, and trusted: whether the answers
     of this model decide anything. Without an answer there is no reason for doubt.
     """
-    probes = probe_tasks(config, seeds) if RECIPES[config.recipe].second_try else []
+    wanted = tasks and RECIPES[config.recipe].checks_model
+    probes = probe_tasks(config, seeds) if wanted else []
     asked = 0
     same = 0
-    replies = model.ask_each("probes", partial(ask_options, config, model), probes)
+    replies = model.ask_each("probes", partial(ask_probe, config, model), probes)
     for probe, reply in replies:
         if reply:
             answer = parse_classification(reply.text, recipe=config.recipe)
             asked += 1
             same += answer is not None and answer == bool(probe.is_classification)
     return {"asked": asked, "same": same, "trusted": same >= TRUSTED * asked}
+
+
+def ask_probe(config: Config, model: Model, probe: Task) -> Reply | None:
+    """Ask about a seed task; None where that fails for good, which leaves no task undone."""
+    with suppress(RequestFailed):
+        return ask_options(config, model, probe)
+    return None
 
 
 def probe_tasks(config: Config, seeds: list[Task]) -> list[Task]:
@@ -4215,7 +4221,7 @@ class Recipe:
     join: Callable[
         [str, list[tuple[str, str]], str], Prompt
     ]  # (header, (question, answer)s, asked)
-    second_try: bool  # probes in stage 2, and in stage 3 copies are found and a second try is made
+    checks_model: bool  # probes in stage 2; in stage 3 copies are found and a second try is made
     continues_text: bool  # for base models: /v1/completions instead of a chat
     languages: tuple[str, ...]  # for which it is made; empty: all
     instances_shown: int  # of a worked example
@@ -4251,7 +4257,7 @@ RECIPES = {
         shots=modern_shots,
         shots_drawn=2,
         join=modern_join,
-        second_try=True,
+        checks_model=True,
         continues_text=False,
         languages=(),
         instances_shown=1,
@@ -4278,7 +4284,7 @@ RECIPES = {
         shots=paper_shots,
         shots_drawn=0,
         join=paper_join,
-        second_try=False,
+        checks_model=False,
         continues_text=True,
         languages=("en",),
         instances_shown=5,

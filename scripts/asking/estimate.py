@@ -98,7 +98,7 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
     if stage == "instances":
         tokens = INSTANCE * config.instances_per_instruction
         return config.num_instructions, min(most, tokens)
-    probes = workshop.PROBES if workshop.RECIPES[config.recipe].second_try else 0
+    probes = workshop.PROBES if workshop.RECIPES[config.recipe].checks_model else 0
     return config.num_instructions + probes, min(most, VERDICT)
 
 

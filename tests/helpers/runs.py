@@ -28,8 +28,8 @@ PATIENCE = (
 FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
 FIELDS = {
     "step1_instructions.jsonl": "id instruction most_similar avg_similarity_score metadata request_idx",
-    "step2_is_classification.jsonl": "id instruction is_classification response metadata",
-    "step3_raw_instances.jsonl": "id instruction is_classification instances response metadata",
+    "step2_is_classification.jsonl": "id instruction is_classification labels response metadata",
+    "step3_raw_instances.jsonl": "id instruction is_classification instances first_problem response metadata",
     "step4_final.jsonl": "instruction input output",
     "rejected.jsonl": "stage rule instruction input output evidence score",
 }
@@ -149,7 +149,7 @@ def check_pairs(config: Config) -> None:
         asked = workshop.Task("", task["instruction"], task["is_classification"])
         asked.notes["classify"] = {"labels": labels[task["id"]]}
         prompt = workshop.instances_prompt(config, asked)
-        reply = model("\n".join(turn["content"] for turn in prompt), {})
+        reply = model(workshop.as_text(prompt), {})
         assert task["response"] == reply
         said[task["instruction"]] = workshop.parse_instances(reply, bool(task["is_classification"]))
     final = rows(folder, "step4_final.jsonl")
