@@ -221,7 +221,7 @@ def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
     prompt = workshop.classify_prompt(settings(language=language), "Name it now.")
     shown = [turn["content"] for turn in prompt if turn["role"] == "assistant"]
     verdicts = [parse_classification(answer) for answer in shown]
-    assert verdicts.count(True) == verdicts.count(False) == 10
+    assert verdicts.count(True) == verdicts.count(False) == 12
     assert all((answer == none) is (verdict is False) for answer, verdict in zip(shown, verdicts))
 
 
@@ -231,7 +231,7 @@ def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(
     one, other = (
         workshop.classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words.")
     )
-    assert one[:-1] == other[:-1] and len(one) == 41
+    assert one[:-1] == other[:-1] and len(one) == 2 * 24 + 1
     assert one[-1] != other[-1]
 
 
