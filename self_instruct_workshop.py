@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-4759: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-4761: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1003,7 +1003,9 @@ def names_choices(text: str) -> bool:
     return len(LETTERED.findall(text.split("\n\n")[0])) > 1
 
 
-OPTIONS = re.compile(r"(?im)^\W*(?:options?|labels?|选项|标签|类别标签)\W*[:：][ \t]*(.*)$")
+OPTIONS = re.compile(  # "Options: good, bad", "**选项**：好、坏"
+    r"(?im)^[^\w\n]*(?:options?|labels?|选项|标签|类别标签)[^\w\n:：]*[:：][ \t]*(.*)$"
+)
 NO_OPTIONS = re.compile(r"(?i)none\b.*|n/?a|no (?:options|labels)|free|无|没有")
 BETWEEN_OPTIONS = re.compile(r"[,，、;；/\n]|\bor\b|或|还是")
 
