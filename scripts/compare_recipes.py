@@ -11,7 +11,9 @@ journal has several runs, the newest run counts.
     stages 2 to 4   both recipes read the replies about the instructions that the run kept
 
 Both columns read replies to the run's own prompts; `paper` reads each reply up to its stop
-strings. No journal can say what the prompts of the other recipe would have brought.
+strings. No journal can say what the prompts of the other recipe would have brought. Only `modern`
+asks about seed tasks in stage 2, and again where a reply is of no use: of such replies `paper` has
+the first one.
 
 run.json says how many instructions were wanted, and how novel they had to be. Without it,
 every candidate is kept that breaks no rule and is novel at 0.7.
@@ -27,7 +29,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +52,16 @@ from self_instruct_workshop import (
 # is about: (instruction,), or (input, output), or () for an answer of stage 2.
 Outcome = tuple[str, tuple[str, ...]]
 
-# The key of each reply in the journal, by stage, question and attempt. The question is the index
-# of a request in stage 1, and an instruction in stages 2 and 3.
-Keys = dict[tuple[str, Any, int], str]
+# The key of each reply in the journal, by stage, question, sample and attempt. The question is the
+# index of a request in stage 1, and an instruction in stages 2 and 3.
+Keys = dict[tuple[str, Any, int, int], str]
 
 TITLES = {
     "generate": "Stage 1, candidates",
     "classify": "Stage 2, answers",
     "instances": "Stages 3 and 4, instances",
 }
-ANSWERS = {True: "Yes", False: "No", None: "unread"}
+ANSWERS = {True: "classification", False: "not classification", None: "unknown"}
 REPLY = {f.name for f in fields(Reply)}
 
 
@@ -129,7 +131,8 @@ def keys_of(journal: Journal, newest_first: list[str], run: dict) -> Keys:
     for record in map(journal.get, newest_first):
         if belongs(record, run):
             for question, key in questions_of(record):
-                keys.setdefault((record["stage"], question, record["attempt"]), key)
+                sample = record.get("sample", 0)
+                keys.setdefault((record["stage"], question, sample, record["attempt"]), key)
     return keys
 
 
@@ -200,7 +203,8 @@ def read_seeds(path: str, run: dict) -> list[Task]:
 class Recorded(Model):
     """A model that answers from a journal, whichever recipe asks.
 
-    Where the journal has no reply to a second try, the reply to the first one is given.
+    Where the journal has no reply to a second try, the reply to the first one is given. A second
+    try of stage 3 is another sample, and one of stage 2 another attempt.
     """
 
     def __init__(self, config: Config, journal: Journal, keys: Keys) -> None:
@@ -210,6 +214,7 @@ class Recorded(Model):
         self.keys = keys
         self.results = Results()
         self.undone = []
+        self.tasks = []
         self.stop = threading.Event()
 
         # What we note: (stage, question) -> the reply, and text -> its outcome.
@@ -223,8 +228,8 @@ class Recorded(Model):
         """The logged reply, whatever the prompt. Raises RequestFailed where there is none."""
         # A second try may be missing: then the reply to the first try counts.
         asked = question.get("request_idx", question.get("instruction"))
-        for number in (attempt, 0, 1):
-            key = self.keys.get((stage, asked, number))
+        for sample, number in product((question.get("sample", 0), 0), (attempt, 0, 1)):
+            key = self.keys.get((stage, asked, sample, number))
             if key:
                 reply = self.logged(key)
                 reply.stop_at(parameters.get("stop", []))
@@ -255,7 +260,7 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
         pool.add(task.instruction)
 
     # Read the replies.
-    requests = {question for stage, question, _ in model.keys if stage == "generate"}
+    requests = {question for stage, question, _, _ in model.keys if stage == "generate"}
     for request_idx in sorted(requests):
         generate_once(model, pool, request_idx)
     model.columns["generate"] = column(model, "generate")
@@ -284,10 +289,11 @@ def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: 
     model.note("generate", request_idx, reply.text, reply.finish_reason, made)
 
 
-def answer(model: Recorded, instructions: list[str]) -> None:
+def answer(model: Recorded, instructions: list[str], seeds: list[Task]) -> None:
     """Stages 2, 3 and 4 again."""
-    # Let the pipeline do them.
+    # Let the pipeline do them. Where it does not trust the model, it has no answers in stage 2.
     results = model.results
+    results.seeds = seeds
     results.tasks = [Task(str(n), text) for n, text in enumerate(instructions)]
     tasks = results.tasks
     for stage in workshop.STAGE_FUNCTIONS[1:]:
@@ -300,6 +306,8 @@ def answer(model: Recorded, instructions: list[str]) -> None:
             outcomes = made[task.instruction]
             if stage == "classify":
                 outcomes = [(ANSWERS[task.is_classification], ())]
+                if not results.agreement["trusted"]:
+                    continue
             finish_reason = notes["metadata"].get("finish_reason", "stop")
             model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
     for stage in ("classify", "instances"):
@@ -336,14 +344,20 @@ def column(model: Recorded, stage: str) -> dict[str, int]:
 
     # What was read out of them.
     if stage == "classify":
-        rows["Yes"] = counts[stage]["classification"]
-        rows["No"] = counts[stage]["not_classification"]
-        rows["unread"] = counts[stage]["unknown"]
-        return rows
+        for name in ANSWERS.values():
+            rows[name] = counts[stage][name.replace(" ", "_")]
+        return rows | probed(model.results.agreement)
     if stage == "generate":
         return rows | judged("candidates", counts["generate"])
     rows["replies without an instance"] = counts[stage]["rejected"].get("no_instance", 0)
     return rows | judged("instances", counts["filter"])
+
+
+def probed(agreement: dict) -> dict[str, int]:
+    """Of how many seed tasks stage 2 said what people say; nothing where it was not asked."""
+    if not agreement["asked"]:
+        return {}
+    return {"seed tasks asked about": agreement["asked"], "  as people say": agreement["same"]}
 
 
 def judged(name: str, counts: dict) -> dict[str, int]:
@@ -403,9 +417,16 @@ def differences(modern: Recorded, paper: Recorded) -> Iterator[Difference]:
     """What the recipes judge in two ways, or keep as two texts."""
     for (stage, question), (reply, ours) in modern.read.items():
         heard, theirs = paper.read.get((stage, question), ("", {}))
-        for one, other in side_by_side(reply, ours, heard, theirs):
-            if differ(one, other):
-                yield Difference(stage, reply, one, other)
+        if reply.startswith(heard):
+            for one, other in side_by_side(reply, ours, heard, theirs):
+                if differ(one, other):
+                    yield Difference(stage, reply, one, other)
+        else:
+            # Two replies: only `modern` asked again.
+            for one in ours.values():
+                yield Difference(stage, reply, one, ("not asked again", ()))
+            for other in theirs.values():
+                yield Difference(stage, heard, ("asked again", ()), other)
 
 
 def side_by_side(
@@ -546,7 +567,8 @@ def compare(folder: Path, seed_file: str) -> str:
     seeds = read_seeds(seed_file, run)
     models = {}
     for recipe in RECIPES:
-        config = Config(recipe=recipe, seed=run["seed"], **told)
+        language = language_of(run, recipe)
+        config = Config(recipe=recipe, seed=run["seed"], language=language, **told)
         models[recipe] = Recorded(config, journal, keys)
 
     # Read stage 1. Both recipes go on with the instructions that the run itself kept.
@@ -554,18 +576,24 @@ def compare(folder: Path, seed_file: str) -> str:
         generate(model, seeds)
     kept = [task.instruction for task in models[run["recipe"]].results.tasks]
     for model in models.values():
-        answer(model, kept)
+        answer(model, kept, seeds)
     records = [journal.get(key) for key in keys.values()]
     journal.file.close()
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     replies = len({record.get("part_of", record["key"]) for record in records})
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
-    parts = [f"{replies} replies of {who}, read by both"]
+    parts = [f"{replies} replies of {who}, as each recipe reads them"]
     for stage in TITLES:
         parts.append(table(list(models.values()), stage))
     parts += difference_parts(list(differences(models["modern"], models["paper"])))
     return "\n\n".join(parts)
+
+
+def language_of(run: dict, recipe: str) -> str:
+    """The run's language; for a recipe that does not know it, the one that comes first."""
+    known = [*(RECIPES[recipe].languages or workshop.DEFAULT_SEEDS)]
+    return run["language"] if run["language"] in known else known[0]
 
 
 def difference_parts(found: list[Difference]) -> list[str]:

@@ -19,6 +19,7 @@ from self_instruct_workshop import Config, run
 sys.path.insert(0, str(ROOT / "scripts"))
 import compare_recipes
 
+ANSWERS = ("classification", "not classification", "unknown")
 Table = dict[str, tuple[int, int]]  # row -> modern, paper
 SEEDS = ["Add up the numbers in the list.", "Say whether the review is positive or negative."]
 FIRST = """ Explain the plot of Hamlet in two sentences.
@@ -28,20 +29,28 @@ FIRST = """ Explain the plot of Hamlet in two sentences.
 SECOND = """Here are some more tasks:
 9. Name three rivers that flow north.
 10. Translate the report of NASA into French."""
-ASKED = [  # instruction, replies of stage 2, reply of stage 3
+ASKED = [  # instruction, replies of stage 2, replies of stage 3
     (
         "Explain the plot of Hamlet in two sentences.",
         ["No"],
-        "Output: Here is one. Example sentence: I like cats.",
+        ["Output: Here is one. Example sentence: I like cats."],
     ),
     (
         "Translate the report of NASA into French.",
-        ["No."],
-        "Input: It landed.\nOutput: Il a atterri.",
+        ["Options: none"],
+        ["Input: It landed.\nOutput: Il a atterri."],
     ),
-    ("Reverse a string.", ["...", "Yes."], "Class label: palindrome\nInput: anna"),
-    ("Name three rivers that flow north.", ["Yes."], "Class label: long\nInput: the Nile"),
-    ("Give two synonyms of the word brave.", ["Yes"], "Class label: positive\nbold, daring"),
+    (
+        "Reverse a string.",
+        ["...", "Yes."],
+        ["I hope this helps!", "Class label: palindrome\nInput: anna"],
+    ),
+    (
+        "Name three rivers that flow north.",
+        ["Options: long, short"],
+        ["Class label: long\nInput: the Nile"],
+    ),
+    ("Give two synonyms of the word brave.", ["Yes"], ["Class label: positive\nbold, daring"]),
 ]
 
 
@@ -77,7 +86,10 @@ def by_hand() -> list[dict]:
         records += [
             record("classify", a, instruction=instruction, attempt=n) for n, a in enumerate(answers)
         ]
-        records.append(record("instances", instances, instruction=instruction))
+        records += [
+            record("instances", text, instruction=instruction, sample=n)
+            for n, text in enumerate(instances)
+        ]
     return records
 
 
@@ -122,9 +134,7 @@ def assert_adds_up(text: str) -> None:
         for table, whole in ((generate, "candidates"), (instances, "instances")):
             parts = [table["kept"][column], *(n[column] for n in rejected(table).values())]
             assert table[whole][column] == sum(parts)
-        assert classify["replies"][column] == sum(
-            classify[name][column] for name in ("Yes", "No", "unread")
-        )
+        assert classify["replies"][column] == sum(classify[name][column] for name in ANSWERS)
 
 
 def assert_is_what_the_run_counted(text: str, counts: dict, column: int) -> None:
@@ -141,7 +151,7 @@ def assert_is_what_the_run_counted(text: str, counts: dict, column: int) -> None
     answers = [
         counts["classify"][name] for name in ("classification", "not_classification", "unknown")
     ]
-    assert [classify[name][column] for name in ("Yes", "No", "unread")] == answers
+    assert [classify[name][column] for name in ANSWERS] == answers
     missing = instances["replies without an instance"][column]
     assert missing == counts["instances"]["rejected"].get("no_instance", 0)
     assert instances["replies"][column] - missing == counts["instances"]["out"]
@@ -201,7 +211,8 @@ def test_paper_loses_nearly_all_of_a_chinese_run(
     run(config, say=lambda text: None)
     generate, classify, instances = tables(compare(Path(config.work_dir), capsys))
     assert generate["kept"][0] == 60 and generate["kept"][1] <= 6
-    assert classify["Yes"][1] == instances["kept"][1] == 0 < classify["Yes"][0]
+    assert classify["classification"][1] == instances["kept"][1] == 0
+    assert classify["classification"][0] > 0
 
 
 def test_a_journal_with_known_differences_is_counted_exactly(
@@ -224,12 +235,12 @@ def test_a_journal_with_known_differences_is_counted_exactly(
     }
     assert {name: n for name, n in classify.items() if any(n)} == {
         "replies": (5, 5),
-        "Yes": (3, 1),
-        "No": (2, 4),
+        "classification": (3, 1),
+        "not classification": (2, 4),  # `...` and what names options are no Yes
     }
     assert {name: n for name, n in instances.items() if any(n)} == {
         "replies": (5, 5),
-        "replies without an instance": (0, 2),  # labels first, read as input first
+        "replies without an instance": (0, 2),  # labels first; no second try
         "instances": (5, 4),
         "kept": (5, 4),  # the word Example makes two of one
     }
@@ -242,16 +253,54 @@ def test_examples_show_a_kind_from_each_stage_by_turns(
     folder = write(tmp_path / "run", by_hand())
     text = compare(folder, capsys, str(folder / "seeds.txt"))
     total, *examples = text.split("\n\n")[4:]
-    assert total == "differences: 11, of 9 kinds (modern | paper); 5 of them:"
-    stages = ["Stage 1", "Stage 2", "Stages 3 and 4", "Stage 1", "Stages 3 and 4"]
+    assert total == "differences: 13, of 13 kinds (modern | paper); 5 of them:"
+    stages = ["Stage 1", "Stage 2", "Stages 3 and 4", "Stage 1", "Stage 2"]
     assert [example.split(",")[0] for example in examples] == stages
     assert len({example.split("\n")[0] for example in examples}) == 5
     assert examples[1].split("\n") == [
-        "Stage 2, Yes | No (2 such)",
+        "Stage 2, classification | not asked again (1 such)",
         "    reply   Yes.",
-        "    modern  Yes",
-        "    paper   No",
+        "    modern  classification",
+        "    paper   not asked again",
     ]
+    assert examples[4].rstrip("\n").split("\n") == [
+        "Stage 2, asked again | not classification (1 such)",
+        "    reply   ...",
+        "    modern  asked again",
+        "    paper   not classification",
+    ]
+
+
+def test_a_second_try_of_stage_3_is_read_by_modern_alone_and_where_it_is_missing_by_neither(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    records = [row for row in by_hand() if not row.get("sample")]
+    folder = write(tmp_path / "run", records)
+    instances = tables(compare(folder, capsys, str(folder / "seeds.txt")))[2]
+    assert instances["replies"] == (5, 5) and instances["no reply"] == (0, 0)
+    assert instances["replies without an instance"] == (1, 2), "the string's only reply"
+    assert instances["kept"] == (4, 4)
+
+
+@pytest.mark.parametrize(("right", "trusted"), [(11, False), (12, True)])
+def test_where_the_run_did_not_trust_its_model_modern_has_no_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture, right: int, trusted: bool
+) -> None:
+    """The model is right on so many of the 16 seed tasks; 12 are three quarters."""
+    records = by_hand()
+    for n, probe in enumerate(workshop.probe_tasks(Config(), [])):
+        chooses = probe.is_classification is (n < right)
+        said = "Options: a, b" if chooses else "Options: none"
+        records.append(record("classify", said, instruction=probe.instruction))
+    folder = write(tmp_path / "run", records)
+    classify = tables(compare(folder, capsys, str(folder / "seeds.txt")))[1]
+    answers = [classify[name] for name in ("replies", *ANSWERS)]
+    if trusted:
+        assert answers == [(5, 5), (3, 1), (2, 4), (0, 0)]
+    else:
+        assert answers == [(0, 5), (0, 1), (0, 4), (5, 0)]
+    assert classify["seed tasks asked about"] == (16, 0)
+    assert classify["as people say"] == (right, 0)
 
 
 def test_one_kind_of_difference_is_shown_where_it_is_and_what_the_model_said_is_harmless(
