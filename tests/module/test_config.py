@@ -217,14 +217,14 @@ def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
     shown = " ".join(cli("--help").stdout.split())
     for setting in SETTINGS:
         assert flag(setting.name) in shown
-        if setting.default is True:
+        what = " ".join(setting.metadata["help"].split())
+        if isinstance(setting.default, bool):
+            # A switch has no value: its flag turns it on, or off what is on.
+            told = f"do not: {what}" if setting.default else what
+            assert f"{flag(setting.name)} {told}" in shown
             continue
-        assert " ".join(setting.metadata["help"].split()) in shown
-        assert (
-            setting.default == ""
-            or isinstance(setting.default, str)
-            or f"[{setting.default}]" in shown
-        )
+        assert what in shown
+        assert isinstance(setting.default, str) or f"[{setting.default}]" in shown
     assert "--show-prompts" in shown and "--version" in shown
     for code in ("0", "1", "2", "3", "130"):
         assert re.search(rf"\b{code} \w+", shown.partition("exit codes")[2])
