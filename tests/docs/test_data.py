@@ -119,6 +119,7 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
         "classify": workshop.CLASSIFY_PROMPT,
         "together": TOGETHER_PROMPT,
         "instances": workshop.INSTANCE_PROMPT,
+        "again": workshop.SECOND_PROMPT,
     }
     rows = [row for row in read_data("prompts") if row["recipe"] == "modern"]
     assert {(row["language"], row["stage"]) for row in rows} == {

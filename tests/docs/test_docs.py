@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
@@ -90,9 +91,11 @@ def test_every_command_line_of_the_readme_is_accepted(readme: Path) -> None:
 def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     readme: Path, tmp_path: Path
 ) -> None:
-    # Through the command line, whose limits have a file of their own.
-    flags = ["--provider", "practice", "--num-instructions", "3"]
-    assert self_instruct.main([*flags, "--work-dir", str(tmp_path / "work")]) == 0
+    # On the command line and with a server, so that there is a file for the limits on spending.
+    with Server(scripted_model()) as server:
+        flags = ["--provider", "local", "--base-url", f"{server.url}/v1", "--model", "m"]
+        flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
+        assert self_instruct.main(flags) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
     assert (
         prepare_for_finetuning.main(
