@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-4761: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-4773: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1371,9 +1371,21 @@ def as_pair(example: dict[str, list[str]]) -> tuple[str, str]:
     return ("" if breaks("no_input", source) else source), target
 
 
+ANSWERED = re.compile(  # what begins an answer or an example behind a task: "- ...", "例：..."
+    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:for example|examples?|e\.g\.|answer)\b"
+    r"|[（(]?(?:例[：:如]|比如|示例|答案?[：:]))"
+)
+
+
 def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
-    """Whether a candidate is a line of the prompt itself, say "Write one task on each line..."."""
-    return "prompt_echo" if {candidate, f"- {candidate}"} & prompt_lines else ""
+    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it."""
+    if {candidate, f"- {candidate}"} & prompt_lines:
+        return "prompt_echo"
+    for line in prompt_lines:
+        task = re.sub(r"^\d+\. ", "", line)
+        if len(task) > 8 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
+            return "prompt_echo"
+    return ""
 
 
 def modern_input(instruction: str, source: str) -> str:

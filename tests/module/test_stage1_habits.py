@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from self_instruct_workshop import instruction_problem, parse_classification, parse_instructions
+import pytest
+
+from self_instruct_workshop import (
+    instruction_problem,
+    modern_echo_problem,
+    parse_classification,
+    parse_instructions,
+)
 
 Case = tuple[str, list[str]]  # a reply, and its tasks
 
@@ -272,3 +279,27 @@ RULES_BROKEN = [
 def test_remarks_about_tasks_and_tasks_about_pictures_break_a_rule() -> None:
     found = [(text, instruction_problem(text)) for text, _ in RULES_BROKEN]
     assert found == RULES_BROKEN
+
+
+@pytest.mark.parametrize(
+    ("shown", "behind"),
+    [
+        ("Say which team won the match.", " - The red team won it by two goals."),
+        ("Say which team won the match.", " Example: The red team won."),
+        ("Say which team won the match.", " (e.g. the red team)"),
+        ("说出成语的感情色彩，答案限于褒义、贬义、中性。", " - “三顾茅庐”属于褒义。"),
+        ("替我婉拒对方的请求，语气友好。", " 例：对不起，我不能答应。"),
+        ("替我婉拒对方的请求，语气友好。", "例如，“抱歉，我那天有事。”"),
+    ],
+)
+def test_a_task_of_the_prompt_with_an_answer_behind_it_is_an_echo(shown: str, behind: str) -> None:
+    lines = {"Write tasks.", f"3. {shown}", "4."}
+    assert modern_echo_problem(shown + behind, lines) == "prompt_echo"
+
+
+@pytest.mark.parametrize(
+    "behind", [" Say by how many goals.", "", " Then explain the rules.", " 再说说为什么。"]
+)
+def test_a_task_of_the_prompt_that_asks_for_more_is_none(behind: str) -> None:
+    lines = {"3. Say which team won the match."}
+    assert modern_echo_problem("Say which team won the match." + behind, lines) == ""
