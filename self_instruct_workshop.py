@@ -1372,7 +1372,7 @@ def as_pair(example: dict[str, list[str]]) -> tuple[str, str]:
 
 
 ANSWERED = re.compile(  # what begins an answer or an example behind a task: "- ...", "例：..."
-    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:for example|examples?|e\.g\.|answer)\b"
+    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:e\.g\.|(?:for example|examples?|answer)\b)"
     r"|[（(]?(?:例[：:如]|比如|示例|答案?[：:]))"
 )
 

@@ -59,13 +59,12 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
     stages = {}
     total = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
-        several = size if stage == "classify" else 1
-        prompt = len(workshop.as_text(prompts[stage]).encode()) // limits.BYTES_PER_TOKEN
-        reply = guess(config, stage)[1] * several
-        n = requests(config, stage, answered, several)
-        row = {"requests": n, "prompt_tokens": n * prompt, "reply_tokens": n * reply}
+        row = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
+        for kind, n, reply in to_send(config, stage, answered, size):
+            prompt = limits.bytes_of(prompts[kind]) // limits.BYTES_PER_TOKEN
+            row.update(requests=n, prompt_tokens=n * prompt, reply_tokens=n * reply)
+            sizes = {"prompt_size": prompt, "reply_size": reply}
         total.update(row)
-        sizes = {"prompt_size": prompt, "reply_size": reply}
         stages[stage] = {**row, "in_journal": in_journal[stage], **sizes}
 
     # All stages together.
@@ -80,17 +79,39 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
     }
 
 
-def requests(config: workshop.Config, stage: str, answered: Counter[str], several: int) -> int:
-    """Requests that a stage still sends, each with so many questions."""
+def to_send(
+    config: workshop.Config, stage: str, answered: Counter[str], size: int
+) -> list[tuple[str, int, int]]:
+    """Requests that a stage still sends: of which kind, how many, and the tokens in each reply."""
+    # A replay sends nothing; once stage 2 knows all its tasks, stage 1 is over.
+    known = answered[stage]
+    probes = probes_of(config) if stage == "classify" else 0
+    questions, reply = guess(config, stage)
     all_made = stage == "generate" and answered["classify"] >= config.num_instructions
     if config.responses or all_made:
-        return 0
-    questions = guess(config, stage)[0]
-    return max(0, math.ceil((questions - answered[stage]) / several))
+        return [(stage, 0, reply)]
+
+    # Stage 2 asks about seed tasks one by one, and about others in lists.
+    left = max(0, questions - max(0, known - probes))
+    probes = max(0, probes - known)
+    if stage != "classify" or size == 1:
+        return [(stage, probes + left, reply)]
+    lists = lists_for(left, size) if left else 0
+    return [(stage, probes, reply), ("lists", lists, reply * size)]
+
+
+def probes_of(config: workshop.Config) -> int:
+    """The seed tasks that stage 2 asks about."""
+    return workshop.PROBES if workshop.RECIPES[config.recipe].checks_model else 0
+
+
+def lists_for(tasks: int, size: int) -> int:
+    """The lists for so many tasks, and one more, of seed tasks."""
+    return math.ceil(tasks / size) + 1
 
 
 def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
-    """Questions of a stage, and the tokens in the answer to each."""
+    """Questions of a stage, without those about seed tasks, and the tokens in the answer to each."""
     most = workshop.parameters(config, stage)["max_tokens"]
     if stage == "generate":
         tasks = 7 if config.recipe == "paper" else config.tasks_asked
@@ -98,12 +119,11 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
     if stage == "instances":
         tokens = INSTANCE * config.instances_per_instruction
         return config.num_instructions, min(most, tokens)
-    probes = workshop.PROBES if workshop.RECIPES[config.recipe].checks_model else 0
-    return config.num_instructions + probes, min(most, VERDICT)
+    return config.num_instructions, min(most, VERDICT)
 
 
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
-    """A prompt of each stage, made from the seed tasks; stage 2 asks about `size` at a time."""
+    """A prompt of each kind, made from the seed tasks; lists of stage 2 have `size` tasks."""
     # What is odd about the seeds, the run will say.
     path = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
     with redirect_stderr(io.StringIO()):
@@ -111,14 +131,16 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
 
     # A task of middle length stands for all.
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
-    classify = workshop.classify_prompt(config, task)
-    if size > 1:
-        classify = together.together_prompt(config, [task] * min(size, config.num_instructions))
-    return {
+    prompts = {
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
-        "classify": classify,
+        "classify": workshop.classify_prompt(config, task),
         "instances": workshop.instances_prompt(config, workshop.Task("", task)),
     }
+    if size > 1:
+        # Two seed tasks stand among those of a list.
+        listed = [task] * (min(size, config.num_instructions) + 2)
+        prompts["lists"] = together.together_prompt(config, listed)
+    return prompts
 
 
 def journalled(
@@ -183,10 +205,15 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
     if stage == "generate":
         return used * wanted / model.made if model.made else row["requests"] + row["in_journal"]
 
-    # Where stage 2 used more replies than lists, the tasks are asked about one by one.
     tasks = model.made if all_made else wanted
-    groups = math.ceil(tasks / model.together) if stage == "classify" else tasks
-    return tasks if used > groups else groups
+    if stage == "instances":
+        return tasks
+
+    # Where stage 2 used more replies than lists take, tasks are asked about one by one.
+    probes = probes_of(model.config)
+    in_lists = probes + lists_for(tasks, model.together)
+    one_by_one = model.together == 1 or used > in_lists or not model.in_lists.get("trusted", True)
+    return probes + tasks if one_by_one else in_lists
 
 
 def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import PATIENCE, ROOT
-from helpers.server import Server, scripted_model
+from helpers.server import LISTS, Server, scripted_model
 
 import self_instruct
 from scripts.asking.estimate import as_text, estimate
@@ -168,7 +168,7 @@ def test_a_list_that_could_not_be_read_leaves_nothing_to_be_sent(settings: Setti
     model, lists = scripted_model(), count()
 
     def answer(prompt: str, body: dict) -> str:
-        return "Yes" if prompt.endswith("Answers:") and next(lists) == 1 else model(prompt, body)
+        return "Yes" if prompt.endswith(LISTS) and next(lists) == 1 else model(prompt, body)
 
     with Server(answer) as server:
         where = {
