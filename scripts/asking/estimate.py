@@ -111,7 +111,7 @@ def lists_for(tasks: int, size: int) -> int:
 
 
 def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
-    """Questions of a stage, without those about seed tasks, and the tokens in the answer to each."""
+    """Questions of a stage, but for those about seed tasks, and the tokens in each answer."""
     most = workshop.parameters(config, stage)["max_tokens"]
     if stage == "generate":
         tasks = 7 if config.recipe == "paper" else config.tasks_asked
@@ -212,7 +212,8 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
     # Where stage 2 used more replies than lists take, tasks are asked about one by one.
     probes = probes_of(model.config)
     in_lists = probes + lists_for(tasks, model.together)
-    one_by_one = model.together == 1 or used > in_lists or not model.in_lists.get("trusted", True)
+    refused = model.in_lists.get("asked", 0) > 0 and not model.in_lists["trusted"]
+    one_by_one = model.together == 1 or refused or used > in_lists
     return probes + tasks if one_by_one else in_lists
 
 

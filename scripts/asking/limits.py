@@ -442,7 +442,7 @@ class LimitedModel(workshop.Model):
 
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
         """As before; in stage 2, ask about lists first, whose answers then stand in the journal."""
-        if stage != "generate":
+        if stage in workshop.STAGES[1:]:
             self.made = len(items)
         if stage == "classify":
             path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]

@@ -77,9 +77,11 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
         return {}
     agreement = agreement_in_a_list(model, probes)
     if not agreement["trusted"]:
-        why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
-        notice = f"notice: in lists stage 2 gets {why}: it asks one by one"
-        print(notice, file=sys.stderr)
+        # Without a reply there is nothing to say of lists.
+        if agreement["asked"]:
+            why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
+            notice = f"notice: in lists stage 2 gets {why}: it asks one by one"
+            print(notice, file=sys.stderr)
         return agreement
 
     # Ask about all others.

@@ -90,6 +90,25 @@ def test_it_is_about_what_a_run_takes(settings: Settings, language: str, instanc
         assert row["prompt_tokens"] * 4 == pytest.approx(characters, rel=0.5), stage
 
 
+@pytest.mark.parametrize(
+    ("size", "requests"),
+    [(1, 16 + 40), (10, 16 + 1 + 4), (40, 16 + 1 + 1)],
+    ids=["one by one", "lists of 10", "one list"],
+)
+def test_stage_2_asks_about_16_seed_tasks_and_about_these_in_a_list_too(
+    settings: Settings, size: int, requests: int
+) -> None:
+    together = options(f"--classify-together={size}")
+    with Server(scripted_model()) as server:
+        where = {"provider": "local", "model": "m", "base_url": server.url + "/v1"}
+        config = settings(num_instructions=40, **where)
+        row = estimate(config, together)["stages"]["classify"]
+        model_class = partial(LimitedModel, options=together)
+        took = run(config, say=lambda text: None, model_class=model_class)["tokens"]["classify"]
+    assert row["requests"] == took["replies"] == requests
+    assert row["prompt_tokens"] == pytest.approx(took["prompt"], rel=0.1)
+
+
 def test_a_listed_price_a_given_one_and_none() -> None:
     table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
     for provider, models in table.items():
