@@ -27,7 +27,7 @@ import self_instruct_workshop as workshop
 from scripts.asking import limits, together
 
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
-TASK, VERDICT, INSTANCE = 25, 3, 150  # tokens in a new task, in Yes or No, in an instance
+TASK, OPTIONS, INSTANCE = 25, 6, 150  # tokens in a task, in its options, in an instance
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
 
 # The settings that shape a question.
@@ -119,7 +119,7 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
     if stage == "instances":
         tokens = INSTANCE * config.instances_per_instruction
         return config.num_instructions, min(most, tokens)
-    return config.num_instructions, min(most, VERDICT)
+    return config.num_instructions, min(most, OPTIONS)
 
 
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:

@@ -170,3 +170,18 @@ def test_data_readme_counts_what_is_there() -> None:
         assert good in text and bad in text
         assert sum(not row.get("flaw") for row in rows) == int(good.split()[0])
         assert sum(bool(row.get("flaw")) for row in rows) == int(bad)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_report_has_words_for_every_rule(language: str) -> None:
+    """Those of stage 1 stand in RULES; the others are all that the module names."""
+    import self_instruct_workshop as workshop
+
+    words = json.loads((ROOT / "scripts" / "reporting" / "words.json").read_text("utf-8"))
+    named = words[language]["rules"]
+    module = (ROOT / "self_instruct_workshop.py").read_text("utf-8")
+    rules = {*re.findall(r'\.reject\(\s*"\w+", "(\w+)"', module), *workshop.RULES}
+    rules |= {*re.findall(r'rule = "(\w+)"', module), "merged_tasks", "over_five", "duplicate"}
+    assert {"too_similar", "cut_off", "copied_example", "conflicting_outputs"} <= rules
+    assert rules - {*named} == set()
+    assert all(named.values())

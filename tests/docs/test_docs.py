@@ -173,10 +173,15 @@ def test_the_table_of_settings_is_config(readme: Path) -> None:
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table[1].strip().split("\n")[2:]
     ]
-    shown = [
-        [workshop.flag_of(f), str(f.default).replace(f"{ROOT}/", ""), f.metadata["help"]]
-        for f in fields(Config)
-    ]
+    shown = []
+    for f in fields(Config):
+        default = str(f.default).replace(f"{ROOT}/", "")
+        what = f.metadata["help"]
+        if isinstance(f.default, bool):
+            # A switch is off; that of a setting that is on turns it off.
+            default = "off"
+            what = f"do not: {what}" if f.default else what
+        shown.append([workshop.flag_of(f), default, what])
     told = [[row[0].strip("`"), row[1].strip("`"), row[2]] for row in cells]
     wanted = 3 if readme.name == "README.md" else 2  # what it does is said in the reader's language
     assert [row[:wanted] for row in told] == [row[:wanted] for row in shown]
@@ -275,3 +280,9 @@ def test_the_estimate_in_the_readme_is_what_the_command_prints(
     printed = capsys.readouterr().out.splitlines()
     block = re.search(r"```text\n(estimate for .*?)```", text, re.S)[1]
     assert set(block.splitlines()) <= set(printed)
+
+
+@every_readme
+def test_the_readme_names_every_flag_of_the_command_line(readme: Path) -> None:
+    named = re.findall(r"(?<![\w-])--[a-z][\w-]*", readme.read_text(encoding="utf-8"))
+    assert known_flags() - {"-h", "--help"} - {*named} == set()
