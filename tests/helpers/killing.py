@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.server import Server
+from self_instruct_workshop import as_text
 
 PROGRAM = Path(__file__).resolve().parents[2] / "self_instruct.py"
 STAGES = ("start", "generate", "classify", "instances", "filter")
@@ -95,7 +96,7 @@ def read_journal(folder: Path) -> tuple[list[bytes], set[str], bytes]:
     records = [json.loads(line) for line in lines]
     if len(records) > len({record["key"] for record in records}):
         raise ValueError("the journal holds a reply twice")
-    return lines, {record["prompt"] for record in records}, torn
+    return lines, {as_text(record["prompt"]) for record in records}, torn
 
 
 def complete(server: Server, folder: Path, *flags: str) -> dict[str, bytes]:

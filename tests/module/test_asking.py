@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +19,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from helpers.runs import PATIENCE, until
-from helpers.server import TRANSIENT, Server, scripted_model, storm
+from helpers.runs import PATIENCE, rows, stage_of, until
+from helpers.server import TRANSIENT, Server, people_say, scripted_model, storm
 
 import self_instruct
 from self_instruct_workshop import (
@@ -40,7 +41,7 @@ from self_instruct_workshop import (
 Settings = Callable[..., Config]
 WIRES = ["openai", "dashscope"]
 KEY = "sk-very-secret-0123456789"
-QUESTION = "Is it a classification task?"
+QUESTION = "Among which options is the answer chosen?"
 
 
 @pytest.fixture(params=WIRES)
@@ -590,8 +591,14 @@ def test_a_question_of_stage_2_filtered_twice_is_recorded_as_unknown(
     settings: Settings, wire: str
 ) -> None:
     tasks = [Task("a", "Name a river."), Task("b", "Name a forbidden lake.")]
+    seeds = people_say()
+
+    def options(prompt: str, body: dict) -> str:
+        """What people say of seed tasks; that all others are classification."""
+        return "Options: a, b" if seeds.get(prompt.split("\n")[-2], True) else "Options: none"
+
     with Server(
-        yes, faults=lambda index, prompt: "filter" if "forbidden" in prompt else ""
+        options, faults=lambda index, prompt: "filter" if "forbidden" in prompt else ""
     ) as server:
         config = settings(**about(wire, server.url))
         with Model(config) as model:
@@ -686,10 +693,9 @@ def test_a_message_that_is_no_text_is_no_traceback(
                 settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))
             ) as model,
         ):
-            try:
+            # As it should be, it raises one of the two errors that say what to do.
+            with suppress(WorkshopError, RequestFailed):
                 wrong.append((message, status, ask(model).text))
-            except (WorkshopError, RequestFailed):
-                pass  # as it should be: one of the two errors that say what to do
     assert wrong == []
 
 
@@ -757,14 +763,17 @@ def test_one_request_is_called_1_request(
     assert re.search(r"^1 requests? now", capsys.readouterr().out, re.M)
 
 
-def rows(folder: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture
 def stormy(settings: Settings, wire: str) -> Iterator[tuple[dict, Path, Server]]:
-    """A run in which a third of all requests fail, and some for good."""
-    faults = storm(0.35, 5, (*TRANSIENT, "filter", "filter-400", "length"))
+    """A run in which a third of all requests fail, some for good, and some replies are cut."""
+    weather = storm(0.35, 5, (*TRANSIENT, "filter", "filter-400", "length"))
+
+    def faults(index: int, prompt: str) -> str:
+        # Every reply of stage 1 is cut, and those to a sixth of the tasks in stage 3.
+        kind, task = stage_of(prompt), prompt.rpartition("Task:\n")[2]
+        long = kind == "generate" or (kind == "instances" and task.startswith("Explain"))
+        return weather(index, prompt) or "length" * long
+
     with Server(scripted_model(), faults=faults) as server:
         config = settings(
             **about(wire, server.url),
@@ -772,12 +781,15 @@ def stormy(settings: Settings, wire: str) -> Iterator[tuple[dict, Path, Server]]
             max_attempts=2,
             instances_per_instruction=2,
         )
-        yield run(config, say=lambda line: None), Path(config.work_dir), server
+        summary = run(config, say=lambda line: None)
+        assert summary["agreement"]["trusted"], "or nothing would be asked in stage 2"
+        yield summary, Path(config.work_dir), server
 
 
 def test_after_a_storm_the_counts_add_up(stormy: tuple[dict, Path, Server]) -> None:
     summary, folder, server = stormy
     counts, rejected = summary["counts"], rows(folder, "rejected.jsonl")
+    assert {"generate", "instances"} <= {row["stage"] for row in rejected}, "some were cut"
     for row in rejected:  # an instance that stage 3 cut off is counted where instances are
         row["counted"] = (
             "filter" if (row["stage"], row["rule"]) == ("instances", "cut_off") else row["stage"]

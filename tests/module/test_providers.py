@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from helpers.server import Server, scripted_model
+from helpers.runs import stage_of
+from helpers.server import Server, people_say, scripted_model
 
 from self_instruct_workshop import (
     PROVIDERS,
@@ -295,16 +296,19 @@ def test_each_provider_is_sent_what_its_row_says_and_nothing_else(
         assert request["body"] == {"model": name, "messages": messages, **wanted}
 
 
-def test_stage_2_is_asked_at_temperature_0_and_the_others_as_set(settings: Settings) -> None:
+def test_stage_1_is_asked_at_the_temperature_set_and_the_others_at_0(settings: Settings) -> None:
     with Server(scripted_model()) as server:
         run(
             settings(
                 **about("local", server), num_instructions=4, temperature=1.1, until="instances"
             )
         )
-    asked = {(r["prompt"].split("\n")[-1] == "Is it a classification task?", r["body"]["temperature"])
-             for r in server.requests if r["method"] == "POST"}  # fmt: skip
-    assert asked == {(True, 0.0), (False, 1.1)}
+    asked = {
+        (stage_of(request["prompt"]), request["body"]["temperature"])
+        for request in server.requests
+        if request["method"] == "POST"
+    }
+    assert asked == {("generate", 1.1), ("classify", 0.0), ("instances", 0.0)}
 
 
 def test_a_local_server_answers_with_the_first_model_it_lists(settings: Settings) -> None:
@@ -550,11 +554,14 @@ def test_one_refused_prompt_leaves_one_task_undone_and_the_next_run_asks_only_th
     settings: Settings, capsys: pytest.CaptureFixture
 ) -> None:
     marked: list[str] = []
+    seeds = people_say()
 
     def refuses(record: dict) -> bool:
-        if record["prompt"].endswith("Is it a classification task?") and not marked:
-            marked.append(record["prompt"])
-        return record["prompt"] in marked
+        # The first question of stage 2 that is about a task of the run.
+        prompt = record["prompt"]
+        if stage_of(prompt) == "classify" and prompt.split("\n")[-2] not in seeds and not marked:
+            marked.append(prompt)
+        return prompt in marked
 
     with Refusing(scripted_model()) as server:
         server.message, server.when = "This prompt is not for me.", refuses

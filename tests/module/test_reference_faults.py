@@ -10,18 +10,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.runs import ROOT
-from helpers.server import Server, scripted_model
+from helpers.runs import ROOT, stage_of
+from helpers.server import Server, people_say, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     DEFAULT_SEEDS,
+    PROBES,
     STEP_FILES,
     Config,
     InstructionPool,
@@ -104,7 +106,11 @@ def test_official_2_a_reply_without_output_becomes_no_row() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["The meeting is at 10:30 tomorrow.", "https://example.org/x", "Note: see below.\n\nEnd"],
+    [
+        "The meeting is at 10:30 tomorrow.",
+        "See https://example.org/x first.",
+        "Note: see below.\n\nEnd",
+    ],
 )
 @pytest.mark.parametrize("labelled", [True, False])
 def test_official_3_colons_and_blank_lines_in_inputs_are_kept(text: str, labelled: bool) -> None:
@@ -191,13 +197,25 @@ def test_official_8_a_model_that_repeats_itself_ends_the_search(
     assert len(done.requests) == 5
 
 
-@pytest.mark.parametrize("reply", ["", "I'm sorry, but I can't help with that.", "no list here"])
+@pytest.mark.parametrize(
+    ("reply", "searches"),
+    [
+        ("", 3 * 2),  # what is empty is asked for once more
+        ("I'm sorry, but I can't help with that.", 3),
+        ("no list here", 1 + 3),  # the first one is taken for a task
+    ],
+)
 def test_official_8_a_model_that_writes_nothing_useful_ends_the_search(
-    against: Callable[..., SimpleNamespace], reply: str
+    against: Callable[..., SimpleNamespace], reply: str, searches: int
 ) -> None:
     done = against(lambda prompt, body: reply, num_instructions=50, patience=3)
-    assert done.summary["counts"]["generate"]["out"] <= 1
-    assert len([request for request in done.requests if request["text"] == reply]) <= 12
+    tasks = done.summary["counts"]["generate"]["out"]
+    assert tasks == (reply == "no list here")
+    asked = Counter(stage_of(request["prompt"]) for request in done.requests)
+    assert asked["generate"] == searches
+    # No later stage asks more than twice, and without a task none asks at all.
+    assert asked["classify"] <= 2 * (PROBES + 1) * tasks
+    assert asked["instances"] <= 2 * tasks
 
 
 def test_official_8_a_bad_key_ends_the_run_after_one_request(
@@ -294,21 +312,21 @@ def test_official_a_failed_request_is_neither_no_nor_empty_and_is_asked_again(
     against: Callable[..., SimpleNamespace],
 ) -> None:
     def faults(index: int, prompt: str) -> str:
-        return "500" if prompt.endswith("classification task?") and index % 3 == 0 else ""
+        return "500" if stage_of(prompt) == "classify" and index % 3 == 0 else ""
 
     done = against(scripted_model(3), faults, num_instructions=12, max_attempts=1, patience=50)
+    failed = {request["prompt"] for request in done.requests if request["fault"]}
     undone = done.summary["counts"]["classify"]["undone"]
-    assert undone > 0
+    # Some of what failed were questions about seed tasks, which leave no task undone.
+    assert undone == sum(prompt.split("\n")[-2] not in people_say() for prompt in failed) > 0
     classified = rows(done.config, STEP_FILES[1])
     assert len(classified) == 12 - undone
     assert all(row["response"] in ("Yes", "No") for row in classified)
     with Server(scripted_model(3)) as server:
         done.config.base_url = server.url + "/v1"
         summary = run(done.config, lambda text: None)
-        assert (
-            len([r for r in server.requests if r["prompt"].endswith("classification task?")])
-            == undone
-        )
+        again = [r["prompt"] for r in server.requests if stage_of(r["prompt"]) == "classify"]
+        assert len(again) == len(failed) and set(again) == failed
     assert summary["counts"]["classify"]["undone"] == 0
 
 
@@ -374,7 +392,7 @@ def test_alpaca_the_tokens_of_a_request_are_counted_once(
 def test_alpaca_what_was_too_similar_is_kept_with_its_neighbour_and_score(
     settings: Settings,
 ) -> None:
-    config = settings(provider="practice", num_instructions=30)
+    config = settings(provider="practice", num_instructions=60)
     run(config, lambda text: None)
     similar = [row for row in rows(config, "rejected.jsonl") if row["rule"] == "too_similar"]
     assert similar
