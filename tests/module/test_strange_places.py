@@ -20,7 +20,18 @@ from helpers.killing import command, complete, read_journal, settle, stage_of
 from helpers.runs import FLAGS, PATIENCE, ROOT, Gate, obey_permissions
 from helpers.server import Server, scripted_model
 
-from self_instruct_workshop import Config, Journal, WorkshopError, run
+from self_instruct_workshop import (
+    DEFAULT_SEEDS,
+    PROBES,
+    STEP_FILES,
+    Config,
+    Journal,
+    WorkshopError,
+    as_text,
+    load_seed_tasks,
+    probe_tasks,
+    run,
+)
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a matter of POSIX")
 
@@ -70,10 +81,12 @@ def full_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize(
-    "kilobytes", [8, 40, 120, 200], ids=["stage 1", "step file", "stage 2", "stage 3"]
+    ("kilobytes", "last", "files"),
+    [(8, "generate", 0), (40, "generate", 0), (200, "classify", 1), (310, "instances", 2)],
+    ids=["stage 1", "step file", "stage 2", "stage 3"],
 )
 def test_a_full_disk_is_one_line_costs_what_was_in_flight_and_with_room_the_run_goes_on(
-    kilobytes: int, tmp_path: Path, whole: dict
+    kilobytes: int, last: str, files: int, tmp_path: Path, whole: dict
 ) -> None:
     folder = tmp_path / "disk"
     with full_disk(folder, kilobytes) as enlarge, Server(scripted_model()) as server:
@@ -81,7 +94,11 @@ def test_a_full_disk_is_one_line_costs_what_was_in_flight_and_with_room_the_run_
         settle(server)
         delivered = {request["prompt"] for request in server.requests if request["delivered"]}
         before = (folder / "responses.jsonl").read_bytes()
-        kept = {json.loads(line)["prompt"] for line in before.split(b"\n")[:-1]}
+        records = [json.loads(line) for line in before.split(b"\n")[:-1]]
+        kept = {as_text(record["prompt"]) for record in records}
+        # The disk was full where the name of this test says.
+        assert records[-1]["stage"] == last
+        assert len([name for name in STEP_FILES if (folder / name).exists()]) == files
         enlarge()
         goes_on(server, folder, whole)
         assert (
@@ -112,7 +129,8 @@ def test_once_a_reply_cannot_be_written_down_no_more_are_asked_for(
     settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the first reply of the stage, which is waited for first, is slow to come."""
-    append, first, seen = Journal.append, [], []
+    append, seen = Journal.append, []
+    first = probe_tasks(Config(), load_seed_tasks(DEFAULT_SEEDS["en"]))[0].instruction
 
     def full(journal: Journal, record: dict) -> None:
         if record["stage"] == "classify":
@@ -120,13 +138,10 @@ def test_once_a_reply_cannot_be_written_down_no_more_are_asked_for(
         append(journal, record)
 
     def answer(prompt: str, body: dict) -> str:
-        text = scripted_model()(prompt, body)
-        if stage_of(prompt) == "generate":
-            first.append(text.split("\n")[0].split(". ", 1)[1])
-        else:
-            seen.append(prompt)
-            time.sleep(1.0 if first[0] in prompt else 0.01)
-        return text
+        if stage_of(prompt) == "classify":
+            seen.append(prompt.split("\n")[-2])
+            time.sleep(1.0 if seen[-1] == first else 0.01)
+        return scripted_model()(prompt, body)
 
     monkeypatch.setattr(Journal, "append", full)
     with Server(answer) as server:
@@ -136,7 +151,7 @@ def test_once_a_reply_cannot_be_written_down_no_more_are_asked_for(
         )
         with pytest.raises((OSError, WorkshopError), match="space"):
             run(config, say=lambda text: None)
-    assert len(seen) <= 4
+    assert first in seen and len(seen) <= 4
 
 
 # Folders.
@@ -286,10 +301,11 @@ def other_shape(record: dict) -> dict:
 
 @pytest.fixture
 def done(tmp_path: Path) -> Iterator[tuple[Server, list[str], Path]]:
-    """A run of nine requests that is complete: its server, its command, and its journal."""
+    """A complete run, each of whose 25 requests asks one thing: its server, command and journal."""
     flags = ("--num-instructions", "4", "--classify-together", "1")
     with Server(scripted_model()) as server:
         complete(server, tmp_path / "work", *flags)
+        assert len(server.requests) == 1 + PROBES + 4 + 4
         yield server, command(server, tmp_path / "work", *flags), tmp_path / "work/responses.jsonl"
 
 
@@ -302,20 +318,23 @@ def test_a_journal_of_another_version_is_one_line_that_says_so_and_is_left_alone
     server, arguments, path = done
     records = [newer(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    before = path.read_bytes()
+    before, asked = path.read_bytes(), len(server.requests)
     assert "version" in refused(arguments, path)
-    assert path.read_bytes() == before and len(server.requests) == 9
+    assert path.read_bytes() == before and len(server.requests) == asked
 
 
+@pytest.mark.parametrize("place", [6, 22], ids=["of a seed task", "of stage 3"])
 def test_a_line_that_holds_no_reply_is_named_by_its_number_and_deleting_it_costs_one_request(
-    done: tuple[Server, list[str], Path],
+    place: int, done: tuple[Server, list[str], Path]
 ) -> None:
     server, arguments, path = done
-    lines = path.read_bytes().splitlines(keepends=True)
-    record = {name: value for name, value in json.loads(lines[6]).items() if name != "text"}
-    path.write_bytes(b"".join([*lines[:6], json.dumps(record).encode() + b"\n", *lines[7:]]))
+    lines, asked = path.read_bytes().splitlines(keepends=True), len(server.requests)
+    record = {name: value for name, value in json.loads(lines[place]).items() if name != "text"}
+    damaged = json.dumps(record).encode() + b"\n"
+    path.write_bytes(b"".join([*lines[:place], damaged, *lines[place + 1 :]]))
     said = refused(arguments, path)
-    assert "line 7 " in said and "delete that line" in said and len(server.requests) == 9
-    path.write_bytes(b"".join(lines[:6] + lines[7:]))
+    assert f"line {place + 1} " in said and "delete that line" in said
+    assert len(server.requests) == asked
+    path.write_bytes(b"".join(lines[:place] + lines[place + 1 :]))
     assert subprocess.run(arguments, capture_output=True, timeout=60).returncode == 0
-    assert len(server.requests) == 10
+    assert len(server.requests) == asked + 1
