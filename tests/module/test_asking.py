@@ -548,7 +548,8 @@ def test_nine_failures_in_a_row_do_not(settings: Settings, wire: str) -> None:
     seen = iter(range(1000))
 
     def fault(index: int, prompt: str) -> str:
-        return "500" if QUESTION in prompt and next(seen) % 10 else ""
+        # Every tenth question is answered: one about a seed task, then two of the 20 tasks.
+        return "500" if QUESTION in prompt and next(seen) % 10 != 9 else ""
 
     with Server(scripted_model(), faults=fault) as server:
         config = settings(
@@ -692,10 +693,9 @@ def test_a_message_that_is_no_text_is_no_traceback(
             Model(
                 settings(**about(wire, server.url), max_attempts=2, work_dir=str(folder))
             ) as model,
+            suppress(WorkshopError, RequestFailed),  # as it should be: they say what to do
         ):
-            # As it should be, it raises one of the two errors that say what to do.
-            with suppress(WorkshopError, RequestFailed):
-                wrong.append((message, status, ask(model).text))
+            wrong.append((message, status, ask(model).text))
     assert wrong == []
 
 

@@ -319,6 +319,7 @@ def test_official_a_failed_request_is_neither_no_nor_empty_and_is_asked_again(
     undone = done.summary["counts"]["classify"]["undone"]
     # Some of what failed were questions about seed tasks, which leave no task undone.
     assert undone == sum(prompt.split("\n")[-2] not in people_say() for prompt in failed) > 0
+    assert sum(done.summary["undone_because"].values()) == undone
     classified = rows(done.config, STEP_FILES[1])
     assert len(classified) == 12 - undone
     assert all(row["response"] in ("Yes", "No") for row in classified)
