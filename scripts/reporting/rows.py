@@ -87,7 +87,7 @@ class Replies:
         alone = record.get("instruction", record.get("request_idx"))
         for what in record.get("instructions") or [alone]:
             groups = self.groups.setdefault((stage, what), [])
-            is_retry = bool(record.get("attempt") and groups)
+            is_retry = bool((record.get("attempt") or record.get("sample")) and groups)
             earlier = groups.pop()[1] if is_retry else []
             groups.append((reply.text, [*earlier, number]))
 
@@ -118,7 +118,9 @@ def read_replies(run: Run) -> Replies:
         used = (record for record in records(run) if record["stage"] in STAGES[:3])
         for number, record in enumerate(used):
             replies.note(number, record, recipe)
-            yield [record.get(name) for name in SHOWN]
+            # A prompt of several turns is shown as one text.
+            told = record | {"prompt": workshop.as_text(record.get("prompt") or "")}
+            yield [told.get(name) for name in SHOWN]
 
     replies.pieces = list(packed(shown(), REPLIES))
     return replies
