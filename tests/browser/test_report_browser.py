@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.report_runs import HOSTILE, LABELS, Page, big_run, hostile_run
+from helpers.runs import stage_of
 from helpers.server import Server, scripted_model
 
 import self_instruct
@@ -38,7 +39,7 @@ def undone_run(folder: Path) -> dict:
     instances: list[str] = []
 
     def faults(number: int, prompt: str) -> str:
-        if not (workshop.dangling_number(prompt) or "Is it a" in prompt):
+        if stage_of(prompt) == "instances":
             instances.append(prompt)
         return "filter" if prompt in instances[:1] else ""
 
@@ -57,8 +58,7 @@ def lost_run(folder: Path) -> dict:
     """Of 12 tasks none has a reply in stage 3, and neither has one request of stage 1."""
 
     def faults(number: int, prompt: str) -> str:
-        later = "Is it a" in prompt or bool(workshop.dangling_number(prompt))
-        return "500" if number == 1 or not later else ""
+        return "500" if number == 1 or stage_of(prompt) == "instances" else ""
 
     with Server(scripted_model(), faults=faults) as server:
         config = Config(provider="local", base_url=server.url, model="m", num_instructions=12, work_dir=str(folder),
@@ -381,7 +381,7 @@ def test_the_raw_prompt_and_reply_of_a_row_are_those_of_the_journal(
         for line in (path.parent / "responses.jsonl").read_text(encoding="utf-8").split("\n")
         if line
     ]
-    texts = {(record["prompt"], record["text"]) for record in journal}
+    texts = {(workshop.as_text(record["prompt"]), record["text"]) for record in journal}
     item = page.locator("#results > li").nth(2)
     item.locator("button.link").click()
     until(page, "document.querySelectorAll('#results > li:nth-child(3) pre').length >= 6")

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import self_instruct_workshop as workshop
-from helpers.server import Server
-from self_instruct_workshop import Config, Results, Task
+from helpers.server import Server, people_say
+from self_instruct_workshop import DEFAULT_SEEDS, Config, Results, Task, load_seed_tasks
 
 HOSTILE = [
     "Explain <script>window.hacked = 1</script> in one plain sentence, please.",
@@ -38,9 +38,11 @@ def hostile_answer(prompt: str, body: dict) -> str:
     if number := workshop.dangling_number(prompt):
         return "\n".join(f"{n}. {text}" for n, text in enumerate(HOSTILE, number))
     lines = prompt.strip().split("\n")
-    label = next((label for word, label in LABELS.items() if word in lines[-2]), "")
-    if lines[-1].startswith("Is it"):
-        return "Yes" if label else "No"
+    asked = next((text for text in HOSTILE if text in "\n".join(lines[-3:])), "")
+    label = next((label for word, label in LABELS.items() if word in asked), "")
+    if lines[-1].startswith("Among which"):
+        chosen = label or people_say().get(lines[-2])
+        return "Options: one, two" if chosen else "Options: none"
     if label:
         return f"Class label: {label}\nInput: <script>window.hacked = 10</script>"
     return "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: </script><script>hacked = 12</script> <!--"
@@ -93,7 +95,10 @@ VERBS = [
 
 def big_run(folder: Path, tasks: int) -> dict:
     """The files of a run with so many tasks, made without a model; return its summary."""
-    rng, results = random.Random(1), Results(status="complete", seed_tasks=175)
+    rng, results = (
+        random.Random(1),
+        Results(status="complete", seeds=load_seed_tasks(DEFAULT_SEEDS["en"])),
+    )
     config, journal = Config(provider="practice", num_instructions=tasks, work_dir=str(folder)), []
     asked = {"version": 1, "attempt": 0, "provider": "practice", "model": "m", "recipe": "modern"}
     said = {
@@ -165,9 +170,11 @@ def big_run(folder: Path, tasks: int) -> dict:
     }
     model = SimpleNamespace(undone=[], name="practice", model="m", base_url="", faults={})
     model.refused, model.tokens, model.spending = {}, tokens, lambda results: {}
+    model.address, model.check_folder = "", lambda: None
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
         workshop.write_whole(folder / name, map(workshop.to_json, results.rows(stage)))
+    results.written = [*workshop.STEP_FILES]
     workshop.write_summary(config, model, results)
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
