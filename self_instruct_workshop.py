@@ -1383,7 +1383,7 @@ def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
         return "prompt_echo"
     for line in prompt_lines:
         task = re.sub(r"^\d+\. ", "", line)
-        if len(task) > 8 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
+        if len(task) > 5 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
             return "prompt_echo"
     return ""
 
