@@ -107,8 +107,9 @@ def stage_2(options: argparse.Namespace, url: str, folder: Path) -> Iterator[str
     """A line of the table for each set of tasks and each way to ask."""
     yield "| stage 2 | asked | accuracy | macro F1 | share of Yes | unread |"
     yield "|---|---|---|---|---|---|"
+    ways = {"one": ("one by one", one_by_one), "lists": (f"in lists of {LIST}", in_lists)}
     for language in options.languages:
-        for way, ask in (("one by one", one_by_one), (f"in lists of {LIST}", in_lists)):
+        for way, ask in (ways[name] for name in options.ways):
             for name, tasks in labelled_tasks(language, options.tasks).items():
                 config = settings(options, url, folder / f"stage2_{language}", language)
                 with Model(config) as model:
@@ -244,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--model", default="", help="its model [the first that the server lists]")
     add("--recipe", choices=tuple(workshop.RECIPES), default="modern", help="[modern]")
     add("--parts", nargs="+", choices=("stage2", "run"), default=["stage2", "run"], help="[both]")
+    add("--ways", nargs="+", choices=("one", "lists"), default=["one", "lists"], help="[both]")
     add("--languages", nargs="+", choices=LANGUAGES, default=list(LANGUAGES), help="[en zh]")
     add("--tasks", type=int, default=0, help="labelled tasks of each set [0: all]")
     add("--num", type=int, default=60, help="instructions of the run [60]")
