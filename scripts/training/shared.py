@@ -23,7 +23,8 @@ from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit(
-        "shared.py is a part of the four backtranslation programs: run  python scripts/inverse_sft.py --help"
+        "shared.py is a part of the four backtranslation programs: run"
+        "  python scripts/inverse_sft.py --help"
     )
 
 import argparse

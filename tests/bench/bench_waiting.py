@@ -1,6 +1,6 @@
 """By a real clock: a run leaves in time, and no request outlasts its limits.
 
-    python -m pytest tests/bench/bench_waiting.py          a minute, on a machine that does nothing else
+    python -m pytest tests/bench/bench_waiting.py    a minute, on a machine that does nothing else
 
 The normal test run does not collect this file: on a busy machine seconds are no measure. There,
 tests/module shows the same by what happens: which requests come, and who gives up first.
@@ -67,9 +67,12 @@ def ask(model: Model) -> str:
 
 
 def test_a_server_that_hangs_is_given_up_after_the_timeout(settings: Settings, wire: str) -> None:
-    with Server(yes, faults=["hang"], hang_s=5) as server, in_less_than(2):
-        with Model(settings(**about(wire, server), request_timeout=0.3)) as model:
-            assert ask(model) == "Yes"
+    with (
+        Server(yes, faults=["hang"], hang_s=5) as server,
+        in_less_than(2),
+        Model(settings(**about(wire, server), request_timeout=0.3)) as model,
+    ):
+        assert ask(model) == "Yes"
 
 
 def test_a_wait_that_a_server_asks_for_is_really_waited(settings: Settings, wire: str) -> None:
@@ -92,9 +95,13 @@ def test_the_deadline_of_a_request_is_kept(
     settings: Settings, wire: str, fault: str, slow: dict, limits: dict
 ) -> None:
     server = Server(yes, faults=lambda index, prompt: fault, **slow)
-    with server, in_less_than(1.5), Model(settings(**about(wire, server), **limits)) as model:
-        with pytest.raises(WorkshopError):
-            ask(model)
+    with (
+        server,
+        in_less_than(1.5),
+        Model(settings(**about(wire, server), **limits)) as model,
+        pytest.raises(WorkshopError),
+    ):
+        ask(model)
 
 
 def test_a_check_of_a_provider_that_never_answers_ends_at_its_deadline(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Fuzz every parser: no exception, right shapes, nothing invented, time that grows with length.
 
-    python -m venv .venv && .venv/bin/pip install -r requirements.txt -r tests/requirements.txt atheris
-    .venv/bin/python tests/bench/fuzz_parsers.py -max_total_time=300          Linux; five minutes on one core
+    python -m venv .venv
+    .venv/bin/pip install -r requirements.txt -r tests/requirements.txt atheris
+    .venv/bin/python tests/bench/fuzz_parsers.py -max_total_time=300
+
+On Linux; five minutes on one core.
 
 The checks are those of tests/helpers/any_text.py, as in tests/module/test_parser_robustness.py. A
 finding ends it with exit code 77, and prints the text and what failed. Further arguments are

@@ -1,7 +1,7 @@
 """What a killed run loses: SIGKILL in every stage, the same command again, until it is done.
 
-    python tests/bench/kill_harness.py                      100 kills: two to three minutes
-    python tests/bench/kill_harness.py --faults 0.2         the same from a server a fifth of whose replies are no good
+    python tests/bench/kill_harness.py                 100 kills: two to three minutes
+    python tests/bench/kill_harness.py --faults 0.2    the same; a fifth of the replies are no good
 
 The promises: a kill costs at most the requests in flight; the journal only grows, and all its lines
 but a torn last one can be read; what it holds is never asked again; the files are, but for times,
@@ -35,7 +35,8 @@ def main() -> int:
     )
     chosen, found, asked, runs = parser.parse_args(), [], Counter[str](), 0
     print(
-        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {platform.system()}; {chosen}"
+        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {platform.system()}; "
+        f"{chosen}"
     )
     flags = ("--num-instructions", "100", "--concurrency", str(chosen.concurrency))
     dice, begun, broken = random.Random(chosen.seed), time.perf_counter(), Counter[str]()
@@ -64,13 +65,16 @@ def main() -> int:
     print(f"{len(found)} kills of {runs} runs in {time.perf_counter() - begun:.0f} s;", end=" ")
     print("by stage: " + ", ".join(f"{stage} {hit[stage]}" for stage in STAGES))
     print(
-        f"replies delivered, lost and asked for again: {sum(lost) / len(lost):.2f} per kill, at most {max(lost)}"
+        f"replies delivered, lost and asked for again: {sum(lost) / len(lost):.2f} per kill, "
+        f"at most {max(lost)}"
     )
     print(
-        f"requests cut short: {sum(k.unanswered for k in found)}; torn last lines: {sum(k.torn for k in found)}"
+        f"requests cut short: {sum(k.unanswered for k in found)}; "
+        f"torn last lines: {sum(k.torn for k in found)}"
     )
     print(
-        f"requests: {asked['all']}; uninterrupted, {needed} for each run: {asked['all'] - needed * runs} more"
+        f"requests: {asked['all']}; uninterrupted, {needed} for each run: "
+        f"{asked['all'] - needed * runs} more"
     )
     problems = [f"{n} {name}" for name, n in broken.items() if n]
     print(

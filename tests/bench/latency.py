@@ -66,10 +66,12 @@ def main() -> int:
     ideal = requests * chosen.delay / chosen.concurrency
     bound = 1.3 * ideal + 2
     print(
-        f"{chosen.num_instructions} instructions, {rows} rows, {requests} requests, {busiest} at once at most"
+        f"{chosen.num_instructions} instructions, {rows} rows, {requests} requests, "
+        f"{busiest} at once at most"
     )
     print(
-        f"{seconds:.2f} s; the bound is 1.3 * {ideal:.2f} + 2 = {bound:.2f} s; ratio {seconds / bound:.2f}"
+        f"{seconds:.2f} s; the bound is 1.3 * {ideal:.2f} + 2 = {bound:.2f} s; "
+        f"ratio {seconds / bound:.2f}"
     )
     print(f"{memory:.0f} MB at most; the bound is {MEGABYTES} MB")
     good = seconds <= bound and memory <= MEGABYTES and rows == chosen.num_instructions

@@ -1,7 +1,9 @@
 """Do our finetuning files go through LLaMA-Factory's own dataset loader as they stand?
 
-    python tests/bench/llama_factory.py F                          installs into F/venv first: 5 minutes, 7 GB
-    python tests/bench/llama_factory.py F --python venv/bin/python           an installation of yours; half a minute
+    python tests/bench/llama_factory.py F
+        installs into F/venv first: 5 minutes, 7 GB
+    python tests/bench/llama_factory.py F --python venv/bin/python
+        an installation of yours; half a minute
 
 LLaMA-Factory pins old versions of what scripts/requirements-train.txt asks for: it needs an
 environment of its own. Of each format and language, the project's seed tasks are prepared and
@@ -144,8 +146,10 @@ def inside(folder: Path) -> int:
     import torch
     import transformers
 
-    print(f"LLaMA-Factory {env.VERSION}, transformers {transformers.__version__}, datasets {datasets.__version__},",
-          f"torch {torch.__version__}, {os.cpu_count()} cores")  # fmt: skip
+    print(
+        f"LLaMA-Factory {env.VERSION}, transformers {transformers.__version__},",
+        f"datasets {datasets.__version__}, torch {torch.__version__}, {os.cpu_count()} cores",
+    )
     print(f"{'':<24}{'train':<20}  validation")
     cases = [(form, language) for form in FORMATS for language in SEEDS]
     return (

@@ -1,6 +1,8 @@
 """How long the novelty filter takes over a file of instructions: exact, ROUGE-L at most 0.7.
 
-    python tests/bench/novelty.py instructions.jsonl        .jsonl with "instruction" in each line, or .txt, one a line
+    python tests/bench/novelty.py instructions.jsonl
+
+The file is .jsonl with "instruction" in each line, or .txt, one a line.
 
 In the same run it times rouge_score's own scorer on a sample of the pairs, and compares the scores:
 they must be equal. Beyond ASCII, where rouge_score sees nothing by itself, it is given this
@@ -84,19 +86,23 @@ def main() -> int:
     pool, pairs = novel(instructions, threshold)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     print(
-        f"{path.name}: {len(instructions)} instructions, {len(pool)} kept, at most {threshold} alike"
+        f"{path.name}: {len(instructions)} instructions, {len(pool)} kept, "
+        f"at most {threshold} alike"
     )
     print(
-        f"{seconds:.1f} s ({cpu:.1f} s of CPU time), {pairs} pairs, {pairs / seconds / 1e6:.1f} million a second"
+        f"{seconds:.1f} s ({cpu:.1f} s of CPU time), {pairs} pairs, "
+        f"{pairs / seconds / 1e6:.1f} million a second"
     )
     theirs, plain, difference = compare(pool, instructions)
     ours = seconds / pairs
     ratio = theirs / ours
     print(
-        f"a pair: {ours * 1e9:.1f} ns here, {theirs * 1e6:.1f} us with rouge_score: {ratio:.0f} times less"
+        f"a pair: {ours * 1e9:.1f} ns here, {theirs * 1e6:.1f} us with rouge_score: "
+        f"{ratio:.0f} times less"
     )
     print(
-        f"largest difference to rouge_score on {SAMPLE} pairs, {plain} of them ASCII: {difference:.1e}"
+        f"largest difference to rouge_score on {SAMPLE} pairs, {plain} of them ASCII: "
+        f"{difference:.1e}"
     )
     good = seconds <= SECONDS and ratio >= TIMES and difference < 1e-12
     print(

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.any_text import CALLS, PARSERS
 from helpers.long_texts import LONG
 
@@ -83,7 +83,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="leave out no size")
     chosen = parser.parse_args()
     print(
-        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}; the bound is {BOUND} s for a megabyte"
+        f"on {os.cpu_count()} CPUs, Python {platform.python_version()}; "
+        f"the bound is {BOUND} s for a megabyte"
     )
     gc.freeze()  # what the imports left is not searched for garbage while a parser is timed
 

@@ -4,8 +4,9 @@
     python tests/bench/random_model.py tiny.gguf          # for llama.cpp
     python tests/bench/random_model.py tiny               # a folder, for vllm
 
-The same bytes each time. A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes their words, and the marks
-of lists and of instances, about as often as they stand there, in no order.
+The same bytes each time. A Llama of 2 layers with a tokenizer trained on the seed tasks. It writes
+their words, and the marks of lists and of instances, about as often as they stand there, in no
+order.
 """
 
 from __future__ import annotations

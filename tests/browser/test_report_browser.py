@@ -61,8 +61,17 @@ def lost_run(folder: Path) -> dict:
         return "500" if number == 1 or stage_of(prompt) == "instances" else ""
 
     with Server(scripted_model(), faults=faults) as server:
-        config = Config(provider="local", base_url=server.url, model="m", num_instructions=12, work_dir=str(folder),
-                        max_attempts=1, first_wait=0.01, concurrency=1, patience=99)  # fmt: skip
+        config = Config(
+            provider="local",
+            base_url=server.url,
+            model="m",
+            num_instructions=12,
+            work_dir=str(folder),
+            max_attempts=1,
+            first_wait=0.01,
+            concurrency=1,
+            patience=99,
+        )
         return workshop.run(config, say=lambda text: None)
 
 
@@ -246,9 +255,11 @@ def test_nothing_sticks_out_at_any_width(kind: str, width: int, theme: str, look
     page.locator("#results button.link").first.click()
     until(page, "document.querySelector('#results pre')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    outside = """[...document.querySelectorAll('.chart text, h1, h2, th, td, button')].filter((one) => {
+    outside = """[...document.querySelectorAll('.chart text, h1, h2, th, td, button')].filter(
+      (one) => {
         const box = one.getBoundingClientRect();
-        return box.width && !one.closest('.scroll') && (box.left < -1 || box.right > innerWidth + 1);
+        return box.width && !one.closest('.scroll')
+          && (box.left < -1 || box.right > innerWidth + 1);
       }).map((one) => one.textContent)"""
     assert page.evaluate(outside) == []
 
@@ -268,7 +279,10 @@ def test_the_shares_of_a_stage_add_up_though_requests_are_lost_and_counts_stay_w
         "#settings td"
     ).last  # how many are undone because of an error with a long text
     assert cell.inner_text() == "13"
-    text = "cell => { const all = new Range(); all.selectNodeContents(cell); return all.getBoundingClientRect(); }"
+    text = (
+        "cell => { const all = new Range(); all.selectNodeContents(cell); "
+        "return all.getBoundingClientRect(); }"
+    )
     assert (
         cell.evaluate(text)["height"] == page.locator("#settings td").first.evaluate(text)["height"]
     )
@@ -282,13 +296,18 @@ CONTRAST = """(() => {
     const colour = parts(getComputedStyle(one).backgroundColor);
     return colour.length < 4 || colour[3] > 0 ? colour : behind(one.parentElement);
   };
-  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-  const texts = "h1, h2, h3, p, dt, dd, th, td, button:not(:disabled), .tag, .quiet, .text, pre, label, .mark";
-  return [...document.querySelectorAll(texts + ", .xaxislayer-above text, .yaxislayer-above text, .legendtext")]
+  const ratio = (a, b) =>
+    (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+  const texts = "h1, h2, h3, p, dt, dd, th, td, button:not(:disabled), .tag, .quiet, .text, pre, "
+    + "label, .mark";
+  return [...document.querySelectorAll(
+    texts + ", .xaxislayer-above text, .yaxislayer-above text, .legendtext")]
     .filter((one) => one.textContent.trim() && one.getClientRects().length)
     .map((one) => {
       const style = getComputedStyle(one);
-      return [one.textContent.slice(0, 20), ratio(parts(one.closest("svg") ? style.fill : style.color), behind(one))];
+      return [
+        one.textContent.slice(0, 20),
+        ratio(parts(one.closest("svg") ? style.fill : style.color), behind(one))];
     })
     .filter(([, contrast]) => contrast < 4.5);
 })()"""  # WCAG 2, level AA
@@ -422,8 +441,10 @@ def test_the_keyboard_is_enough(look: Callable) -> None:
 
 def test_every_control_has_a_name(look: Callable) -> None:
     page = look("en")
-    nameless = """[...document.querySelectorAll('button, input, select, [role=img]')].filter((one) =>
-        !(one.textContent.trim() || one.ariaLabel || one.labels?.[0]?.textContent.trim())).map((one) => one.id)"""
+    nameless = """[...document.querySelectorAll('button, input, select, [role=img]')]
+        .filter((one) => !(
+          one.textContent.trim() || one.ariaLabel || one.labels?.[0]?.textContent.trim()))
+        .map((one) => one.id)"""
     assert page.evaluate(nameless) == []
 
 
@@ -471,8 +492,10 @@ def test_markup_in_labels_of_charts_is_text(look: Callable, report: Callable) ->
 
 INTRUDE = """(url) => {
   window.stopped = [];
-  document.addEventListener("securitypolicyviolation", (event) => window.stopped.push(event.effectiveDirective));
-  const [script, image, frame, style] = ["script", "img", "iframe", "style"].map((tag) => document.createElement(tag));
+  document.addEventListener(
+    "securitypolicyviolation", (event) => window.stopped.push(event.effectiveDirective));
+  const [script, image, frame, style] =
+    ["script", "img", "iframe", "style"].map((tag) => document.createElement(tag));
   script.textContent = "window.hacked = 1";
   image.src = url + "/image";
   image.setAttribute("onerror", "window.hacked = 2");
@@ -480,7 +503,8 @@ INTRUDE = """(url) => {
   style.textContent = "body { display: none }";
   document.body.append(script, image, frame, style);
   fetch(url + "/fetch").catch(() => null);
-  setTimeout(() => (0, eval)("window.hacked = 3"));  // later: Playwright lifts the policy for what it evaluates itself
+  // later: Playwright lifts the policy for what it evaluates itself
+  setTimeout(() => (0, eval)("window.hacked = 3"));
   setTimeout("window.hacked = 4");
 }"""
 

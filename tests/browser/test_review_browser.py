@@ -17,7 +17,10 @@ from helpers.runs import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import review
 
-HOSTILE = "</p></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>bold</b>&amp;"
+HOSTILE = (
+    "</p></script><script>window.hacked=1</script>"
+    "<img src=x onerror=window.hacked=2><b>bold</b>&amp;"
+)
 ROWS = [
     {
         "instruction": f"Explain {HOSTILE}",
@@ -154,7 +157,10 @@ def test_hostile_text_is_shown_and_does_nothing(page) -> None:
 
 
 def test_even_markup_that_got_in_would_do_nothing(browser, sheet: Path, tmp_path: Path) -> None:
-    markup = '<script>hacked = 1</script><img src="x" onerror="hacked = 2"><a href="javascript:hacked = 3">x</a>'
+    markup = (
+        '<script>hacked = 1</script><img src="x" onerror="hacked = 2">'
+        '<a href="javascript:hacked = 3">x</a>'
+    )
     (tmp_path / "in.html").write_text(
         sheet.read_text("utf-8").replace("<h1>", markup + "<h1>"), encoding="utf-8"
     )

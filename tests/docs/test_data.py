@@ -137,9 +137,7 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
             assert re.findall(r"\{\w+\}", str(row[name])) == re.findall(r"\{\w+\}", str(words))
 
 
-def test_the_paper_s_wording_has_the_fields_of_the_modern_one_and_its_demonstrations_are_as_many() -> (
-    None
-):
+def test_the_paper_s_wording_has_the_modern_one_s_fields_and_as_many_demonstrations() -> None:
     import self_instruct_workshop as workshop
 
     english = {

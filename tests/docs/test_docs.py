@@ -218,7 +218,10 @@ def test_python_blocks_run_as_they_stand(readme: Path, tmp_path: Path) -> None:
     if not found:
         pytest.skip("no Python in it yet")
     (tmp_path / "cwd" / "data").symlink_to(ROOT / "data")  # the reader stands in the checkout
-    show = "\nimport json\nprint(json.dumps([name for name in ('summary', 'dataset') if globals().get(name)]))"
+    show = (
+        "\nimport json\n"
+        "print(json.dumps([name for name in ('summary', 'dataset') if globals().get(name)]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(found) + show],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -15,14 +15,22 @@ import self_instruct_workshop as ours
 
 # What the parsers look at, and what else a text may hold: a piece ends at a bar or with the line.
 PIECES = """\
-9.|10) |1、|1. |  5. b|⏎9. |⏎10.|（9）|９．|**11.** |Task 3: |- |* |• |**|__|```|```python⏎|`|~|---|⏎---⏎|***|#|### |>
-"|“|”|「|」|(|（|[|<|{|\\|_|:|：|.|?|。|,| |⏎|⏎⏎|⏎ ⏎|\t|\r⏎|\0|\u2028|\x85|\ufeff|\u200f|\u0301|\ud800|🙂|ﷺ|ß|İ|ı|។
-<think>|</think>|<thinking>|Sure! |Here are the tasks:|Let me know if you need more|a|b c|word|写诗|猫|9999999|0|٣|/
-Input: |Input:|input|Output: |⏎Output 2: |Output|**Input:** |### Output⏎|Class label: |Class label|输入：|输出：|标签：
-Example 1⏎|Example|⏎Example 2:|示例1：|例|⏎Task:⏎|Task: x⏎|任务：|Task|none|n/a|""|. input: |output: |yes|no|Yes.|No
-是|不是|否|yes or |answer is |not a |这是|分类|is a classification|I'm sorry|I cannot help with|抱歉|无法|Draw |A: b|
-Write a program|Name three rivers.|…|[your answer]|this picture|Input: x⏎|Output: y⏎|⏎9. a|a:⏎|a⏎|1. Input: z⏎|b:|    |I
-Example 1⏎a⏎|__a b__|（a|(a|here is |Input: a⏎Output: b⏎|Class label: a⏎Input: b⏎|```⏎a⏎```⏎⏎|⏎1.⏎|. input: output:"""
+9.|10) |1、|1. |  5. b|⏎9. |⏎10.|（9）|９．|**11.** |Task 3: |- |* |• |**|__|```|```python⏎|`|~|---
+⏎---⏎|***|#|### |>
+"|“|”|「|」|(|（|[|<|{|\\|_|:|：|.|?|。|,| |⏎|⏎⏎|⏎ ⏎|\t|\r⏎|\0|\u2028|\x85|\ufeff|\u200f|\u0301
+\ud800|🙂|ﷺ|ß|İ|ı|។
+<think>|</think>|<thinking>|Sure! |Here are the tasks:|Let me know if you need more|a|b c|word|写诗
+猫|9999999|0|٣|/
+Input: |Input:|input|Output: |⏎Output 2: |Output|**Input:** |### Output⏎|Class label: |Class label
+输入：|输出：|标签：
+Example 1⏎|Example|⏎Example 2:|示例1：|例|⏎Task:⏎|Task: x⏎|任务：|Task|none|n/a|""
+. input: |output: |yes|no|Yes.|No
+是|不是|否|yes or |answer is |not a |这是|分类|is a classification|I'm sorry|I cannot help with
+抱歉|无法|Draw |A: b|
+Write a program|Name three rivers.|…|[your answer]|this picture|Input: x⏎|Output: y⏎|⏎9. a|a:⏎|a⏎
+1. Input: z⏎|b:|    |I
+Example 1⏎a⏎|__a b__|（a|(a|here is |Input: a⏎Output: b⏎|Class label: a⏎Input: b⏎|```⏎a⏎```⏎⏎|⏎1.⏎
+. input: output:"""
 PIECES = [piece.replace("⏎", "\n") for line in PIECES.split("\n") for piece in line.split("|")]
 SAID = {True: r"yes|yep|true|是|对|属于|(is|its)an?classification", False: r"no|false|否|不|非分类"}
 PARSERS: dict[str, Callable[[str, str], Any]] = {  # of a text and a recipe

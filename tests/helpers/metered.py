@@ -71,9 +71,15 @@ class Metered(Server):
     it can be; or a function of that most."""
 
     def __init__(
-        self, answer: Answer, meter: Any = None, *, retry_after: bool | float = False, headers: bool = False,
-        usage: Any = "", **others: Any,
-    ) -> None:  # fmt: skip
+        self,
+        answer: Answer,
+        meter: Any = None,
+        *,
+        retry_after: bool | float = False,
+        headers: bool = False,
+        usage: Any = "",
+        **others: Any,
+    ) -> None:
         super().__init__(answer, **others)
         self.RequestHandlerClass = Speaking
         self.meter, self.retry_after, self.headers, self.usage = meter, retry_after, headers, usage

@@ -18,13 +18,25 @@ from self_instruct_workshop import DEFAULT_SEEDS, Config, Results, Task, load_se
 HOSTILE = [
     "Explain <script>window.hacked = 1</script> in one plain sentence, please.",
     "Close the tag </script><script>window.hacked = 2</script> of the page and go on with a poem.",
-    'Describe the picture <img src="http://127.0.0.1:9/x" onerror="window.hacked = 3"> in your own words.',
+    (
+        'Describe the picture <img src="http://127.0.0.1:9/x" onerror="window.hacked = 3">'
+        " in your own words."
+    ),
     'Rewrite <a href="javascript:window.hacked = 4">this link</a> as a bare address, one per line.',
     "Translate <b>bold</b> &lt;words&gt; &amp; entities into French without changing any markup.",
-    "Reverse the text \u202eabc\u202c and \u2066isolate\u2069 its letters, then count how many there are.",
+    (
+        "Reverse the text \u202eabc\u202c and \u2066isolate\u2069 its letters, "
+        "then count how many there are."
+    ),
     "Split the lines\u2028here\u2029and there into a numbered list of short sentences about birds.",
-    "Fill in the template ${window.hacked = 5} {{constructor.constructor('window.hacked = 6')()}} with names.",
-    "Sort <svg onload='window.hacked = 7'> elements \u0007 by area and list <style>*{display:none}</style> rules.",
+    (
+        "Fill in the template ${window.hacked = 5} "
+        "{{constructor.constructor('window.hacked = 6')()}} with names."
+    ),
+    (
+        "Sort <svg onload='window.hacked = 7'> elements \u0007 by area "
+        "and list <style>*{display:none}</style> rules."
+    ),
 ]
 LABELS = {  # a word of the task -> its label
     "Close": "<b>yes</b>",
@@ -45,7 +57,10 @@ def hostile_answer(prompt: str, body: dict) -> str:
         return "Options: one, two" if chosen else "Options: none"
     if label:
         return f"Class label: {label}\nInput: <script>window.hacked = 10</script>"
-    return "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\nOutput: </script><script>hacked = 12</script> <!--"
+    return (
+        "Input: <iframe srcdoc='<script>top.hacked = 11</script>'>\n"
+        "Output: </script><script>hacked = 12</script> <!--"
+    )
 
 
 def hostile_run(folder: Path) -> dict:

@@ -27,9 +27,13 @@ PATIENCE = (
 )
 FLAGS = ("--num-instructions", "32", "--concurrency", "4", "--classify-together", "2")
 FIELDS = {
-    "step1_instructions.jsonl": "id instruction most_similar avg_similarity_score metadata request_idx",
+    "step1_instructions.jsonl": (
+        "id instruction most_similar avg_similarity_score metadata request_idx"
+    ),
     "step2_is_classification.jsonl": "id instruction is_classification labels response metadata",
-    "step3_raw_instances.jsonl": "id instruction is_classification instances first_problem response metadata",
+    "step3_raw_instances.jsonl": (
+        "id instruction is_classification instances first_problem response metadata"
+    ),
     "step4_final.jsonl": "instruction input output",
     "rejected.jsonl": "stage rule instruction input output evidence score",
 }

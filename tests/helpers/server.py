@@ -1,7 +1,8 @@
 """A scripted model behind real wire formats on 127.0.0.1: OpenAI's, and DashScope's own.
 
 with Server(lambda prompt, body: "Yes", faults=["429", "cut"]) as server:
-    openai.OpenAI(base_url=server.url + "/v1", api_key="k", max_retries=0)  # DashScope: server.url + "/api/v1"
+    # DashScope: server.url + "/api/v1"
+    openai.OpenAI(base_url=server.url + "/v1", api_key="k", max_retries=0)
 """
 
 from __future__ import annotations
@@ -38,8 +39,19 @@ Reply = tuple[
     int, bytes, "str | None"
 ]  # HTTP status, body, the model's text in it (None: not to be read)
 
-TRANSIENT = ("429", "429-retry-after", "500", "503-html", "reset", "cut", "html-200", "json-cut-200", "empty-200",
-             "error-200", "no-choices")  # fmt: skip
+TRANSIENT = (
+    "429",
+    "429-retry-after",
+    "500",
+    "503-html",
+    "reset",
+    "cut",
+    "html-200",
+    "json-cut-200",
+    "empty-200",
+    "error-200",
+    "no-choices",
+)
 SHAPED = (
     "length",
     "filter",
@@ -68,7 +80,10 @@ PAGES = {
     "empty-200": (200, b""),
 }
 INVALID = "invalid_request_error"
-FILTERED = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."
+FILTERED = (
+    "The response was filtered due to the prompt triggering "
+    "Azure OpenAI's content management policy."
+)
 BUSY = "The server had an error while processing your request. Sorry about that!"
 NO_KEY = "Incorrect API key provided: {key}. You can find your API key at https://platform.openai.com/account/api-keys."
 NO_MODEL = "The model `{body[model]}` does not exist or you do not have access to it."
@@ -267,11 +282,21 @@ class Handler(BaseHTTPRequestHandler):
         wire = next((wire for end, wire in WIRES.items() if path.endswith(end)), "")
         asked = body.get("input", {}) if wire == "dashscope" else body
         return {
-            "method": self.command, "path": self.path, "headers": headers, "body": body, "wire": wire, "fault": "",
-            "key": headers.get("authorization", "").removeprefix("Bearer "), "delivered": False, "left": False, "text": "",
-            "prompt": "\n\n".join(message["content"] for message in asked.get("messages", [])) or asked.get("prompt", ""),
-            "parameters": body.get("parameters", {}) if wire == "dashscope" else body, "at": time.monotonic(),
-        }  # fmt: skip
+            "method": self.command,
+            "path": self.path,
+            "headers": headers,
+            "body": body,
+            "wire": wire,
+            "fault": "",
+            "key": headers.get("authorization", "").removeprefix("Bearer "),
+            "delivered": False,
+            "left": False,
+            "text": "",
+            "prompt": "\n\n".join(message["content"] for message in asked.get("messages", []))
+            or asked.get("prompt", ""),
+            "parameters": body.get("parameters", {}) if wire == "dashscope" else body,
+            "at": time.monotonic(),
+        }
 
     def reset(self) -> None:
         """Close with an RST: no FIN may go first, and no second handle may keep the socket open."""
@@ -285,7 +310,10 @@ class Handler(BaseHTTPRequestHandler):
         """Send a reply. How that ends is noted before the last byte leaves: who has read the reply
         finds it noted."""
         fault, kind = record["fault"], "text/html" if body.startswith(b"<") else "application/json"
-        head = f"HTTP/1.1 {status} {responses[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        head = (
+            f"HTTP/1.1 {status} {responses[status]}\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        )
         whole = (
             head + "Retry-After: 0.2\r\n" * (fault == "429-retry-after") + "\r\n"
         ).encode() + body
@@ -333,7 +361,10 @@ def refused(record: Record, name: str, null_param: bool) -> Reply | None:
     if value is None or (name == "temperature" and value == 1):
         return None
     if record["wire"] == "dashscope":
-        message = f"<400> InternalError.Algo.InvalidParameter: The {name} parameter is not supported by this model."
+        message = (
+            "<400> InternalError.Algo.InvalidParameter: "
+            f"The {name} parameter is not supported by this model."
+        )
         return failure(record, 400, "InvalidParameter", message)
     code, message = (
         "unsupported_parameter",
@@ -393,8 +424,14 @@ def document(record: Record, text: str | None, finish: str) -> Record:
         choice["text"] = choice.pop("message")["content"]
     kind = "chat.completion" if record["wire"] == "chat" else "text_completion"
     usage = {"prompt_tokens": asked, "completion_tokens": spent, "total_tokens": asked + spent}
-    return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": int(time.time()), "usage": usage,
-            "model": record["body"]["model"], "choices": choices}  # fmt: skip
+    return {
+        "id": f"chatcmpl-{uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "usage": usage,
+        "model": record["body"]["model"],
+        "choices": choices,
+    }
 
 
 VERBS = {
@@ -405,10 +442,14 @@ VERBS = {
     "List": "列举",
     "Order": "排列",
 }
-WORDS = [a + b for a in re.findall("..", "bacedifoguhajekilomunaperisotuvewizobrcldrflyaxo")
-         for b in re.findall("...", "bekcordalfimgoslurmavnexpolridsuntamvokwemzatbindelfetganket")]  # fmt: skip
+WORDS = [
+    a + b
+    for a in re.findall("..", "bacedifoguhajekilomunaperisotuvewizobrcldrflyaxo")
+    for b in re.findall("...", "bekcordalfimgoslurmavnexpolridsuntamvokwemzatbindelfetganket")
+]
 SIGNS = "春夏秋冬山水风云花草树木河湖江石金银铜铁日月星辰米面茶酒衣食住行红黄蓝绿黑白父母兄弟姐妹"
-SIGNS += "东西南北左右前后高低长短新旧冷热快慢轻重早晚读写听说学教问答买卖借还来去进出上下开关哭笑爱恨诗歌"
+SIGNS += "东西南北左右前后高低长短新旧冷热快慢轻重早晚读写听说学教问答买卖借还"
+SIGNS += "来去进出上下开关哭笑爱恨诗歌"
 
 
 def words(dice: random.Random, chinese: bool, verb: bool = False) -> str:

@@ -235,7 +235,10 @@ def test_help_loads_no_slow_package() -> None:
     program = (
         "import sys, self_instruct\ntry: self_instruct.main(['--help'])\nexcept SystemExit: pass\n"
     )
-    program += "print([name for name in ('openai', 'dashscope', 'rapidfuzz', 'numpy', 'httpx') if name in sys.modules])"
+    program += (
+        "print([name for name in ('openai', 'dashscope', 'rapidfuzz', 'numpy', 'httpx')"
+        " if name in sys.modules])"
+    )
     environment = os.environ | {"PYTHONPATH": str(CLI.parent)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", env=environment

@@ -114,10 +114,22 @@ def test_a_run_says_that_the_last_line_was_torn(settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [b"half a li\n", b"\n", b'{"text": "no key"}\n', b"[1, 2]\n", b"7\n", b"null\n", b"\xff\xfe\n", b"\0\0\n",
-     b'{"key": ["a"]}\n', b'{"key": "b", "text": "\xe4"}\n', b'{"key": "b", "text": 5}\n',
-     b'{"key": "b", "text": "", "answers": {"c": null}}\n', b'{"key": "b", "text": "", "answers": ["c"]}\n'],
-)  # fmt: skip
+    [
+        b"half a li\n",
+        b"\n",
+        b'{"text": "no key"}\n',
+        b"[1, 2]\n",
+        b"7\n",
+        b"null\n",
+        b"\xff\xfe\n",
+        b"\0\0\n",
+        b'{"key": ["a"]}\n',
+        b'{"key": "b", "text": "\xe4"}\n',
+        b'{"key": "b", "text": 5}\n',
+        b'{"key": "b", "text": "", "answers": {"c": null}}\n',
+        b'{"key": "b", "text": "", "answers": ["c"]}\n',
+    ],
+)
 def test_a_damaged_line_is_named_by_its_number_and_left_alone(path: Path, damage: bytes) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(before := lines[0] + damage + lines[2])
@@ -545,10 +557,20 @@ def test_a_journalled_question_is_not_asked_again_whatever_it_is_worded_like(ask
 
 @pytest.mark.parametrize(
     "change",
-    [{"rouge_threshold": 0.2}, {"concurrency": 64}, {"max_attempts": 1}, {"deadline": 7.0}, {"request_timeout": 7.0},
-     {"num_instructions": 3}, {"max_tokens": 4000}, {"max_tokens": 5}, {"patience": 2}, {"output_path": "x.csv"}],
+    [
+        {"rouge_threshold": 0.2},
+        {"concurrency": 64},
+        {"max_attempts": 1},
+        {"deadline": 7.0},
+        {"request_timeout": 7.0},
+        {"num_instructions": 3},
+        {"max_tokens": 4000},
+        {"max_tokens": 5},
+        {"patience": 2},
+        {"output_path": "x.csv"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_setting_that_changes_no_question_asks_nothing(ask: Asked, change: dict) -> None:
     ask(SHORT)
     assert ask(SHORT, **change)[1] == 0

@@ -169,7 +169,10 @@ def test_the_env_file_does_not_leak_into_the_process() -> None:
 def test_an_env_file_with_quotes_comments_and_windows_line_ends_is_understood(
     encoding: str,
 ) -> None:
-    text = "OPENAI_API_KEY='sk-a'\r\nexport GROQ_API_KEY=\"sk-b\"  # note\r\nHF_TOKEN= sk-c \r\nnonsense\r\n"
+    text = (
+        "OPENAI_API_KEY='sk-a'\r\nexport GROQ_API_KEY=\"sk-b\"  # note\r\n"
+        "HF_TOKEN= sk-c \r\nnonsense\r\n"
+    )
     Path(".env").write_bytes(text.encode(encoding))
     found = environment()
     assert [found.get(name) for name in ("OPENAI_API_KEY", "GROQ_API_KEY", "HF_TOKEN")] == [
@@ -399,9 +402,14 @@ REFUSALS = [
     ("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value)
 )
 def test_a_refused_parameter_is_adapted_once_and_remembered(
-    settings: Settings, env: Callable, capsys: pytest.CaptureFixture, provider: str, refuse: list, noted: dict,
+    settings: Settings,
+    env: Callable,
+    capsys: pytest.CaptureFixture,
+    provider: str,
+    refuse: list,
+    noted: dict,
     null_param: bool,
-) -> None:  # fmt: skip
+) -> None:
     env(**dict.fromkeys(KEYS.values(), "k"))
     with Server(lambda prompt, body: "Yes", refuse=refuse, null_param=null_param) as server:
         with Model(settings(**about(provider, server), model="m")) as model:
@@ -422,9 +430,14 @@ def test_a_refused_parameter_is_adapted_once_and_remembered(
     ("provider", "refuse", "noted"), REFUSALS, ids=lambda value: "-".join(value)
 )
 def test_32_threads_that_are_refused_at_once_adapt_together(
-    settings: Settings, env: Callable, capsys: pytest.CaptureFixture, provider: str, refuse: list, noted: dict,
+    settings: Settings,
+    env: Callable,
+    capsys: pytest.CaptureFixture,
+    provider: str,
+    refuse: list,
+    noted: dict,
     null_param: bool,
-) -> None:  # fmt: skip
+) -> None:
     env(**dict.fromkeys(KEYS.values(), "k"))
     start = Barrier(32)
     with Server(
@@ -486,8 +499,10 @@ class Refusing(Server):
         )
 
 
-TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4488 in the"
-TOO_LONG += " messages, 512 in the completion)."
+TOO_LONG = (
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"
+    " (4488 in the messages, 512 in the completion)."
+)
 NO_PARAMETER = [
     (TOO_LONG, "messages"),
     (TOO_LONG, None),

@@ -62,8 +62,21 @@ SEEDS = [
     Task(f"seed_task_{n}", f"Seed number {n}: sort these words.", n % 4 == 0) for n in range(40)
 ]
 MACHINE = [Task(f"machine_task_{n}", f"Machine number {n}: count words.") for n in range(9)]
-KEYWORDS = ("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw",
-            "plot", "go to")  # fmt: skip
+KEYWORDS = (
+    "image",
+    "images",
+    "graph",
+    "graphs",
+    "picture",
+    "pictures",
+    "file",
+    "files",
+    "map",
+    "maps",
+    "draw",
+    "plot",
+    "go to",
+)
 TASK = "Say it in other words."
 
 
@@ -569,9 +582,17 @@ def test_a_keyword_is_a_whole_word_in_any_case() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Describe the imagery of it", "Going to the shop today", "Draws and plots of it", "Tell me what profiles are",
-     "Drawing and mapping and plotting", "Show a photo or video", "Listen to this audio clip", "Goto the next line"],
-)  # fmt: skip
+    [
+        "Describe the imagery of it",
+        "Going to the shop today",
+        "Draws and plots of it",
+        "Tell me what profiles are",
+        "Drawing and mapping and plotting",
+        "Show a photo or video",
+        "Listen to this audio clip",
+        "Goto the next line",
+    ],
+)
 def test_a_word_that_is_none_of_the_13_is_no_keyword(text: str) -> None:
     assert workshop.instruction_problem(text, recipe="paper") == ""
 
@@ -1041,9 +1062,13 @@ def test_chinese_is_refused_with_a_usage_error(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("named", [True, False], ids=["named", "by its key"])
 def test_a_provider_without_a_model_that_continues_texts_is_refused_in_one_line(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str, changes: dict,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    changes: dict,
     named: bool,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv(PROVIDERS[name].key, "k")
     config = settings(recipe="paper", **changes, **({"provider": name} if named else {}))
     assert main(config) == 1
@@ -1077,10 +1102,12 @@ def test_the_practice_model_runs_end_to_end_and_a_second_run_asks_nothing(
 def test_a_run_is_the_same_under_any_hash_seed(tmp_path: Path) -> None:
     code = (
         "import sys, self_instruct_workshop as w\n"
-        "c = w.Config(provider='practice', recipe='paper', work_dir=sys.argv[1], num_instructions=30)\n"
+        "c = w.Config(provider='practice', recipe='paper', work_dir=sys.argv[1],"
+        " num_instructions=30)\n"
         "w.run(c, say=lambda text: None)\n"
         "pairs = [{'input': str(n), 'output': f'out {n}'} for n in range(12)]\n"
-        "with w.Model(c) as m: print(w.filter_and_dedupe(c, m, [w.Task('t', 'Name it now.', False, pairs)]))\n"
+        "with w.Model(c) as m: print(w.filter_and_dedupe(c, m,"
+        " [w.Task('t', 'Name it now.', False, pairs)]))\n"
     )
     printed = set()
     for seed in "01":

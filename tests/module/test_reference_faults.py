@@ -124,7 +124,8 @@ def test_official_4_what_is_sampled_does_not_depend_on_the_hash_seed(tmp_path: P
         "import sys, self_instruct_workshop as w\n"
         "c = w.Config(provider='practice', work_dir=sys.argv[1])\n"
         "pairs = [{'input': str(n), 'output': f'out {n}'} for n in range(12)]\n"
-        "with w.Model(c) as m: print(w.filter_and_dedupe(c, m, [w.Task('t', 'Name it now.', False, pairs)]))\n"
+        "with w.Model(c) as m: print(w.filter_and_dedupe(c, m,"
+        " [w.Task('t', 'Name it now.', False, pairs)]))\n"
         "print(w.instruction_prompt(c, w.load_seed_tasks(w.DEFAULT_SEEDS['en']), [], 0))\n"
     )
     printed = {

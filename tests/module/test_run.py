@@ -344,9 +344,16 @@ def test_novelty_that_dries_up_ends_with_a_notice_and_exit_0(settings: Settings)
 @pytest.mark.parametrize("concurrency", [1, 16])
 @pytest.mark.parametrize(
     ("said", "made"),
-    [("9. Sort these words by their length.\n10. Name three rivers of Europe that reach the sea.", 2), ("", 0),
-     ("I'm sorry, but I can't help with that request.", 0)],
-)  # fmt: skip
+    [
+        (
+            "9. Sort these words by their length.\n"
+            "10. Name three rivers of Europe that reach the sea.",
+            2,
+        ),
+        ("", 0),
+        ("I'm sorry, but I can't help with that request.", 0),
+    ],
+)
 def test_a_server_that_always_repeats_itself_is_left_after_its_patience_is_used_up(
     said: str, made: int, concurrency: int, settings: Settings
 ) -> None:

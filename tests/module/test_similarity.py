@@ -155,9 +155,7 @@ def test_no_tokens_means_nothing_in_common(one: str, other: str) -> None:
 # ----- pool
 
 
-def test_similarities_are_float64_with_a_row_for_each_candidate_and_a_column_for_each_instruction() -> (
-    None
-):
+def test_similarities_are_float64_a_row_for_each_candidate_a_column_for_each_instruction() -> None:
     scores = pool_of("a b c", "x y z", "写一首诗").similarities(["a b c", "写一首歌"])
     assert scores.dtype == np.float64
     assert scores.tolist() == [[1, 0, 0], [0, 0, 0.75]]

@@ -27,7 +27,8 @@ A_TASK_WITH_BULLETS: list[Case] = [
         ["Sort these animals by size: - cat - elephant"],
     ),
     (
-        "Name three rivers in Spain.\n\nRank these by size:\n- a\n- b\n\nTranslate NASA's report into French.",
+        "Name three rivers in Spain.\n\nRank these by size:\n- a\n- b\n\n"
+        "Translate NASA's report into French.",
         [
             "Name three rivers in Spain.",
             "Rank these by size: - a - b",
@@ -48,15 +49,18 @@ A_TASK_WITH_BULLETS: list[Case] = [
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (
-        "New ideas for you:\n\n- Name three rivers in Spain.\n- Translate NASA's report into French.",
+        "New ideas for you:\n\n- Name three rivers in Spain.\n"
+        "- Translate NASA's report into French.",
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (
-        "I made these for you.\n- Name three rivers in Spain.\n- Translate NASA's report into French.",
+        "I made these for you.\n- Name three rivers in Spain.\n"
+        "- Translate NASA's report into French.",
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (
-        "- Name three rivers in Spain.\n- Translate NASA's report into French.\n\nCompare the cities:\n- Rome\n- Oslo",
+        "- Name three rivers in Spain.\n- Translate NASA's report into French.\n\n"
+        "Compare the cities:\n- Rome\n- Oslo",
         [
             "Name three rivers in Spain.",
             "Translate NASA's report into French.",
@@ -76,7 +80,8 @@ def test_bullets_below_a_task_belong_to_it_and_those_below_a_title_are_tasks() -
 
 BEFORE_A_LIST: list[Case] = [
     (
-        " Name three rivers in Spain.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        " Name three rivers in Spain.\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         [
             "Name three rivers in Spain.",
             "Translate NASA's report into French.",
@@ -84,7 +89,8 @@ BEFORE_A_LIST: list[Case] = [
         ],
     ),
     (
-        " Name three rivers in Spain.\n\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        " Name three rivers in Spain.\n\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         [
             "Name three rivers in Spain.",
             "Translate NASA's report into French.",
@@ -92,7 +98,8 @@ BEFORE_A_LIST: list[Case] = [
         ],
     ),
     (
-        "列出三条河流。\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "列出三条河流。\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         [
             "列出三条河流。",
             "Translate NASA's report into French.",
@@ -100,7 +107,8 @@ BEFORE_A_LIST: list[Case] = [
         ],
     ),
     (
-        "Name three rivers in Spain.\n\nMore tasks:\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "Name three rivers in Spain.\n\nMore tasks:\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         [
             "Name three rivers in Spain.",
             "Translate NASA's report into French.",
@@ -108,23 +116,28 @@ BEFORE_A_LIST: list[Case] = [
         ],
     ),
     (
-        "Come up with 8 new tasks for a language model that reads text.\n\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "Come up with 8 new tasks for a language model that reads text.\n\n"
+        "1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
         ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
     ),
     (
-        "Come up with 8 new tasks for a language model that reads text.\n10. Translate NASA's report into French.\n11. Which word is longer, cat or mouse?",
+        "Come up with 8 new tasks for a language model that reads text.\n"
+        "10. Translate NASA's report into French.\n11. Which word is longer, cat or mouse?",
         ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
     ),
     (
-        "These tasks cover many topics.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "These tasks cover many topics.\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
     ),
     (
-        "I have varied the verbs.\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "I have varied the verbs.\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
     ),
     (
-        "请再想出8个新的任务，用中文写。\n1. Translate NASA's report into French.\n2. Which word is longer, cat or mouse?",
+        "请再想出8个新的任务，用中文写。\n1. Translate NASA's report into French.\n"
+        "2. Which word is longer, cat or mouse?",
         ["Translate NASA's report into French.", "Which word is longer, cat or mouse?"],
     ),
     (
@@ -144,7 +157,8 @@ def test_before_a_list_that_begins_again_a_task_is_kept_and_a_header_is_none() -
 
 LABELS_OF_A_TASK: list[Case] = [
     (
-        "1. Describe it.\n2. Describe the weather.\n\nLabels:\n- Sunny\n- Rainy\n3. Name three rivers in Spain.",
+        "1. Describe it.\n2. Describe the weather.\n\nLabels:\n- Sunny\n- Rainy\n"
+        "3. Name three rivers in Spain.",
         [
             "Describe it.",
             "Describe the weather. Labels: - Sunny - Rainy",
@@ -193,15 +207,19 @@ def test_labels_and_options_listed_below_a_task_stay_in_it() -> None:
 MARKS_OF_TEMPLATES: list[Case] = [
     ("9. Name three rivers in Spain.<|im_end|>", ["Name three rivers in Spain."]),
     (
-        "9. Name three rivers in Spain.\n10. Translate NASA's report into French.</s>\n1. junk text here",
+        "9. Name three rivers in Spain.\n10. Translate NASA's report into French.</s>\n"
+        "1. junk text here",
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (
-        "[THINK]\n1. Plan it well.[/THINK]9. Name three rivers in Spain.\n10. Translate NASA's report into French.",
+        "[THINK]\n1. Plan it well.[/THINK]9. Name three rivers in Spain.\n"
+        "10. Translate NASA's report into French.",
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (
-        "<|channel|>analysis<|message|>1. Plan it.<|end|><|start|>assistant<|channel|>final<|message|>9. Name three rivers in Spain.\n10. Translate NASA's report into French.<|return|>",
+        "<|channel|>analysis<|message|>1. Plan it.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>9. Name three rivers in Spain.\n"
+        "10. Translate NASA's report into French.<|return|>",
         ["Name three rivers in Spain.", "Translate NASA's report into French."],
     ),
     (

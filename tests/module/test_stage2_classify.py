@@ -222,7 +222,10 @@ def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
     shown = [turn["content"] for turn in prompt if turn["role"] == "assistant"]
     verdicts = [parse_classification(answer) for answer in shown]
     assert verdicts.count(True) == verdicts.count(False) == 12
-    assert all((answer == none) is (verdict is False) for answer, verdict in zip(shown, verdicts))
+    assert all(
+        (answer == none) is (verdict is False)
+        for answer, verdict in zip(shown, verdicts, strict=True)
+    )
 
 
 def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(

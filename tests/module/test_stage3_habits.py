@@ -1,4 +1,5 @@
-"""Stage 3, habits of chat models: invented replies of each kind, with what is to be read in them."""
+"""Stage 3, habits of chat models: invented replies of each kind, with what is to be read in
+them."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ A_NEXT_TASK: list[Case] = [
     ),
     ("Class label: positive\nTask: Name a colour.", True, [("", "positive")]),
     (
-        "Class label: positive\nInput: I loved it.\n\nDecide whether the email is spam.\nClass label: spam\nInput: Buy now",
+        "Class label: positive\nInput: I loved it.\n\nDecide whether the email is spam.\n"
+        "Class label: spam\nInput: Buy now",
         True,
         [("I loved it.", "positive")],
     ),
@@ -199,7 +201,8 @@ MARKS_OF_TEMPLATES: list[Case] = [
     ("Input: a\nOutput: b</s>", False, [("a", "b")]),
     ("Input: a\nOutput: <s>b</s> c", False, [("a", "<s>b</s> c")]),
     (
-        "<|channel|>analysis<|message|>Input: z\nOutput: q<|end|><|start|>assistant<|channel|>final<|message|>Input: a\nOutput: b<|return|>",
+        "<|channel|>analysis<|message|>Input: z\nOutput: q<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>Input: a\nOutput: b<|return|>",
         False,
         [("a", "b")],
     ),

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from itertools import product
 
 import pytest
+from helpers.runs import stage_3_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-
-from helpers.runs import stage_3_prompt
 
 from self_instruct_workshop import (
     Config,
@@ -134,7 +133,10 @@ def test_classification_replies_are_read(reply: str, pairs: list[tuple[str, str]
         "Input 1: a\nOutput 1: b\nInput 2: c\nOutput 2: d",
         "Example 1\nInput: a\nOutput: b\n\nExample 2\nInput: c\nOutput: d",
         "**Example 1:**\nInput: a\nOutput: b\n\n**Example 2:**\nInput: c\nOutput: d",
-        "### Example 1\n\nInput: a\n\nOutput: b\n\n---\n\n### Example 2\n\nInput: c\n\nOutput: d\n\n---",
+        (
+            "### Example 1\n\nInput: a\n\nOutput: b\n\n---\n\n"
+            "### Example 2\n\nInput: c\n\nOutput: d\n\n---"
+        ),
         "1. Input: a\n   Output: b\n2. Input: c\n   Output: d",
         "Sure! Here are two:\n\nInput: a\nOutput: b\n***\nInput: c\nOutput: d",
         "示例1：\n输入：a\n输出：b\n\n示例2：\n输入：c\n输出：d",

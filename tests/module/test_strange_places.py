@@ -200,7 +200,8 @@ def test_a_second_run_disturbs_nothing_asks_nothing_and_takes_over_when_the_firs
 AS_NOBODY = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-import dotenv, encodings.utf_8_sig, filelock, self_instruct  # nobody may not read a superuser's Python
+# nobody may not read a superuser's Python
+import dotenv, encodings.utf_8_sig, filelock, self_instruct
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 self_instruct.workshop.leave(self_instruct.main(sys.argv[1:]))
 """

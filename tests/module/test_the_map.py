@@ -1,4 +1,5 @@
-"""The map in the module's docstring is true, and Part I is short enough to be read in one sitting."""
+"""The map in the module's docstring is true, and Part I is short enough to be read in one
+sitting."""
 
 from __future__ import annotations
 

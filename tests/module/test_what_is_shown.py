@@ -246,5 +246,5 @@ def test_other_troubles_with_the_lock_are_the_folders(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "flock", broken)
-    with pytest.raises(WorkshopError, match="cannot write to .* .Input/output error."):
+    with pytest.raises(WorkshopError, match=r"cannot write to .* .Input/output error."):
         Model(settings(provider="practice"))

@@ -306,7 +306,10 @@ def test_where_the_run_did_not_trust_its_model_modern_has_no_answers(
 def test_one_kind_of_difference_is_shown_where_it_is_and_what_the_model_said_is_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    said = f" Say in {'very ' * 20}few words \x1b[31mwhat NASA does today.\n10. Count the vowels of the word."
+    said = (
+        f" Say in {'very ' * 20}few words \x1b[31mwhat NASA does today.\n"
+        "10. Count the vowels of the word."
+    )
     folder = write(tmp_path / "run", [record("generate", said, request_idx=0)])
     text = compare(folder, capsys, str(folder / "seeds.txt"))
     assert "\x1b" not in text
@@ -315,7 +318,8 @@ def test_one_kind_of_difference_is_shown_where_it_is_and_what_the_model_said_is_
     )
     assert re.search(r"\n    reply   ….*what NASA does today", text)
     assert re.search(
-        r"\n    modern  kept: ….*what NASA does today\.\n    paper   kept: ….*what nasa does today\.",
+        r"\n    modern  kept: ….*what NASA does today\.\n"
+        r"    paper   kept: ….*what nasa does today\.",
         text,
     )
 

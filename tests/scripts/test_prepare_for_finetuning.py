@@ -639,7 +639,10 @@ def test_the_same_call_writes_the_same_bytes(
 def test_the_output_that_the_readme_shows_is_what_it_prints_after_the_default_practice_run(
     settings: Callable[..., Config], tmp_path: Path, readme: str, capsys: pytest.CaptureFixture
 ) -> None:
-    shown = r"<!-- finetuning -->\n```bash\n.*?prepare_for_finetuning.py ([^\n#]*).*?```\n\n```text\n(.*?)```"
+    shown = (
+        r"<!-- finetuning -->\n```bash\n.*?prepare_for_finetuning.py ([^\n#]*).*?```\n\n"
+        r"```text\n(.*?)```"
+    )
     block = re.search(shown, (ROOT / readme).read_text("utf-8"), re.S)
     if not block:
         pytest.skip("nothing about it yet")

@@ -342,8 +342,15 @@ def test_what_is_undone_is_shown(tmp_path: Path) -> None:
         return "filter" if 1 < asked[stage] <= 1 + 2 * stages.get(stage, 0) else ""
 
     with Server(model, faults=faults) as server:
-        config = Config(provider="local", base_url=server.url, model="m", num_instructions=16, concurrency=1,
-                        work_dir=str(tmp_path / "work"), first_wait=0.01)  # fmt: skip
+        config = Config(
+            provider="local",
+            base_url=server.url,
+            model="m",
+            num_instructions=16,
+            concurrency=1,
+            work_dir=str(tmp_path / "work"),
+            first_wait=0.01,
+        )
         summary = workshop.run(config, say=lambda text: None)
     page = page_of(tmp_path / "work", tmp_path)
     undone = Counter(row["stage"] for row in page.of(status="undone"))

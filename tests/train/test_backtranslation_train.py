@@ -36,7 +36,10 @@ from self_instruct_workshop import UsageError, WorkshopError  # noqa: E402
 
 torch.set_num_threads(1)
 STEPS = ("inverse_sft", "self_augmentation_lima", "self_curation", "finetune_model")
-COMMAND = f"for step in {' '.join(STEPS)}; do .venv-train/bin/python scripts/${{step}}.py --sample || break; done"
+COMMAND = (
+    f"for step in {' '.join(STEPS)}; "
+    "do .venv-train/bin/python scripts/${step}.py --sample || break; done"
+)
 
 
 @pytest.fixture(scope="session")
@@ -157,10 +160,20 @@ def test_other_families_of_base_models_learn_by_the_same_code(
 
     base = shutil.copytree(tiny, tmp_path / "base")
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(backtranslation.load_tokenizer(tiny)), hidden_size=64, intermediate_size=128,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=1024,
-        initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=None, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=len(backtranslation.load_tokenizer(tiny)),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
     transformers.set_seed(1)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(base)
     model = learn(str(base), tmp_path, eight, backward=True)
@@ -625,9 +638,17 @@ def test_the_pipeline_shows_what_it_learnt_and_what_it_dropped(
     sample_run: tuple[Path, str, float],
 ) -> None:
     said = sample_run[1]
-    for wanted in (r"not trained on: 8 rows, ROUGE-L \d", r"\ntrained on: 8 rows, ROUGE-L \d", r"\d+ steps in .* loss",
-                   r"20 instructions: ", r"unreadable, twice: \d", r"\nkept, [45]: ", r"\ndropped, ",
-                   r"\nnot trained on: .*\n  finetuned  .*\n  base  ", "multi-turn"):  # fmt: skip
+    for wanted in (
+        r"not trained on: 8 rows, ROUGE-L \d",
+        r"\ntrained on: 8 rows, ROUGE-L \d",
+        r"\d+ steps in .* loss",
+        r"20 instructions: ",
+        r"unreadable, twice: \d",
+        r"\nkept, [45]: ",
+        r"\ndropped, ",
+        r"\nnot trained on: .*\n  finetuned  .*\n  base  ",
+        "multi-turn",
+    ):
         assert re.search(wanted, said), wanted
     assert "FutureWarning" not in said and "Traceback" not in said
     assert not re.search(r"[\x00-\x08\x0e-\x1f\x7f]", said)

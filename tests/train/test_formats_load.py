@@ -1,7 +1,7 @@
 """The files of prepare_for_finetuning.py in the programs that they are for: datasets loads them,
 TRL trains on them.
 
-    python -m pytest tests/train                       a quarter of a minute on two cores; no GPU and no network
+    python -m pytest tests/train    a quarter of a minute on two cores; no GPU and no network
 
 Needs scripts/requirements-train.txt, and is skipped without it.
 """
