@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-4773: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 650-4800: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -421,8 +421,7 @@ def classify_instructions(
     replies = model.ask_each("classify", partial(ask_options, config, model), tasks)
     for task, reply in progress(model, "2 classify", len(tasks), replies):
         if reply:
-            task.is_classification = parse_classification(reply.text, recipe=config.recipe)
-            labels = RECIPES[config.recipe].read_labels(reply.text) or []
+            task.is_classification, labels = read_options(config, task.instruction, reply.text)
             when = {"created_at": reply.created_at}
             notes = {"labels": labels, "response": reply.text, "metadata": when}
             task.notes["classify"] = notes
@@ -1067,6 +1066,34 @@ def modern_labels(reply: str) -> list[str] | None:
     labels = list(dict.fromkeys(filter(None, parts)))
     few = 2 <= len(labels) <= 12
     return labels if few and all(len(label) <= 40 for label in labels) else None
+
+
+PLAIN_OPTIONS = re.compile(  # options that a question has without naming them
+    r"(?i)yes|no|true|false|right|wrong|是|否|不是|对|错|不对|真|假|有|没有|能|不能|会|不会|可以|不可以"
+)
+
+
+def read_options(config: Config, instruction: str, reply: str) -> tuple[bool | None, list[str]]:
+    """What a stage-2 reply says of a task, and the options that it names.
+
+    Options that the task does not name are guesses, as "Sydney, Melbourne" under "What is the
+    capital of Australia?" With them nothing is known, and stage 3 asks in the safe way.
+    """
+    recipe = RECIPES[config.recipe]
+    labels = recipe.read_labels(reply) or []
+    named = sum(is_option_of(instruction, label) for label in labels)
+    if 2 * named < len(labels):
+        return None, []
+    return recipe.read_classification(reply), labels
+
+
+def is_option_of(instruction: str, label: str) -> bool:
+    """Whether a task names an option, asks for Yes or No, or gives a scale."""
+    if PLAIN_OPTIONS.fullmatch(label):
+        return True
+    if label.isdigit():
+        return bool(re.search(r"\d", instruction))
+    return label.casefold() in instruction.casefold()
 
 
 FIELD = re.compile(  # a field's name at the start of a line
@@ -1922,7 +1949,7 @@ def agreement_with_people(
     replies = model.ask_each("probes", partial(ask_probe, config, model), probes)
     for probe, reply in replies:
         if reply:
-            answer = parse_classification(reply.text, recipe=config.recipe)
+            answer, _ = read_options(config, probe.instruction, reply.text)
             asked += 1
             same += answer is not None and answer == bool(probe.is_classification)
     return {"asked": asked, "same": same, "trusted": same >= TRUSTED * asked}

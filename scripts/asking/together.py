@@ -109,7 +109,7 @@ def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
         if reply:
             answers = numbered_answers(model.config, reply, len(shuffled))
             asked = len(shuffled)
-            same = sum(map(agrees, shuffled, answers))
+            same = sum(map(partial(agrees, model.config), shuffled, answers))
     trusted = asked > 0 and same >= workshop.TRUSTED * asked
     return {"asked": asked, "same": same, "trusted": trusted}
 
@@ -127,9 +127,10 @@ def in_order(model: Model, probes: list[Task]) -> list[Task]:
     return rng.sample(probes, len(probes))
 
 
-def agrees(probe: Task, answer: str) -> bool:
+def agrees(config: Config, probe: Task, answer: str) -> bool:
     """Whether an answer is what people say of a seed task."""
-    return workshop.parse_classification(answer) is probe.is_classification
+    said, _ = workshop.read_options(config, probe.instruction, answer)
+    return said is probe.is_classification
 
 
 def ask_about(model: Model, probes: list[Task], tasks: list[Task]) -> bool:
@@ -144,7 +145,7 @@ def ask_about(model: Model, probes: list[Task], tasks: list[Task]) -> bool:
     def derive(record: dict) -> list[dict]:
         answers = numbered_answers(model.config, workshop.reply_of(record), len(listed))
         said = dict(zip([task.instruction for task in listed], answers, strict=True))
-        right = all(agrees(probe, said[probe.instruction]) for probe in planted)
+        right = all(agrees(model.config, probe, said[probe.instruction]) for probe in planted)
         return [
             workshop.derived_record(
                 record,

@@ -69,8 +69,8 @@ def one_by_one(config: Config, model: Model, tasks: list[Task]) -> list[bool | N
     """What stage 2 says when it asks about each task alone."""
     replies = model.ask_each("probes", partial(workshop.ask_probe, config, model), tasks)
     return [
-        workshop.parse_classification(reply.text, recipe=config.recipe) if reply else None
-        for _, reply in replies
+        workshop.read_options(config, task.instruction, reply.text)[0] if reply else None
+        for task, reply in replies
     ]
 
 
@@ -82,7 +82,9 @@ def in_lists(config: Config, model: Model, tasks: list[Task]) -> list[bool | Non
         answers = [""] * len(group)
         if reply:
             answers = together.numbered_answers(config, reply, len(group))
-        said += map(workshop.parse_classification, answers)
+        texts = [task.instruction for task in group]
+        read = map(partial(workshop.read_options, config), texts, answers)
+        said += [answer for answer, _ in read]
     return said
 
 

@@ -54,7 +54,7 @@ def hostile_answer(prompt: str, body: dict) -> str:
     label = next((label for word, label in LABELS.items() if word in asked), "")
     if lines[-1].startswith("Among which"):
         chosen = label or people_say().get(lines[-2])
-        return "Options: one, two" if chosen else "Options: none"
+        return "Options: yes, no" if chosen else "Options: none"
     if label:
         return f"Class label: {label}\nInput: <script>window.hacked = 10</script>"
     return (

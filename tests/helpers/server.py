@@ -484,7 +484,7 @@ def scripted_model(seed: int = 0) -> Answer:
     def options(task: str, chinese: bool) -> str:
         """The same verdict, as a list of options."""
         yes = verdict(task, chinese) in ("Yes", "是")
-        return ("左、右" if yes else "无") if chinese else ("left, right" if yes else "none")
+        return ("是、否" if yes else "无") if chinese else ("yes, no" if yes else "none")
 
     def answer(prompt: str, body: Record) -> str:
         lines, dice = prompt.rstrip().split("\n"), random.Random(f"{seed}/{prompt}")

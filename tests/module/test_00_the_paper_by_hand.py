@@ -202,7 +202,7 @@ def what_people_say(instruction: str) -> str:
     [task] = [
         seed for seed in load_seed_tasks(DEFAULT_SEEDS["en"]) if seed.instruction == instruction
     ]
-    return "Options: one, two" if task.is_classification else "Options: none"
+    return "Options: yes, no" if task.is_classification else "Options: none"
 
 
 def read_rows(path: Path) -> list[dict]:

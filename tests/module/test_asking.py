@@ -596,7 +596,7 @@ def test_a_question_of_stage_2_filtered_twice_is_recorded_as_unknown(
 
     def options(prompt: str, body: dict) -> str:
         """What people say of seed tasks; that all others are classification."""
-        return "Options: a, b" if seeds.get(prompt.split("\n")[-2], True) else "Options: none"
+        return "Options: yes, no" if seeds.get(prompt.split("\n")[-2], True) else "Options: none"
 
     with Server(
         options, faults=lambda index, prompt: "filter" if "forbidden" in prompt else ""

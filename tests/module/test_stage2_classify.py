@@ -271,3 +271,27 @@ def test_the_question_is_asked_at_temperature_zero(settings: Settings) -> None:
     requests, [task], _ = classified(settings(provider="local", model="m", temperature=1.5), "Yes")
     assert [request["body"]["temperature"] for request in requests] == [0]
     assert task.is_classification is True
+
+
+@pytest.mark.parametrize(
+    ("instruction", "reply", "found"),
+    [
+        ("What is the capital of Australia?", "Options: Sydney, Perth, Canberra", (None, [])),
+        ("What is the purpose of a dictionary?", "Options: dictionary, book, map", (None, [])),
+        ("How often should I exercise?", "Options: daily, weekly, monthly", (None, [])),
+        ("Is the mail spam?", "Options: spam, not spam", (True, ["spam", "not spam"])),
+        ("Is the text Formal or casual?", "Options: formal, Casual", (True, ["formal", "Casual"])),
+        ("Does it rain?", "Options: yes, no", (True, ["yes", "no"])),
+        ("Rate it from 1 to 5.", "Options: 1, 2, 3, 4, 5", (True, ["1", "2", "3", "4", "5"])),
+        ("Name a river.", "Options: none", (False, [])),
+        ("Name a river.", "Yes", (True, [])),
+        ("Name a river.", "The Nile.", (None, [])),
+        ("澳大利亚的首都是哪里？", "选项：悉尼、珀斯、堪培拉", (None, [])),
+        ("判断评论是好评还是差评。", "选项：好评、差评", (True, ["好评", "差评"])),
+        ("这句话有语病吗？", "选项：有、没有", (True, ["有", "没有"])),
+    ],
+)
+def test_options_that_the_task_does_not_name_are_guesses(
+    settings: Settings, instruction: str, reply: str, found: tuple
+) -> None:
+    assert workshop.read_options(settings(), instruction, reply) == found

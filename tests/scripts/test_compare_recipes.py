@@ -47,7 +47,7 @@ ASKED = [  # instruction, replies of stage 2, replies of stage 3
     ),
     (
         "Name three rivers that flow north.",
-        ["Options: long, short"],
+        ["Options: yes, no"],
         ["Class label: long\nInput: the Nile"],
     ),
     ("Give two synonyms of the word brave.", ["Yes"], ["Class label: positive\nbold, daring"]),
@@ -290,7 +290,7 @@ def test_where_the_run_did_not_trust_its_model_modern_has_no_answers(
     records = by_hand()
     for n, probe in enumerate(workshop.probe_tasks(Config(), [])):
         chooses = probe.is_classification is (n < right)
-        said = "Options: a, b" if chooses else "Options: none"
+        said = "Options: yes, no" if chooses else "Options: none"
         records.append(record("classify", said, instruction=probe.instruction))
     folder = write(tmp_path / "run", records)
     classify = tables(compare(folder, capsys, str(folder / "seeds.txt")))[1]

@@ -152,11 +152,11 @@ def test_a_run_without_the_limits_or_with_the_practice_model_asks_one_by_one(
     ("name", "how"),
     [
         ("one is missing", lambda text: text.split("\n", 1)[1]),
-        ("one stands twice", lambda text: text + "\n10. a, b"),
+        ("one stands twice", lambda text: text + "\n10. yes, no"),
         ("one is unreadable", lambda text: re.sub(r"(?m)^4\..*", "4. It depends.", text)),
-        ("one too many", lambda text: text + "\n13. a, b"),
+        ("one too many", lambda text: text + "\n13. yes, no"),
         ("wrong on a seed task", lambda text: "\n".join(f"{n}. none" for n in range(1, 13))),
-        ("wrong on the other", lambda text: "\n".join(f"{n}. a, b" for n in range(1, 13))),
+        ("wrong on the other", lambda text: "\n".join(f"{n}. yes, no" for n in range(1, 13))),
         ("no numbers", lambda text: re.sub(r"(?m)^\d+\. ", "", text)),
         ("cut", lambda text: (text[:-3], "length")),
         ("filtered", lambda text: ("", "content_filter")),
@@ -189,7 +189,7 @@ def test_a_reply_without_exactly_one_readable_answer_each_is_asked_again_task_by
     [
         lambda text, number: "Yes",
         lambda text, number: re.sub(r"\. .*", ". none", text),
-        lambda text, number: re.sub(r"\. .*", ". left, right", text),
+        lambda text, number: re.sub(r"\. .*", ". yes, no", text),
     ],
     ids=["no list", "always none", "always options"],
 )
