@@ -80,7 +80,8 @@ def is_page(path: Path) -> bool:
     """Whether a file begins as a report does, or is empty: only such a file is replaced."""
     with open(path, encoding="utf-8", errors="replace") as file:
         start = file.read(200)
-    return not start or start.startswith("<!DOCTYPE html>") and "Content-Security-Policy" in start
+    ours = start.startswith("<!DOCTYPE html>") and "Content-Security-Policy" in start
+    return ours or not start
 
 
 def plotly_script() -> str:
