@@ -2157,18 +2157,51 @@ def was_of_another_model(model: Model, results: Results) -> bool:
     return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
 
 
+def foreign_views(folder: Path) -> list[Path]:
+    """Files of the user that have the names run.json and rejected.jsonl by chance."""
+    found = []
+    path = folder / "run.json"
+    if path.is_file() and not isinstance(earlier_run(folder).get("settings"), dict):
+        found.append(path)
+    path = folder / "rejected.jsonl"
+    if path.is_file():
+        with open(path, "rb") as lines:
+            row = json_or_none(lines.readline())
+        if not isinstance(row, dict) or not row.keys() >= {"stage", "rule"}:
+            found.append(path)
+    return [path for path in found if path.stat().st_size]
+
+
+def keep_foreign(config: Config, results: Results) -> None:
+    """Before this run writes its first file, move such files into a dated folder."""
+    paths = [] if results.written else foreign_views(Path(config.work_dir))
+    if not paths:
+        return
+    place = new_place(Path(config.work_dir))
+    for path in paths:
+        os.replace(path, place / path.name)
+    names = " and ".join(path.name for path in paths)
+    print(printable(f"notice: no run wrote {names}: moved to {place}"), file=sys.stderr)
+    if "run.json" in names:
+        results.earlier = {}
+
+
+def new_place(folder: Path) -> Path:
+    """A new dated folder for files that make room for others."""
+    now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    place = folder / "earlier" / now
+    number = 1
+    while place.exists():
+        number += 1
+        place = folder / "earlier" / f"{now}_{number}"
+    place.mkdir(parents=True)
+    return place
+
+
 def keep_aside(config: Config, results: Results) -> None:
     """Move what stands there of an earlier run into a dated folder inside the work folder."""
     folder = Path(config.work_dir)
-    if not results.kept_in:
-        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-        place = folder / "earlier" / now
-        number = 1
-        while place.exists():
-            number += 1
-            place = folder / "earlier" / f"{now}_{number}"
-        place.mkdir(parents=True)
-        results.kept_in = str(place)
+    results.kept_in = results.kept_in or str(new_place(folder))
     # What this run has written itself stays. run.json is written again as it was.
     for name in VIEWS[:-1]:
         if name not in results.written and (folder / name).exists():
@@ -4454,6 +4487,7 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
     text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
+        keep_foreign(config, results)
     if config.base_url or model.address_file:
         text += f" at {model.base_url}"
     if model.address_file:

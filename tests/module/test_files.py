@@ -325,6 +325,22 @@ def test_a_seed_file_of_ones_own_may_lie_in_the_folder(settings: Settings) -> No
 
 
 # --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["run.json", "rejected.jsonl"])
+@pytest.mark.parametrize("text", ['{"mine": 1}\n', "my notes"])
+def test_files_of_the_user_with_the_names_of_ours_are_moved_aside(
+    settings: Settings, capsys: pytest.CaptureFixture, name: str, text: str
+) -> None:
+    folder = Path(settings().work_dir)
+    folder.mkdir()
+    (folder / name).write_text(text, encoding="utf-8")
+    quiet(settings(provider="practice", num_instructions=5))
+    (place,) = kept(folder)
+    assert (place / name).read_text(encoding="utf-8") == text
+    assert f"no run wrote {name}: moved to {place}" in capsys.readouterr().err
+    quiet(settings(provider="practice", num_instructions=5))
+    assert kept(folder) == [place]
+
+
 # --output-path: what it may not replace.
 
 
