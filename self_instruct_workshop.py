@@ -2299,7 +2299,8 @@ def format_problem(path: str) -> str:
 
 def own_files(config: Config) -> list[Path]:
     """The files in the work folder that a run reads and writes."""
-    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+    names = (*VIEWS, "responses.jsonl", "responses.torn", "spending.jsonl", ".lock", LOCK_FILE)
+    return [Path(config.work_dir) / name for name in names]
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
@@ -2313,10 +2314,14 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 
 
 def is_stream(path: str) -> bool:
-    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced.
+
+    Our own output is one even where it leads to a file; a file in /dev/shm is a file.
+    """
     if not os.path.exists(path):
         return False
-    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+    opened = ("/dev/std", "/dev/fd/", "/proc/")
+    return os.path.abspath(path).startswith(opened) or not Path(path).is_file()
 
 
 def is_our_output(config: Config) -> bool:
