@@ -2555,6 +2555,7 @@ class Journal:
 
 
 MOVED = "it was moved or deleted while the run was on"
+MOST_TOKENS = 10**12  # no request takes so many
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
 RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": (str, list), "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
@@ -2564,8 +2565,11 @@ SHARED += ("created_at", "max_tokens")
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a last line without its newline is half a record, and not a whole one."""
-    return first_value(line)[0] is None
+    """Whether a last line without its newline is half a record, and not a whole one.
+
+    A text that begins otherwise is no record: somebody's file, which a link leads to, say.
+    """
+    return first_value(line)[0] is None and line[:1] in (b"{", b"\0")
 
 
 def first_value(line: bytes) -> tuple[Any, str]:
@@ -2604,7 +2608,8 @@ def is_record(record: Any) -> bool:
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
         return False
-    if not is_prompt(record["prompt"]):
+    # What a server does not say counts as this limit, so it must be one.
+    if not is_prompt(record["prompt"]) or not 0 < record["max_tokens"] < MOST_TOKENS:
         return False
     if "answers" not in record:
         return True
@@ -2629,7 +2634,7 @@ def is_prompt(prompt: Any) -> bool:
 
 def token_count(said: Any) -> int:
     """A number of tokens as a server says it; 0, not known, where that can be no count."""
-    if type(said) in (int, float) and 0 <= said < 1e12 and said == int(said):
+    if type(said) in (int, float) and 0 <= said < MOST_TOKENS and said == int(said):
         return int(said)
     return 0
 
