@@ -1532,7 +1532,7 @@ def check_settings(config: Config) -> None:
         raise UsageError(problem)
     if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
         example = "http://localhost:8000/v1"
-        shown = re.sub(r"(?<=://).*@", "", config.base_url)  # no login
+        shown = re.sub("(?s).*@", "", config.base_url)  # no login
         raise UsageError(f"--base-url must be like {example}, not {shown!r}")
 
 
@@ -3177,7 +3177,7 @@ class Model(AbstractContextManager):
             if text in self.told:
                 return
             self.told.add(text)
-        print(f"notice: {text}" + (f": {more}" if more else ""), file=sys.stderr)
+        print(printable(f"notice: {text}" + (f": {more}" if more else "")), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -4007,7 +4007,7 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
     """Where the server is: as told, as a variable says, or the provider's own address."""
     address = config.base_url or variables.get(provider.url_variable) or provider.base_url
     if address and not re.fullmatch(ADDRESS, address):
-        shown = re.sub(r"(?<=://).*@", "", address)  # no login
+        shown = re.sub("(?s).*@", "", address)  # no login
         raise WorkshopError(f"{provider.url_variable} is no address of a server: {shown!r}")
     return address
 
