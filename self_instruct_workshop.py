@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-4773: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-4835: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4487,6 +4487,7 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         raise
     finally:
         model.check_folder()
+        keep_foreign(config, results)
         write_view(stage, config, model, results, ended)
         if ended:
             summary = summary_of(config, model, results)
@@ -4497,7 +4498,6 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
     text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
     text += f"by {model.name}, {one_line(model.model)}"
-        keep_foreign(config, results)
     if config.base_url or model.address_file:
         text += f" at {model.base_url}"
     if model.address_file:
@@ -4669,6 +4669,7 @@ def funnel(config: Config, summary: dict) -> str:
     done = STAGES.index(config.until) + 1
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
+    lines += agreement_notice(summary)
     lines += cost_lines(config, summary)
     names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
     files = [name for name in names if (Path(config.work_dir) / name).exists()]
@@ -4716,6 +4717,16 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     return [line]
 
 
+def agreement_notice(summary: dict) -> list[str]:
+    """A line where stage 2 and people differ so much that its answers are not used."""
+    agreement = summary["agreement"]
+    if agreement.get("trusted", True):
+        return []
+    right = f"{agreement['same']} of {agreement['asked']} seed tasks as people do"
+    used = "is_classification stays null, and stage 3 asks for inputs first"
+    return [f"notice: in stage 2 the model labels {right}: {used}."]
+
+
 def cost_lines(config: Config, summary: dict) -> list[str]:
     """Requests, tokens, time and money, and how many replies were cut."""
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
@@ -4747,8 +4758,15 @@ def next_step(config: Config, summary: dict) -> str:
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
-    command = f"{sys.executable} self_instruct.py --report"
-    return f"Next: {command}, a page to look at (or --show-prompts, or --help)"
+    return f"Next: {report_command(config)}, a page to look at (or --show-prompts, or --help)"
+
+
+def report_command(config: Config) -> str:
+    """The command that makes a page of this run, from the folder where we are."""
+    script = DATA.parent / "self_instruct.py"
+    name = script.name if Path.cwd() == script.parent else str(script)
+    folder = ["--work-dir", config.work_dir] if config.work_dir != Config.work_dir else []
+    return shlex.join([sys.executable, name, "--report", *folder])
 
 
 # --------------------------------------------------------------------------------------------------
