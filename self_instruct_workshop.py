@@ -3033,7 +3033,8 @@ class Model(AbstractContextManager):
             if self.provider.base_url:
                 self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
-            reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
+            text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
+            reply.text = without_key(self.key, text)
             reply.prompt = prompt
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
@@ -3177,7 +3178,8 @@ class Model(AbstractContextManager):
             if text in self.told:
                 return
             self.told.add(text)
-        print(printable(f"notice: {text}" + (f": {more}" if more else "")), file=sys.stderr)
+        notice = one_line(f"notice: {text}", 300) + (f": {more}" if more else "")
+        print(printable(notice), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -3246,6 +3248,11 @@ class Model(AbstractContextManager):
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
         return {}
+
+
+def without_key(key: str, text: str) -> str:
+    """A reply without the key, if its server echoes that. A short one may be any word."""
+    return text.replace(key, "[key]") if len(key) > 15 else text
 
 
 def was_cut_shorter(record: dict, limit: int) -> bool:
