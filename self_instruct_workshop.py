@@ -3654,8 +3654,8 @@ def openai_client(model: Model) -> Any:
         timeout=model.config.request_timeout,
         http_client=http_client,
     )
-    # The SDK reads these from the shell and would send them to any host.
-    if model.name != "openai":
+    # The SDK reads these from the shell and would send them to any host, with a key in them maybe.
+    if model.name != "openai" or model.address_file:
         client.organization = None
         client.project = None
         client._custom_headers = {}
