@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-4842: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-4847: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1847,20 +1847,25 @@ def broken_form(config: Config, task: Task, reply: Reply) -> str:
 def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
     """The worked example of the prompt that an instance repeats, "" if none.
 
-    A label may be that of an example, and so may a short answer: three words say little.
+    A label may be that of an example, and so may a short answer or a line of an input, "Kenya" in
+    a list of countries: three words say little.
     """
     if not RECIPES[config.recipe].checks_model:
         return ""
-    source = {folded(line) for line in (pair[0], *pair[0].split("\n"))} - {""}
+    given = folded(pair[0])
+    source = {folded(line) for line in pair[0].split("\n")}
     target = {folded(line) for line in (pair[1], *pair[1].split("\n"))}
     for shot in instance_shots(config, task):
         for instance in shot["instances"]:
-            long = len(tokenize(instance["output"])) > 3
-            if folded(instance["input"]) in source or (
-                long and folded(instance["output"]) in target
-            ):
+            shown, answer = folded(instance["input"]), folded(instance["output"])
+            same_input = shown and (shown == given or (is_long(shown) and shown in source))
+            if same_input or (is_long(answer) and answer in target):
                 return f"{instance['input']} -> {instance['output']}"
     return ""
+
+
+def is_long(text: str) -> bool:
+    return len(tokenize(text)) > 3
 
 
 def folded(text: str) -> str:
