@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 650-4800: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 650-4874: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1559,7 +1559,7 @@ def check_settings(config: Config) -> None:
         raise UsageError(problem)
     if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
         example = "http://localhost:8000/v1"
-        shown = re.sub(r"(?<=://).*@", "", config.base_url)  # no login
+        shown = re.sub("(?s).*@", "", config.base_url)  # no login
         raise UsageError(f"--base-url must be like {example}, not {shown!r}")
 
 
@@ -1874,20 +1874,25 @@ def broken_form(config: Config, task: Task, reply: Reply) -> str:
 def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
     """The worked example of the prompt that an instance repeats, "" if none.
 
-    A label may be that of an example, and so may a short answer: three words say little.
+    A label may be that of an example, and so may a short answer or a line of an input, "Kenya" in
+    a list of countries: three words say little.
     """
     if not RECIPES[config.recipe].checks_model:
         return ""
-    source = {folded(line) for line in (pair[0], *pair[0].split("\n"))} - {""}
+    given = folded(pair[0])
+    source = {folded(line) for line in pair[0].split("\n")}
     target = {folded(line) for line in (pair[1], *pair[1].split("\n"))}
     for shot in instance_shots(config, task):
         for instance in shot["instances"]:
-            long = len(tokenize(instance["output"])) > 3
-            if folded(instance["input"]) in source or (
-                long and folded(instance["output"]) in target
-            ):
+            shown, answer = folded(instance["input"]), folded(instance["output"])
+            same_input = shown and (shown == given or (is_long(shown) and shown in source))
+            if same_input or (is_long(answer) and answer in target):
                 return f"{instance['input']} -> {instance['output']}"
     return ""
+
+
+def is_long(text: str) -> bool:
+    return len(tokenize(text)) > 3
 
 
 def folded(text: str) -> str:
@@ -2184,18 +2189,51 @@ def was_of_another_model(model: Model, results: Results) -> bool:
     return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
 
 
+def foreign_views(folder: Path) -> list[Path]:
+    """Files of the user that have the names run.json and rejected.jsonl by chance."""
+    found = []
+    path = folder / "run.json"
+    if path.is_file() and not isinstance(earlier_run(folder).get("settings"), dict):
+        found.append(path)
+    path = folder / "rejected.jsonl"
+    if path.is_file():
+        with open(path, "rb") as lines:
+            row = json_or_none(lines.readline())
+        if not isinstance(row, dict) or not row.keys() >= {"stage", "rule"}:
+            found.append(path)
+    return [path for path in found if path.stat().st_size]
+
+
+def keep_foreign(config: Config, results: Results) -> None:
+    """Before this run writes its first file, move such files into a dated folder."""
+    paths = [] if results.written else foreign_views(Path(config.work_dir))
+    if not paths:
+        return
+    place = new_place(Path(config.work_dir))
+    for path in paths:
+        os.replace(path, place / path.name)
+    names = " and ".join(path.name for path in paths)
+    print(printable(f"notice: no run wrote {names}: moved to {place}"), file=sys.stderr)
+    if "run.json" in names:
+        results.earlier = {}
+
+
+def new_place(folder: Path) -> Path:
+    """A new dated folder for files that make room for others."""
+    now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    place = folder / "earlier" / now
+    number = 1
+    while place.exists():
+        number += 1
+        place = folder / "earlier" / f"{now}_{number}"
+    place.mkdir(parents=True)
+    return place
+
+
 def keep_aside(config: Config, results: Results) -> None:
     """Move what stands there of an earlier run into a dated folder inside the work folder."""
     folder = Path(config.work_dir)
-    if not results.kept_in:
-        now = datetime.now().strftime("%Y-%m-%d_%H%M%S")
-        place = folder / "earlier" / now
-        number = 1
-        while place.exists():
-            number += 1
-            place = folder / "earlier" / f"{now}_{number}"
-        place.mkdir(parents=True)
-        results.kept_in = str(place)
+    results.kept_in = results.kept_in or str(new_place(folder))
     # What this run has written itself stays. run.json is written again as it was.
     for name in VIEWS[:-1]:
         if name not in results.written and (folder / name).exists():
@@ -2293,7 +2331,8 @@ def format_problem(path: str) -> str:
 
 def own_files(config: Config) -> list[Path]:
     """The files in the work folder that a run reads and writes."""
-    return [Path(config.work_dir) / name for name in (*VIEWS, "responses.jsonl", ".lock")]
+    names = (*VIEWS, "responses.jsonl", "responses.torn", "spending.jsonl", ".lock", LOCK_FILE)
+    return [Path(config.work_dir) / name for name in names]
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
@@ -2307,10 +2346,14 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 
 
 def is_stream(path: str) -> bool:
-    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced."""
+    """Whether this is a device or a pipe, /dev/stdout say: it is written to, never replaced.
+
+    Our own output is one even where it leads to a file; a file in /dev/shm is a file.
+    """
     if not os.path.exists(path):
         return False
-    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or not Path(path).is_file()
+    opened = ("/dev/std", "/dev/fd/", "/proc/")
+    return os.path.abspath(path).startswith(opened) or not Path(path).is_file()
 
 
 def is_our_output(config: Config) -> bool:
@@ -2544,6 +2587,7 @@ class Journal:
 
 
 MOVED = "it was moved or deleted while the run was on"
+MOST_TOKENS = 10**12  # no request takes so many
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
 RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": (str, list), "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
@@ -2553,8 +2597,11 @@ SHARED += ("created_at", "max_tokens")
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a last line without its newline is half a record, and not a whole one."""
-    return first_value(line)[0] is None
+    """Whether a last line without its newline is half a record, and not a whole one.
+
+    A text that begins otherwise is no record: somebody's file, which a link leads to, say.
+    """
+    return first_value(line)[0] is None and line[:1] in (b"{", b"\0")
 
 
 def first_value(line: bytes) -> tuple[Any, str]:
@@ -2593,7 +2640,8 @@ def is_record(record: Any) -> bool:
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
         return False
-    if not is_prompt(record["prompt"]):
+    # What a server does not say counts as this limit, so it must be one.
+    if not is_prompt(record["prompt"]) or not 0 < record["max_tokens"] < MOST_TOKENS:
         return False
     if "answers" not in record:
         return True
@@ -2618,7 +2666,7 @@ def is_prompt(prompt: Any) -> bool:
 
 def token_count(said: Any) -> int:
     """A number of tokens as a server says it; 0, not known, where that can be no count."""
-    if type(said) in (int, float) and 0 <= said < 1e12 and said == int(said):
+    if type(said) in (int, float) and 0 <= said < MOST_TOKENS and said == int(said):
         return int(said)
     return 0
 
@@ -3017,7 +3065,8 @@ class Model(AbstractContextManager):
             if self.provider.base_url:
                 self.window.enter(stage)
             reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
-            reply.text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
+            text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
+            reply.text = without_key(self.key, text)
             reply.prompt = prompt
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
@@ -3161,7 +3210,8 @@ class Model(AbstractContextManager):
             if text in self.told:
                 return
             self.told.add(text)
-        print(f"notice: {text}" + (f": {more}" if more else ""), file=sys.stderr)
+        notice = one_line(f"notice: {text}", 300) + (f": {more}" if more else "")
+        print(printable(notice), file=sys.stderr)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -3230,6 +3280,11 @@ class Model(AbstractContextManager):
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
         return {}
+
+
+def without_key(key: str, text: str) -> str:
+    """A reply without the key, if its server echoes that. A short one may be any word."""
+    return text.replace(key, "[key]") if len(key) > 15 else text
 
 
 def was_cut_shorter(record: dict, limit: int) -> bool:
@@ -3631,8 +3686,8 @@ def openai_client(model: Model) -> Any:
         timeout=model.config.request_timeout,
         http_client=http_client,
     )
-    # The SDK reads these from the shell and would send them to any host.
-    if model.name != "openai":
+    # The SDK reads these from the shell and would send them to any host, with a key in them maybe.
+    if model.name != "openai" or model.address_file:
         client.organization = None
         client.project = None
         client._custom_headers = {}
@@ -3991,7 +4046,7 @@ def server_address(config: Config, provider: Provider, variables: dict[str, str]
     """Where the server is: as told, as a variable says, or the provider's own address."""
     address = config.base_url or variables.get(provider.url_variable) or provider.base_url
     if address and not re.fullmatch(ADDRESS, address):
-        shown = re.sub(r"(?<=://).*@", "", address)  # no login
+        shown = re.sub("(?s).*@", "", address)  # no login
         raise WorkshopError(f"{provider.url_variable} is no address of a server: {shown!r}")
     return address
 
@@ -4471,6 +4526,7 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
         raise
     finally:
         model.check_folder()
+        keep_foreign(config, results)
         write_view(stage, config, model, results, ended)
         if ended:
             summary = summary_of(config, model, results)
@@ -4652,6 +4708,7 @@ def funnel(config: Config, summary: dict) -> str:
     done = STAGES.index(config.until) + 1
     lines = ["", *table_lines(config, summary["counts"], done), ""]
     lines += novelty_notice(config, summary)
+    lines += agreement_notice(summary)
     lines += cost_lines(config, summary)
     names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
     files = [name for name in names if (Path(config.work_dir) / name).exists()]
@@ -4699,6 +4756,16 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     return [line]
 
 
+def agreement_notice(summary: dict) -> list[str]:
+    """A line where stage 2 and people differ so much that its answers are not used."""
+    agreement = summary["agreement"]
+    if agreement.get("trusted", True):
+        return []
+    right = f"{agreement['same']} of {agreement['asked']} seed tasks as people do"
+    used = "is_classification stays null, and stage 3 asks for inputs first"
+    return [f"notice: in stage 2 the model labels {right}: {used}."]
+
+
 def cost_lines(config: Config, summary: dict) -> list[str]:
     """Requests, tokens, time and money, and how many replies were cut."""
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
@@ -4730,8 +4797,15 @@ def next_step(config: Config, summary: dict) -> str:
         return f"{undone} undone ({why}). The same command asks again for what got no reply."
     if config.until != "filter":
         return "To go on: the same command without --until."
-    command = f"{sys.executable} self_instruct.py --report"
-    return f"Next: {command}, a page to look at (or --show-prompts, or --help)"
+    return f"Next: {report_command(config)}, a page to look at (or --show-prompts, or --help)"
+
+
+def report_command(config: Config) -> str:
+    """The command that makes a page of this run, from the folder where we are."""
+    script = DATA.parent / "self_instruct.py"
+    name = script.name if Path.cwd() == script.parent else str(script)
+    folder = ["--work-dir", config.work_dir] if config.work_dir != Config.work_dir else []
+    return shlex.join([sys.executable, name, "--report", *folder])
 
 
 # --------------------------------------------------------------------------------------------------

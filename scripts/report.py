@@ -48,6 +48,10 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     or the report cannot be written.
     """
     # Without the packages there is no report, so look for them before the run is read.
+    path = out or folder / "report.html"
+    if path.is_file() and not is_page(path):
+        problem = f"{path} is there, and is no report"
+        raise WorkshopError(f"{problem}: name another file by scripts/report.py --out")
     plotly = plotly_script()
     run = read_run(folder)
     try:
@@ -63,7 +67,6 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     title = f"{words['title']}: {one_line(shown['run']['folder'], 60)}"
 
     # Write the file whole, so that a half one never stands there.
-    path = out or folder / "report.html"
     text = page(title, language, {"words": words, **shown}, pieces, plotly)
     try:
         workshop.write_whole(path, [text, "\n"])
@@ -71,6 +74,14 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
         problem = f"cannot write {path} ({error.strerror})"
         raise WorkshopError(f"{problem}: name another file by scripts/report.py --out") from None
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file begins as a report does, or is empty: only such a file is replaced."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        start = file.read(200)
+    ours = start.startswith("<!DOCTYPE html>") and "Content-Security-Policy" in start
+    return ours or not start
 
 
 def plotly_script() -> str:

@@ -330,7 +330,8 @@ def sample_command(options: argparse.Namespace, _: Config) -> None:
     if len(sample) < options.num:
         print(f"notice: {options.num} were asked for, and there are no more", file=sys.stderr)
     written = ", ".join(map(str, paths.values()))
-    print(f"written: {written}; fill in one, then: {Path(__file__).name} score FILLED.csv")
+    command = "python scripts/review.py score FILLED.csv"
+    print(f"written: {written}; fill in one, then: {command}")
 
 
 def sheet_paths(out: Path, form: str) -> dict[str, Path]:

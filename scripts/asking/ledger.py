@@ -116,7 +116,7 @@ def checked(line: bytes) -> dict | None:
         return None
     kind = "reserved" if "reserved" in record else "settled"
     numbers = [record.get(name) for name in (kind, *SIZES)]
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number < 10**15 for number in numbers):
         return None
     names = NAMES if kind == "reserved" else ()
     return record if all(isinstance(record.get(name), str) for name in names) else None

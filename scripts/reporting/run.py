@@ -50,6 +50,7 @@ SHAPES = {
     "versions": {"*": str},
     "refused_parameters": {"*": str},
     "undone_because": {"*": COUNT},
+    "agreement": {"asked": COUNT, "same": COUNT, "trusted": bool, "*": object},
     "faults": {"*": COUNT},
     "tokens": {"*": {"*": COUNT}},
     "spending": {
@@ -292,6 +293,11 @@ def first_notices(run: Run) -> list[tuple]:
         notices.append(("broken_off",))
     if not run.journal:
         notices.append(("no_journal",))
+
+    # What stage 2 says counts only where the model agrees with people on seed tasks.
+    agreement = run.summary.get("agreement", {})
+    if agreement.get("trusted") is False:
+        notices.append(("untrusted", agreement.get("same", 0), agreement.get("asked", 0)))
 
     # Each reason stands with the number of its requests.
     undone = run.summary.get("undone_because")

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from helpers.runs import PATIENCE, rows, stage_of, until
+from helpers.runs import PATIENCE, local, quiet, rows, stage_of, until
 from helpers.server import TRANSIENT, Server, people_say, scripted_model, storm
 
 import self_instruct
@@ -477,6 +477,17 @@ def test_a_server_that_checks_the_key_refuses_the_wrong_one(settings: Settings, 
         assert KEY not in refusal(model)
     with Server(yes, key=KEY) as server, Model(settings(**about(wire, server.url))) as model:
         assert ask(model).text == "Yes"
+
+
+def test_a_reply_that_echoes_the_key_brings_it_into_no_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-" + "k" * 20
+    monkeypatch.setenv("LOCAL_API_KEY", key)
+    with Server(lambda *asked: f"{scripted_model()(*asked)} Authorization: {key}") as server:
+        quiet(settings(**local(server), num_instructions=2))
+    texts = [path.read_text() for path in Path(settings().work_dir).glob("*.json*")]
+    assert "Authorization: [key]" in "".join(texts) and key not in "".join(texts)
 
 
 def test_a_key_that_dies_in_the_middle_keeps_what_was_paid_for(

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,22 @@ def test_a_seed_file_of_ones_own_may_lie_in_the_folder(settings: Settings) -> No
     assert len(load_seed_tasks(seeds)) == 2
 
 
+@pytest.mark.parametrize("name", ["run.json", "rejected.jsonl"])
+@pytest.mark.parametrize("text", ['{"mine": 1}\n', "my notes"])
+def test_files_of_the_user_with_the_names_of_ours_are_moved_aside(
+    settings: Settings, capsys: pytest.CaptureFixture, name: str, text: str
+) -> None:
+    folder = Path(settings().work_dir)
+    folder.mkdir()
+    (folder / name).write_text(text, encoding="utf-8")
+    quiet(settings(provider="practice", num_instructions=5))
+    (place,) = kept(folder)
+    assert (place / name).read_text(encoding="utf-8") == text
+    assert f"no run wrote {name}: moved to {place}" in capsys.readouterr().err
+    quiet(settings(provider="practice", num_instructions=5))
+    assert kept(folder) == [place]
+
+
 # --------------------------------------------------------------------------------------------------
 # --output-path: what it may not replace.
 
@@ -335,6 +352,11 @@ def refused(config: Config, words: str) -> None:
         with pytest.raises(UsageError, match=words) as error:
             quiet(config)
         assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_ledger_of_the_run_is_refused_before_it_is_there(settings: Settings) -> None:
+    ledger = Path(settings().work_dir) / "spending.jsonl"
+    refused(settings(provider="practice", output_path=str(ledger)), "that the run needs")
 
 
 @pytest.mark.parametrize("name", ["responses.jsonl", *STEP_FILES, "rejected.jsonl", "run.json"])
@@ -458,6 +480,17 @@ def test_links_that_lead_to_each_other_are_left_alone(settings: Settings, tmp_pa
 def test_what_is_no_file_is_refused(settings: Settings, path: str) -> None:
     with pytest.raises(UsageError, match="must be a file"):
         quiet(settings(provider="practice", output_path=path))
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="a matter of Linux")
+def test_a_file_in_dev_shm_is_a_file_and_no_device(settings: Settings) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        target = Path(place) / "out.json"
+        for n in (4, 5):
+            quiet(settings(provider="practice", num_instructions=n, output_path=str(target)))
+        assert json.loads(target.read_bytes()) == rows(
+            Path(settings().work_dir), "step4_final.jsonl"
+        )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no named pipes there")

@@ -390,6 +390,18 @@ def test_what_was_cut_off_is_saved_beside_the_journal(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_somebodys_text_cuts_nothing_off_it(tmp_path: Path) -> None:
+    """A text without a newline looks as torn as a record without one."""
+    other = tmp_path / "token.txt"
+    other.write_text("a text of one line", encoding="utf-8")
+    link = tmp_path / "responses.jsonl"
+    link.symlink_to(other)
+    with pytest.raises(WorkshopError, match="line 1 is damaged"):
+        Journal(link)
+    assert other.read_text(encoding="utf-8") == "a text of one line"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 def test_what_cannot_be_saved_is_not_cut_off(path: Path, tmp_path: Path) -> None:
     """A link may lead to anybody's file."""
     (tmp_path / "other").write_bytes(b"other")
@@ -407,6 +419,8 @@ def odd_records() -> dict[str, bytes]:
     texts = ("key", "text", "finish_reason", "prompt", "created_at", "max_tokens")
     lines |= {f"{name} is a list": {**whole, name: ["x"]} for name in texts}
     lines |= {f"{name} is null": {**whole, name: None} for name in texts}
+    limits = {"below 0": -(10**9), "0": 0, "no number of tokens": 10**400}
+    lines |= {f"max_tokens is {how}": {**whole, "max_tokens": n} for how, n in limits.items()}
     lines["fewer instructions"] = {**whole, "answers": {"x": "Yes"}, "instructions": []}
     lines["a number"] = {**whole, "answers": {"x": "Yes"}, "instructions": [1]}
     lines["a list without its stage"] = {**whole, "answers": {"x": "Yes"}, "instructions": ["y"]}

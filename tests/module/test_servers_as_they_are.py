@@ -435,9 +435,10 @@ def test_the_command_that_goes_on_after_ctrl_c_shows_no_login(
     assert "http://host/v1" in said and "s3cret" not in said
 
 
-def test_a_login_in_a_wrong_address_is_not_shown() -> None:
+@pytest.mark.parametrize("start", ["http://", "", "http:\n/"])
+def test_a_login_in_a_wrong_address_is_not_shown(start: str) -> None:
     with pytest.raises(WorkshopError) as refused:
-        Config(base_url="http://ana:s3/cr@et@host name/v1")
+        Config(base_url=start + "ana:s3/cr@et@host name/v1")
     assert "cr" not in str(refused.value).replace("http", "")
 
 

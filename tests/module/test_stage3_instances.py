@@ -12,6 +12,7 @@ from helpers.runs import stage_3_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     Config,
     Reply,
@@ -455,3 +456,17 @@ def test_a_reply_without_instance_is_rejected_with_its_text_and_never_becomes_an
 def test_an_unknown_task_is_read_as_no_classification(settings: Settings) -> None:
     task, rejected = taken(settings, "Input: a\nOutput: b\nand more", flag=None)
     assert (task.instances, rejected) == ([{"input": "a", "output": "b\nand more"}], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "copied"), [("{}", True), ("Peru\n{}\nJapan", False), ("other", False)]
+)
+def test_a_short_input_of_an_example_may_be_a_line_of_a_longer_input(
+    given: str, copied: bool
+) -> None:
+    task = Task("1", "Name the continent of the country.", is_classification=True)
+    config = Config(provider="practice")
+    shots = workshop.instance_shots(config, task)
+    inputs = [instance["input"] for shot in shots for instance in shot["instances"]]
+    short = next(text for text in inputs if text and not workshop.is_long(text))
+    assert bool(workshop.copied_from(config, task, (given.format(short), "Africa"))) == copied

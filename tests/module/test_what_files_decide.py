@@ -178,10 +178,14 @@ def test_an_address_and_a_key_of_one_env_belong_together_and_the_greeting_shows_
     address = server.url + VARIABLES[name]
     file = write_env(**{row.url_variable: address, row.key: "of-the-file"})
     monkeypatch.setenv(row.key, "of-the-shell")
+    for variable in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(variable, "of-the-shell")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gate: of-the-shell")
     said: list[str] = []
     workshop.run(settings(provider=name, model="m", num_instructions=1), say=said.append)
     assert address in said[0] and str(file) in said[0]
     assert {request["key"] for request in server.requests} == {"of-the-file"}
+    assert "of-the-shell" not in str([request["headers"] for request in server.requests])
 
 
 @pytest.mark.parametrize("name", VARIABLES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,10 +66,13 @@ def test_a_model_that_the_server_lists_prints_no_escape(
         # The notice of a parameter that is refused, and --check, name the model too.
         with Model(config) as model:
             model.refuse("temperature")
+            model.notice_once(f"{model.model} gave no answer")
+            model.notice_once("m" * 3000 + " gave no answer")
         done = program(
             "self_instruct.py", "--check", "--provider", "local", "--base-url", server.url + "/v1"
         )
-    assert harmless(capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert harmless(said) and max(map(len, said.split("\n"))) < 400
     assert "ok: x" in done.stdout and harmless(done.stdout + done.stderr)
 
 
@@ -83,6 +87,26 @@ def test_a_journal_of_somebody_else_prints_no_escape(settings: Settings, tmp_pat
     work = ("--work-dir", str(tmp_path / "other"))
     done = program("self_instruct.py", "--provider", "replay", "--responses", str(journal), *work)
     assert "Self-Instruct" in done.stdout and harmless(done.stdout + done.stderr)
+
+
+def test_the_next_command_makes_the_page_of_this_run(settings: Settings, tmp_path: Path) -> None:
+    config = settings(provider="practice", num_instructions=2, work_dir=str(tmp_path / "my run"))
+    talk: list[str] = []
+    run(config, say=talk.append)
+    command = talk[-1].split("Next: ")[1].split(", a page")[0]
+    assert shlex.split(command)[2:] == ["--report", "--work-dir", config.work_dir]
+    assert Path(shlex.split(command)[1]).is_file()
+
+
+def test_a_model_that_is_not_trusted_in_stage_2_is_named_at_the_end(settings: Settings) -> None:
+    def model(prompt: str, body: dict) -> str:
+        asked = prompt.endswith("Among which options is the answer chosen?")
+        return "Options: left, right" if asked else scripted_model()(prompt, body)
+
+    talk: list[str] = []
+    with Server(model) as server:
+        run(settings(**local(server, num_instructions=3)), say=talk.append)
+    assert "notice: in stage 2 the model labels 8 of 16 seed tasks as people do" in talk[-1]
 
 
 def test_an_error_prints_no_escape(capsys: pytest.CaptureFixture[str]) -> None:

@@ -906,7 +906,9 @@ def test_a_torn_last_line_of_the_ledger_is_passed_over_and_another_is_named(
         ledger.write_bytes(whole + b'{"reserved": 3, "prov')
         with LimitedModel(config, limits()) as model:
             assert model.purse.spent == spent
-        for damage in (b"x", b"[1]", b'{"settled": "1"}', b'{"reserved": 4, "prompt_tokens": -1}'):
+        huge = whole.split(b"\n")[0].replace(b'"reply_tokens": ', b'"reply_tokens": ' + b"9" * 400)
+        negative = b'{"reserved": 4, "prompt_tokens": -1}'
+        for damage in (b"x", b"[1]", b'{"settled": "1"}', negative, huge):
             ledger.write_bytes(damage + b"\n" + whole)
             with pytest.raises(WorkshopError, match=r"spending.jsonl, line 1 is damaged"):
                 LimitedModel(config, limits())

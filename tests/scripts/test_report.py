@@ -421,6 +421,27 @@ def test_an_interrupted_run_shows_what_it_has(practice: Callable, tmp_path: Path
     )
 
 
+def test_a_model_that_is_not_trusted_in_stage_2_is_named(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "untrusted")
+    summary = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    summary["agreement"] = {"asked": 16, "same": 8, "trusted": False}
+    (folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert ["untrusted", 8, 16] in page_of(folder, tmp_path).numbers["notices"]
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "notes.html"])
+def test_a_report_replaces_nothing_but_a_report(
+    practice: Callable, tmp_path: Path, name: str
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "run")
+    path = folder / name
+    path.write_text("<html>mine</html>", encoding="utf-8")
+    assert report.main(["--work-dir", str(folder), "--out", str(path)]) == 1
+    assert path.read_text(encoding="utf-8") == "<html>mine</html>"
+
+
 def test_a_run_that_kept_nothing_has_a_report(tmp_path: Path) -> None:
     with Server(lambda prompt, body: "I cannot help with that.") as server:
         config = Config(
