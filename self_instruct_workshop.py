@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 650-4874: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 650-4873: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2522,7 +2522,9 @@ class Journal:
         start = self.file.seek(0)
         with open(self.file.fileno(), "rb", closefd=False) as lines:
             for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n") and is_torn(line):
+                # A text that begins otherwise is no record: somebody's file, behind a link.
+                ours = line[:1] in (b"{", b"\0") or not self.file.writable()
+                if not line.endswith(b"\n") and is_torn(line) and ours:
                     self.cut_off(start, line)
                     return
                 record = checked_record(line, f"{self.path}, line {number}")
@@ -2597,11 +2599,8 @@ SHARED += ("created_at", "max_tokens")
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a last line without its newline is half a record, and not a whole one.
-
-    A text that begins otherwise is no record: somebody's file, which a link leads to, say.
-    """
-    return first_value(line)[0] is None and line[:1] in (b"{", b"\0")
+    """Whether a last line without its newline is half a record, and not a whole one."""
+    return first_value(line)[0] is None
 
 
 def first_value(line: bytes) -> tuple[Any, str]:
