@@ -75,7 +75,10 @@ def test_every_flag_that_the_readme_names_is_one_of_the_command_line(readme: Pat
 
 
 @every_readme
-def test_every_command_line_of_the_readme_is_accepted(readme: Path) -> None:
+def test_every_command_line_of_the_readme_is_accepted(
+    readme: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # the commands name files of the project
     ours = [
         command
         for command in commands(readme.read_text(encoding="utf-8"))
