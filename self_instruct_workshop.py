@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 650-4873: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 650-4881: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2324,7 +2324,7 @@ def format_problem(path: str) -> str:
     if ending not in FORMATS:
         return f"--output-path must end in {', '.join(FORMATS)}, and {path} does not"
     if ending == ".parquet" and not find_spec("pyarrow"):
-        install = f"{sys.executable} -m pip install pyarrow"
+        install = pip_install("pyarrow")
         return f"--output-path {path} needs a package: run  {install}  first"
     return ""
 
@@ -3627,7 +3627,7 @@ def proxy_problem(model: Model, name: str) -> str:
         return f"{name} is no address of a proxy: {fix}"
     native = model.provider.send is send_dashscope
     if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
-        install = f"{sys.executable} -m pip install {'pysocks' if native else 'socksio'}"
+        install = pip_install("pysocks" if native else "socksio")
         return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
     return ""
 
@@ -4807,6 +4807,14 @@ def report_command(config: Config) -> str:
     return shlex.join([sys.executable, name, "--report", *folder])
 
 
+def pip_install(*what: str) -> str:
+    """The command that installs packages, as the shell takes it from the folder where we are."""
+    root = DATA.parent
+    if Path.cwd() != root:
+        what = tuple(str(root / name) if name.endswith(".txt") else name for name in what)
+    return shlex.join([sys.executable, "-m", "pip", "install", *what])
+
+
 # --------------------------------------------------------------------------------------------------
 # The program.
 
@@ -4829,7 +4837,7 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
         kept = "every reply so far is kept, the same command goes on"
         problem = f"{error.filename or place}: {error.strerror}; {kept}"
     except ModuleNotFoundError as error:
-        install = f"{sys.executable} -m pip install -r requirements.txt"
+        install = pip_install("-r", "requirements.txt")
         problem = f"{error}: run  {install}  first"
     except RuntimeError as error:
         if "new thread" not in str(error):

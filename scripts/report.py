@@ -93,7 +93,7 @@ def plotly_script() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         missing = error.name or ", ".join(NEEDED)
-        command = f"{sys.executable} -m pip install -r scripts/requirements-report.txt"
+        command = workshop.pip_install("-r", "scripts/requirements-report.txt")
         raise WorkshopError(f"the report needs {missing}: run  {command}  first") from None
     return get_plotlyjs()
 

@@ -467,8 +467,8 @@ def do(action: Callable[[Options], int | None], options: Options) -> int | None:
         return action(options)
     except ImportError as error:
         bits = "bitsandbytes" in str(error)
-        what = "bitsandbytes" if bits else "-r scripts/requirements-train.txt"
-        command = f"{sys.executable} -m pip install {what}"
+        what = ["bitsandbytes"] if bits else ["-r", "scripts/requirements-train.txt"]
+        command = workshop.pip_install(*what)
         problem = one_line(str(error))
         raise WorkshopError(f"{problem}: run  {command}  first") from None
     except RuntimeError as error:

@@ -272,3 +272,16 @@ def test_other_troubles_with_the_lock_are_the_folders(
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(WorkshopError, match=r"cannot write to .* .Input/output error."):
         Model(settings(provider="practice"))
+
+
+def test_the_command_that_installs_works_as_printed_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workshop.sys, "executable", "/my folder/python")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(workshop.pip_install("-r", "scripts/requirements-report.txt"))
+    assert words[:4] == ["/my folder/python", "-m", "pip", "install"]
+    assert Path(words[5]).exists()
+    monkeypatch.chdir(workshop.DATA.parent)
+    assert workshop.pip_install("pyarrow") == "'/my folder/python' -m pip install pyarrow"
+    assert workshop.pip_install("-r", "a.txt").endswith(" -r a.txt")
