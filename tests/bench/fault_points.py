@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 from helpers.killing import command, complete, read_journal, settle  # noqa: E402
 from helpers.server import Server, scripted_model, storm  # noqa: E402
 

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.killing import STAGES, complete, kills
 from helpers.server import Server, scripted_model, storm

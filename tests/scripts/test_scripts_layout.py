@@ -113,3 +113,19 @@ def test_the_table_of_programs_is_whole_and_names_only_what_is_there() -> None:
     absent = [name for name in named if not any((place / name).exists() for place in places)]
     assert (missing, folders, absent) == ([], [], [])
     assert named
+
+
+BENCHES = [
+    path
+    for path in sorted((ROOT / "tests" / "bench").glob("*.py"))
+    if "parse_args" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda path: path.stem)
+def test_a_bench_says_what_it_does_from_any_folder(bench: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(bench), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    if "atheris" in done.stderr:
+        pytest.skip("atheris is not installed")
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
