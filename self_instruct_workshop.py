@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 650-4881: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 650-4876: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1930,9 +1930,9 @@ def ask_options(config: Config, model: Model, task: Task) -> Reply:
     def readable(text: str) -> bool:
         return parse_classification(text, recipe=config.recipe) is not None
 
-    prompt = classify_prompt(config, task.instruction)
-    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-    return model.ask("classify", prompt, parameters(config, "classify"), question, readable)
+    question = classify_question(config, task)
+    sampling = parameters(config, "classify")
+    return model.ask("classify", question["prompt"], sampling, question, readable)
 
 
 PROBES = 16  # seed tasks that stage 2 asks about to learn whether the model agrees with people
@@ -2318,8 +2318,6 @@ def output_problem(config: Config) -> str:
 
 def format_problem(path: str) -> str:
     """Why the ending of a path names no format that can be written, "" if it does."""
-    from importlib.util import find_spec
-
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         return f"--output-path must end in {', '.join(FORMATS)}, and {path} does not"
@@ -2442,7 +2440,6 @@ COLUMNS = ("instruction", "input", "output")  # of the dataset
 def as_csv(rows: list[dict]) -> bytes:
     """The dataset as CSV, every text in quotes."""
     import csv
-    import io
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
@@ -2453,8 +2450,6 @@ def as_csv(rows: list[dict]) -> bytes:
 
 def as_parquet(rows: list[dict]) -> bytes:
     """The dataset as Parquet: three columns of texts."""
-    import io
-
     import pyarrow
     from pyarrow.parquet import write_table
 

@@ -95,8 +95,7 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
 def key_of(model: Model, task: Task) -> str:
     """The journal's key of the question about one task alone."""
     sampling = workshop.parameters(model.config, "classify")
-    prompt = workshop.classify_prompt(model.config, task.instruction)
-    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
+    question = workshop.classify_question(model.config, task)
     return model.question_key("classify", 0, sampling, question)[0]
 
 
