@@ -165,13 +165,13 @@ def is_copied(row: dict, language: str) -> bool:
     """Whether a row has the input or a long output of any worked example, in its prompt or not."""
     shots = workshop.RECIPES["modern"].shots("instances", language)
     examples = [instance for shot in shots for instance in shot["instances"]]
-    inputs = {folded(example["input"]) for example in examples}
-    outputs = {folded(example["output"]) for example in examples if len(example["output"]) > 20}
-    return folded(row["input"]) in inputs - {""} or folded(row["output"]) in outputs
-
-
-def folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    inputs = {workshop.folded(example["input"]) for example in examples}
+    outputs = {
+        workshop.folded(example["output"]) for example in examples if len(example["output"]) > 20
+    }
+    return (
+        workshop.folded(row["input"]) in inputs - {""} or workshop.folded(row["output"]) in outputs
+    )
 
 
 def rows_of(folder: Path, stage: int) -> list[dict]:
