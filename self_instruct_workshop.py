@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 650-4876: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-647: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 648-5021: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -113,6 +113,7 @@ class Config:
     deadline: float = setting(300.0, "seconds for a request with all its retries", 0.1, 86400)
     first_wait: float = setting(0.5, "seconds before the first retry; doubles up to 30", 0, 30)
     second_try: bool = setting(True, "ask again where a reply holds no usable instance")
+    second_answer: bool = setting(True, "ask for short answers twice; reject what differs")
     recipe: str = setting("modern", "prompts and rules; paper: those of the official code")
 
     def __post_init__(self) -> None:
@@ -169,17 +170,19 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
 # those that are fit and novel.
 
 VARIED = "Mix commands and questions, everyday and expert subjects, shorter and longer ones."
-LABELLED = "Each is answered by one label of a small set; name all the labels in the task."
+LABELLED = "Each is answered by one label of a small set; its sentence names all the labels."
 GENERATE_PROMPT = {  # other languages: data/prompts.jsonl
-    "header": """\
+    "prompt": """\
 Come up with {asked} new {kind} for a language model that reads and writes nothing but text.
 - Make them differ from each other and from the tasks below: other verbs, other topics, \
 other kinds of work.
 - {hint}
 - A task must be clear on its own, and reading and writing must be enough to do it: \
 nothing with pictures, sound, files or the web, nothing about your own life.
-- Write one task on each line, go on with the numbering, and write nothing else.
-""",
+- Write one task on each line, a whole sentence, go on with the numbering, and write nothing else.
+
+{shown}
+{number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
     "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
 }
@@ -262,11 +265,12 @@ def instruction_prompt(
     # The words stand in GENERATE_PROMPT, or in data/ for another language or recipe.
     words = wording(config, "generate", GENERATE_PROMPT)
     kind, hint = words["kinds"][labelled]
-    lines = [words["header"].format(asked=config.tasks_asked, kind=kind, hint=hint)]
+    lines = []
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
-    return "\n".join([*lines, f"{len(lines)}."])
+    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "number": len(lines) + 1}
+    return words["prompt"].format(**slots, shown="\n".join(lines))
 
 
 def take_candidates(
@@ -485,28 +489,21 @@ def generate_instances(
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
-            reply, first_rule = answer
-            take_instances(config, task, reply, results, first_rule)
+            take_instances(config, task, answer[0], results, *answer[1:])
     return [task for task in tasks if task.instances]
 
 
-def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str]:
-    """Ask for instances; return the reply, and the rule that a first reply broke, or "".
-
-    Such a rule is about form: no instance, cut off, no output, a worked example copied.
-    """
-    prompt = instances_prompt(config, task)
-    sampling = parameters(config, "instances", bool(task.is_classification))
-    question = {"instruction": task.instruction, "sample": 0, "prompt": prompt}
-    reply = model.ask("instances", prompt, sampling, question)
+def ask_instances(config: Config, model: Model, task: Task) -> tuple[Reply, str, dict]:
+    """Ask for instances; return the reply, the rule that a first one broke, second answers."""
+    reply = ask_sample(config, model, task, instances_prompt(config, task))
+    # Where nothing of it can be used, ask once more, and say which rule of form it breaks.
     rule = broken_form(config, task, reply)
-    if not (rule and config.second_try and RECIPES[config.recipe].checks_model):
-        return reply, ""
-
-    # Ask once more, and say why. If that is no better, it is rejected by its own rule.
-    prompt = second_prompt(config, task, prompt, reply, rule)
-    question = {"instruction": task.instruction, "sample": 1, "prompt": prompt}
-    return model.ask("instances", prompt, sampling, question), rule
+    if rule and config.second_try and RECIPES[config.recipe].checks_model:
+        reply = ask_sample(config, model, task, second_prompt(config, task, reply, rule), 1)
+    else:
+        rule = ""
+    # A guess is seldom the same twice: ask for short answers again, without examples.
+    return reply, rule, second_answers(config, model, task, reply)
 
 
 def instances_prompt(config: Config, task: Task) -> Prompt:
@@ -520,7 +517,7 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
     # Labels take turns from task to task, so that each comes first about as often.
     lines = [words["task"], task.instruction]
-    labels = task.notes.get("classify", {}).get("labels")
+    labels = labels_of(task)
     turn = sha256(task.instruction.encode()).digest()[0]
     if labelled and labels:
         lines.append(words["label"].format(labels[turn % len(labels)]))
@@ -530,8 +527,9 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
 
 def take_instances(
-    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = ""
-) -> None:
+    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = "",
+    again: dict | None = None,
+) -> None:  # fmt: skip
     """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
     task.instances = []
     whole, cut_off = read_instances(config, task, reply)
@@ -548,8 +546,8 @@ def take_instances(
 
     # The step file shows the raw reply beside what was made of it.
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
-    notes = {"first_problem": first_rule, "response": reply.text, "metadata": when}
-    task.notes["instances"] = notes
+    notes = {"first_problem": first_rule, "second_answers": in_order(task, again or {})}
+    task.notes["instances"] = notes | {"response": reply.text, "metadata": when}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -573,7 +571,8 @@ def filter_and_dedupe(
     seen = set()
     # Two tasks may have the same instruction and input: the first one stays.
     for task in tasks:
-        pairs = [(instance["input"], instance["output"]) for instance in task.instances]
+        # An answer that was another one the second time is a guess.
+        pairs = said_twice(config, task, results)
         kept, rejected = filter_instances(task.instruction, pairs, recipe=config.recipe)
 
         # Of more than 5 good instances a random 5 stay.
@@ -642,9 +641,8 @@ def modern_instance_problem(instruction: str, source: str, target: str) -> str:
         "placeholder": breaks("placeholder", answer),  # "...", "[your answer here]"
         "refusal": breaks("refusal", target),  # "I'm sorry, I cannot ..."
     }
-    return next(
-        (rule for rule, broken in rules.items() if broken), form_problem(instruction, source)
-    )
+    broken = [rule for rule in rules if rules[rule]]
+    return broken[0] if broken else form_problem(instruction, source, target)
 
 
 # ==================================================================================================
@@ -1421,12 +1419,23 @@ def modern_input(instruction: str, source: str) -> str:
     return "" if " ".join(source.split()).casefold() == asked else source
 
 
-def form_problem(instruction: str, source: str) -> str:
-    """What else makes an instance unfit: two tasks in one, or an input that is only a link."""
-    if breaks("merged_tasks", instruction):
-        return "merged_tasks"
+def form_problem(instruction: str, source: str, target: str) -> str:
+    """What else makes an instance unfit: each is something that the instruction speaks of."""
     link = breaks("only_a_link", source) and not breaks("about_links", instruction)
-    return "needs_more_than_text" if link else ""
+    rules = {
+        "merged_tasks": breaks("merged_tasks", instruction),
+        "needs_more_than_text": link,
+        "input_missing": not source.strip() and breaks("speaks_of_an_input", instruction),
+        "no_code": breaks("asks_for_code", instruction) and not breaks("code", target),
+        "answer_in_instruction": gives_away(instruction, target),
+    }
+    return next((rule for rule, broken in rules.items() if broken), "")
+
+
+def gives_away(instruction: str, target: str) -> bool:
+    """Whether an instruction ends in its own answer: "What is 2 + 2? (4)"."""
+    last = re.search(r"[(（]([^()（）]+)[)）]\W*\Z", instruction)
+    return bool(last) and tokenize(last[1]) == tokenize(target) != []
 
 
 def count_words(tokens: list[str]) -> float:
@@ -1909,8 +1918,9 @@ SECOND_PROMPT = {  # the rule that the first reply broke, and what is wanted
 }
 
 
-def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule: str) -> Prompt:
+def second_prompt(config: Config, task: Task, reply: Reply, rule: str) -> Prompt:
     """The prompt, the reply to it, and what is wrong with that."""
+    prompt = instances_prompt(config, task)
     words = wording(config, "instances", INSTANCE_PROMPT)
     source, target, label = words["fields"]
     names = {"first": source.strip(":："), "second": target.strip(":：")}
@@ -1922,6 +1932,119 @@ def second_prompt(config: Config, task: Task, prompt: Prompt, reply: Reply, rule
     # The instruction stands in the last turn too.
     asked = f"{request}\n\n{prompt[-1]['content']}"
     return [*prompt, said, {"role": "user", "content": asked}]
+
+
+def ask_sample(config: Config, model: Model, task: Task, prompt: Prompt, sample: int = 0) -> Reply:
+    """Ask something of stage 3: `sample` tells a second try and second answers from the first."""
+    sampling = parameters(config, "instances", bool(task.is_classification))
+    question = {"instruction": task.instruction, "sample": sample, "prompt": prompt}
+    return model.ask("instances", prompt, sampling, question)
+
+
+ANSWER_PROMPT = {  # for the second answer: the task by itself, as a user would ask it
+    "header": "Do the task. Write only the answer, as short as possible.",
+    "labels": "Choose one of these: {}.",
+}
+ANSWERS = 2  # the sample of the first second answer; 0 and 1 are tries to make instances
+SHORT = 5  # words, at most: of longer answers nobody can tell by comparing whether they agree
+
+
+def second_answers(config: Config, model: Model, task: Task, reply: Reply) -> dict:
+    """Ask for the short answers of a reply once more; return (input, output) -> second answer.
+
+    Neither the examples nor the first answer is shown, and a label does not come first. What a
+    model says twice is more often right (self-consistency, https://arxiv.org/abs/2203.11171). A
+    second answer that is cut off says nothing.
+    """
+    recipe = RECIPES[config.recipe]
+    if not (config.second_answer and recipe.checks_model):
+        return {}
+    whole, _ = read_instances(config, task, reply)
+    answers = {}
+    for number, (given, target) in enumerate(whole):
+        source = recipe.tidy_input(task.instruction, given)
+        problem = recipe.instance_problem(task.instruction, source, target)
+        words = count_words(tokenize(target))
+        if problem or words > SHORT or copied_from(config, task, (given, target)):
+            continue
+        prompt = answer_prompt(config, task, source)
+        again = ask_sample(config, model, task, prompt, ANSWERS + number)
+        answers[given, target] = "" if again.cut else without_thinking(again.text).strip()
+    return answers
+
+
+def answer_prompt(config: Config, task: Task, source: str) -> Prompt:
+    """The task by itself: what to write, the labels if there are any, instruction and input."""
+    words = wording(config, "answer", ANSWER_PROMPT)
+    between = wording(config, "classify", CLASSIFY_PROMPT)["between"]
+    header = words["header"]
+    labels = labels_of(task)
+    if labels:
+        header += "\n" + words["labels"].format(between.join(labels))
+    asked = "\n\n".join(filter(None, [task.instruction, source]))
+    return RECIPES[config.recipe].join(header, [], asked)
+
+
+def labels_of(task: Task) -> list[str]:
+    """The labels that stage 2 found for a task."""
+    return task.notes.get("classify", {}).get("labels") or []
+
+
+def in_order(task: Task, answers: dict) -> list[str]:
+    """The second answer to each instance, "" where none was asked for."""
+    return [answers.get((pair["input"], pair["output"]), "") for pair in task.instances]
+
+
+def said_twice(config: Config, task: Task, results: Results) -> Pairs:
+    """The instances of a task; those whose second answer is another are rejected."""
+    answers = task.notes.get("instances", {}).get("second_answers", [])
+    pairs = []
+    for number, instance in enumerate(task.instances):
+        pair = (instance["input"], instance["output"])
+        again = answers[number] if number < len(answers) else ""
+        if again and not same_answer(pair[1], again, labels_of(task)):
+            why = (again, 0.0)
+            results.reject("filter", "answers_differ", task.instruction, pair=pair, why=why)
+        else:
+            pairs.append(pair)
+    return pairs
+
+
+def same_answer(first: str, second: str, labels: list[str]) -> bool:
+    """Whether two answers agree: one label, or one answer inside of the other.
+
+    >>> same_answer("11", "The sum is 11.", [])
+    True
+    >>> same_answer("spam", "This is not spam.", ["spam", "not spam"])
+    False
+    """
+    answer = answer_tokens(second)
+    said = [label for label in map(answer_tokens, labels) if stands_in(label, answer)]
+    # Who says "not spam" does not say "spam".
+    said = [x for x in said if not any(x != other and stands_in(x, other) for other in said)]
+    target = answer_tokens(first)
+    if said:
+        return said == [target]
+    if not (target and answer):
+        return folded(first) in folded(second)
+    return stands_in(target, answer) or stands_in(answer, target)
+
+
+NEGATIONS = {"not", "never", "isn't", "no", "不", "没", "非", "无"}
+
+
+def stands_in(short: list[str], long: list[str]) -> bool:
+    """Whether tokens stand in a row inside of others, and nothing before them denies them."""
+    for start in range(len(long) - len(short) + 1):
+        before = long[max(0, start - 1) : start]
+        if long[start : start + len(short)] == short and not NEGATIONS.intersection(before):
+            return bool(short)
+    return False
+
+
+def answer_tokens(text: str) -> list[str]:
+    """Tokens in which a number is one: 1,000 is 1000, and 2.5 does not hold 5."""
+    return tokenize(re.sub(r"(?<=\d)[.,](?=\d)", "", text))
 
 
 def ask_options(config: Config, model: Model, task: Task) -> Reply:
@@ -4071,6 +4194,8 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
     # The instruction stands near the end; the recipe `paper` changes its capitals.
     asked = {line.casefold() for line in lines[-3:]}
     known = [*bank, *practice_seeds(config.seed_file or DEFAULT_SEEDS[config.language])]
+    if lines[0] == wording(config, "answer", ANSWER_PROMPT)["header"]:
+        return practice_answer(config, rng, known, prompt)
     task = next((row for row in known if row["instruction"].casefold() in asked), None)
     if task and lines[-1] == wording(config, "classify", CLASSIFY_PROMPT)["question"]:
         return practice_verdict(config, rng, task)
@@ -4110,11 +4235,12 @@ def styles(kind: str, config: Config) -> list[str]:
 def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: list[str]) -> str:
     """Tasks of the bank, going on with the prompt's numbers; now and then a copy."""
     number = dangling_number("\n".join(lines))
-    labelled = "classification" in lines[0] or "分类" in lines[0]
+    kinds = wording(config, "generate", GENERATE_PROMPT)["kinds"]
+    labelled = any(kinds[1][0] in line for line in lines if not is_numbered(line))
     fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
     if rng.random() < 0.2:  # models repeat what they are shown
-        shown = rng.choice([lines[1], lines[-2]])
+        shown = rng.choice([line for line in lines if is_numbered(line) or line.startswith("- ")])
         tasks[-1] = re.sub(r"^(\d+\.|-) ", "", shown)
 
     # Base models go on right behind the dangling number, and so do chat models now and then.
@@ -4127,6 +4253,21 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     return rng.choice(styles("opening", config)) + "\n".join(listed)
 
 
+def is_numbered(line: str) -> bool:
+    return bool(re.match(r"\d+\. ", line))
+
+
+def practice_answer(config: Config, rng: random.Random, known: list[dict], prompt: str) -> str:
+    """The output that belongs to the input of the prompt; now and then one of another input."""
+    asked = prompt.split("\n\n", 1)[1]
+    for task in known:
+        for instance in task["instances"]:
+            if asked == "\n\n".join(filter(None, [task["instruction"], instance["input"]])):
+                slip = rng.random() < 0.03
+                return rng.choice(task["instances"])["output"] if slip else instance["output"]
+    return ""
+
+
 def practice_instances(config: Config, rng: random.Random, task: dict) -> str:
     """Instances of a task in the bank, one in ten with a slip."""
     wanted = min(config.instances_per_instruction, len(task["instances"]))
@@ -4136,8 +4277,11 @@ def practice_instances(config: Config, rng: random.Random, task: dict) -> str:
         known = {name: task[name] for name in ("instruction", "name")}
         output = slip.format(input=chosen[0]["input"], **known)
         chosen[0] = {**chosen[0], "output": output}
-    if rng.random() < 0.04:  # one example too many, a copy or a contradiction
-        chosen.append(rng.choice([chosen[0], {**chosen[0], "output": task["name"]}]))
+    elif (
+        chosen[0]["output"] and rng.random() < 0.04
+    ):  # one example too many, a copy or a contradiction
+        other = f"{chosen[0]['output']} {task['name']}"
+        chosen.append(rng.choice([chosen[0], {**chosen[0], "output": other}]))
 
     # Base models number their examples.
     base = RECIPES[config.recipe].continues_text
@@ -4603,7 +4747,8 @@ def rejected_lines(row: dict) -> list[str]:
     """A row of rejected.jsonl for the screen."""
     why = ""
     if row["evidence"]:
-        why = f", at {row['score']:.2f}: {one_line(row['evidence'], 70)}"
+        score = f", at {row['score']:.2f}" if row["score"] else ""
+        why = f"{score}: {one_line(row['evidence'], 70)}"
     if row["stage"] != "generate":
         why += f", for the output {one_line(row['output'], 60)!r}"
     return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]

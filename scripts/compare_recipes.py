@@ -204,7 +204,8 @@ class Recorded(Model):
     """A model that answers from a journal, whichever recipe asks.
 
     Where the journal has no reply to a second try, the reply to the first one is given. A second
-    try of stage 3 is another sample, and one of stage 2 another attempt.
+    try of stage 3 is another sample, and one of stage 2 another attempt. A second answer that the
+    journal does not have is empty, which decides nothing.
     """
 
     def __init__(self, config: Config, journal: Journal, keys: Keys) -> None:
@@ -228,12 +229,16 @@ class Recorded(Model):
         """The logged reply, whatever the prompt. Raises RequestFailed where there is none."""
         # A second try may be missing: then the reply to the first try counts.
         asked = question.get("request_idx", question.get("instruction"))
-        for sample, number in product((question.get("sample", 0), 0), (attempt, 0, 1)):
+        sample = question.get("sample", 0)
+        samples = (sample,) if sample >= workshop.ANSWERS else (sample, 0)
+        for sample, number in product(samples, (attempt, 0, 1)):
             key = self.keys.get((stage, asked, sample, number))
             if key:
                 reply = self.logged(key)
                 reply.stop_at(parameters.get("stop", []))
                 return reply
+        if question.get("sample", 0) >= workshop.ANSWERS:
+            return Reply("", "length")
         raise RequestFailed("not in the journal")
 
     def logged(self, key: str) -> Reply:

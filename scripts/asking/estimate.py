@@ -28,6 +28,7 @@ from scripts.asking import limits, together
 
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, OPTIONS, INSTANCE = 25, 6, 150  # tokens in a task, in its options, in an instance
+AGAIN, ANSWER = 0.45, 8  # of the instances, those whose answer is asked for again; tokens in it
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
 
 # The settings that shape a question.
@@ -94,6 +95,8 @@ def to_send(
     # Stage 2 asks about seed tasks one by one, and about others in lists.
     left = max(0, questions - max(0, known - probes))
     probes = max(0, probes - known)
+    if stage == "instances":
+        return [("answers", answers_to(config, left), ANSWER), (stage, left, reply)]
     if stage != "classify" or size == 1:
         return [(stage, probes + left, reply)]
     lists = lists_for(left, size) if left else 0
@@ -103,6 +106,12 @@ def to_send(
 def probes_of(config: workshop.Config) -> int:
     """The seed tasks that stage 2 asks about."""
     return workshop.PROBES if workshop.RECIPES[config.recipe].checks_model else 0
+
+
+def answers_to(config: workshop.Config, tasks: float) -> int:
+    """The short answers of so many tasks, which are asked for twice."""
+    checked = config.second_answer and workshop.RECIPES[config.recipe].checks_model
+    return round(AGAIN * tasks * config.instances_per_instruction) if checked else 0
 
 
 def lists_for(tasks: int, size: int) -> int:
@@ -135,6 +144,7 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
         "generate": workshop.instruction_prompt(config, seeds, [], 0),
         "classify": workshop.classify_prompt(config, task),
         "instances": workshop.instances_prompt(config, workshop.Task("", task)),
+        "answers": workshop.answer_prompt(config, workshop.Task("", task), task),
     }
     if size > 1:
         # Two seed tasks stand among those of a list.
@@ -207,7 +217,7 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
 
     tasks = model.made if all_made else wanted
     if stage == "instances":
-        return tasks
+        return tasks + answers_to(model.config, tasks)
 
     # Where stage 2 used more replies than lists take, tasks are asked about one by one.
     probes = probes_of(model.config)

@@ -76,7 +76,8 @@ class Replies:
     def note(self, number: int, record: dict, recipe: str) -> None:
         """Remember what a reply answered, and what it holds.
 
-        A second try joins the first. A later reply to the same question stands beside the earlier.
+        A second try joins the first, and so do second answers. A later reply to the same question
+        stands beside the earlier.
         """
         stage = record["stage"]
         reply = reply_of(record, recipe)
@@ -88,8 +89,9 @@ class Replies:
         for what in record.get("instructions") or [alone]:
             groups = self.groups.setdefault((stage, what), [])
             is_retry = bool((record.get("attempt") or record.get("sample")) and groups)
-            earlier = groups.pop()[1] if is_retry else []
-            groups.append((reply.text, [*earlier, number]))
+            text, earlier = groups.pop() if is_retry else ("", [])
+            is_answer = is_retry and (record.get("sample") or 0) >= workshop.ANSWERS
+            groups.append((text if is_answer else reply.text, [*earlier, number]))
 
         # Read the instructions of a stage-1 reply once more, as the run read them.
         request = record.get("request_idx")

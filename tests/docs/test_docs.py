@@ -249,7 +249,7 @@ def test_each_field_that_the_readme_ascribes_to_a_step_file_is_in_it(
     assert len(table) == 5
     for name, told in table:
         first = (tmp_path / "work" / name).read_text(encoding="utf-8").split("\n")[0]
-        values = {"null", "too_similar", "copied_example"}
+        values = {"null", "too_similar", "copied_example", "answers_differ"}
         assert set(re.findall(r"`(\w+)`", told)) <= {*json.loads(first), *values}, name
 
 

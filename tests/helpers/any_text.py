@@ -32,7 +32,10 @@ Write a program|Name three rivers.|…|[your answer]|this picture|Input: x⏎|Ou
 Example 1⏎a⏎|__a b__|（a|(a|here is |Input: a⏎Output: b⏎|Class label: a⏎Input: b⏎|```⏎a⏎```⏎⏎|⏎1.⏎
 . input: output:"""
 PIECES = [piece.replace("⏎", "\n") for line in PIECES.split("\n") for piece in line.split("|")]
-SAID = {True: r"yes|yep|true|是|对|属于|(is|its)an?classification", False: r"no|false|否|不|非分类"}
+SAID = {
+    True: r"yes|yep|true|是|对|属于|(is|its)an?classification|label|option|标签|选项",
+    False: r"no|false|否|不|非分类",
+}
 PARSERS: dict[str, Callable[[str, str], Any]] = {  # of a text and a recipe
     "parse_instructions": lambda text, recipe: ours.parse_instructions(text, recipe=recipe),
     "parse_classification": lambda text, recipe: ours.parse_classification(text, recipe=recipe),

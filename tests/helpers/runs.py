@@ -32,7 +32,7 @@ FIELDS = {
     ),
     "step2_is_classification.jsonl": "id instruction is_classification labels response metadata",
     "step3_raw_instances.jsonl": (
-        "id instruction is_classification instances first_problem response metadata"
+        "id instruction is_classification instances first_problem second_answers response metadata"
     ),
     "step4_final.jsonl": "instruction input output",
     "rejected.jsonl": "stage rule instruction input output evidence score",

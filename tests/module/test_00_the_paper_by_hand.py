@@ -29,6 +29,7 @@ from self_instruct_workshop import (
     parse_instances,
     parse_instructions,
     run,
+    same_answer,
     tokenize,
 )
 
@@ -140,6 +141,11 @@ Output: She sang.
 Input: They left.
 Output: ..."""
 
+# A short answer may be a guess. So it is asked for once more, without all that stood around it: a
+# model that guesses seldom says the same twice. Longer answers nobody can compare so easily.
+
+REPLY_4 = "It will rain tomorrow? Tomorrow it will rain."
+
 # Stage 4 asks nothing. It drops instances that nobody should learn from.
 
 
@@ -177,6 +183,11 @@ def test_stage_3_the_reply_is_read_as_pairs_of_input_and_output() -> None:
     ]
 
 
+def test_stage_3_a_short_answer_that_differs_the_second_time_is_a_guess() -> None:
+    assert same_answer("Tomorrow it will rain.", REPLY_4, labels=[])
+    assert not same_answer("It rained.", REPLY_4, labels=[])
+
+
 def test_stage_4_one_pair_is_kept_and_two_are_dropped_each_by_a_rule_with_a_name() -> None:
     pairs = parse_instances(REPLY_3, is_classification=False)
     kept, rejected = filter_instances(TASK, pairs)
@@ -194,6 +205,8 @@ def scripted_reply(prompt: str, body: dict) -> str:
     if prompt.endswith("Among which options is the answer chosen?"):
         instruction = prompt.split("\n")[-2]
         return REPLY_2 if instruction == TASK else what_people_say(instruction)
+    if prompt.startswith("Do the task. Write only the answer"):
+        return REPLY_4
     return REPLY_3
 
 
@@ -227,8 +240,9 @@ def test_the_whole_run_does_the_same_in_one_go(tmp_path: Path) -> None:
             work_dir=str(folder),
         )
         run(config)
-        # One request in each of the stages 1, 2 and 3, and 16 about seed tasks.
-        assert len(server.requests) == 3 + 16
+        # One request in each of the stages 1, 2 and 3, 16 about seed tasks, and one for the one
+        # short answer that no other rule turns away.
+        assert len(server.requests) == 3 + 16 + 1
 
     # Each stage leaves a file. The last one is the dataset.
     [generated] = read_rows(folder / "step1_instructions.jsonl")

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, Results, Task, filter_and_dedupe, filter_instances
+from self_instruct_workshop import (
+    Config,
+    Results,
+    Task,
+    filter_and_dedupe,
+    filter_instances,
+    same_answer,
+)
 
 TASK = "Say it in other words."
 Settings = Callable[..., Config]
@@ -49,6 +56,8 @@ TURNED_AWAY = [
     ("a", "As an AI language model, I cannot access the internet.", "refusal"),
     ("a", "Unfortunately, I am unable to view images.", "refusal"),
     ("a", "抱歉，我无法完成这个请求。", "refusal"),
+    ("a", "TODO", "placeholder"),
+    ("a", "【请在此填写你的答案】", "placeholder"),
     ("a", "作为一个语言模型，我不能提供实时信息。", "refusal"),
 ]
 
@@ -118,6 +127,68 @@ FORMS = [
     ("提取网址中的域名。", "https://example.org/news", ""),
     ("Turn the heading into HTML.", "## Plan", ""),
 ]
+
+
+# What the instruction speaks of has to be there.
+NOT_THERE = [
+    ("Summarize the given passage.", "", "It is about bees.", "input_missing"),
+    ("Summarize the given passage.", "Bees dance.", "Bees dance to tell.", ""),
+    ("Filter the list to include only names of rivers.", "", "Rhine", "input_missing"),
+    ("Translate this sentence into French: Good day.", "", "Bonjour.", ""),
+    ("把下面的句子改成被动句。", "", "门被推开了。", "input_missing"),
+    ("把下面的句子改成被动句：风推开了门。", "", "门被推开了。", ""),
+    ("Write a Python function that adds two numbers.", "", "5", "no_code"),
+    ("Write a Python function that adds two numbers.", "", "def f(a, b): return a + b", ""),
+    ("Write a function that counts the words in a given text.", "a b", "2", "no_code"),
+    ("Write a function that counts the words in a given text.", "", "f = len", ""),
+    ("写一个函数，求列表里的最大值。", "[1, 2]", "二", "no_code"),
+    ("What type of bird is the parrot? (Parrot)", "", "parrot.", "answer_in_instruction"),
+    ("Which of these is a fish? (shark, whale)", "", "shark", ""),
+    ("法国的首都是哪里？（巴黎）", "", "巴黎", "answer_in_instruction"),
+]
+
+
+def test_what_the_instruction_speaks_of_has_to_be_there() -> None:
+    found = [(task, x, y, rule_of(x, y, task)) for task, x, y, _ in NOT_THERE]
+    assert found == NOT_THERE
+
+
+# ----- the second answer
+
+ANSWERED_AGAIN = [
+    ("11", "The sum is 11.", [], True),
+    ("11", "The sum is 12.", [], False),
+    ("The sum is 11.", "11", [], True),
+    ("Paris", "paris.", [], True),
+    ("1,000", "1000", [], True),
+    ("5", "2.5", [], False),
+    ("negative", "Positive", ["positive", "negative"], False),
+    ("spam", "This is not spam.", ["spam", "not spam"], False),
+    ("not spam", "This is not spam.", ["spam", "not spam"], True),
+    ("spam", "It is not spam.", [], False),
+    ("positive", "positive or negative", ["positive", "negative"], False),
+    ("对", "不对", [], False),
+    ("不对", "不对。", ["对", "不对"], True),
+    ("巴黎", "首都是巴黎。", [], True),
+    ("🙂", "🙂", [], True),
+    ("🙂", "🙁", [], False),
+    ("Parrot", "I'm sorry, I cannot tell.", [], False),
+]
+
+
+def test_two_answers_agree_or_not() -> None:
+    found = [(a, b, labels, same_answer(a, b, labels)) for a, b, labels, _ in ANSWERED_AGAIN]
+    assert found == ANSWERED_AGAIN
+
+
+def test_an_answer_that_differs_the_second_time_is_rejected_with_the_other_as_evidence() -> None:
+    pairs = [("2 + 2", "4"), ("2 + 3", "6"), ("9", "")]
+    task = Task("1", "Do the sum.", False, [{"input": a, "output": b} for a, b in pairs])
+    task.notes["instances"] = {"second_answers": ["It is 4.", "5", ""]}
+    results = Results(tasks=[task])
+    assert [row["output"] for row in filter_and_dedupe(Config(), None, [task], results)] == ["4"]
+    found = [(row["rule"], row["input"], row["evidence"]) for row in results.rejected]
+    assert found == [("answers_differ", "2 + 3", "5"), ("empty_output", "9", "")]
 
 
 def test_two_tasks_in_one_and_an_input_that_is_only_a_link_are_turned_away() -> None:

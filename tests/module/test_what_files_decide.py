@@ -48,6 +48,7 @@ OTHER = {
     "deadline": 86000.0,
     "first_wait": 30.0,
     "second_try": False,
+    "second_answer": False,
     "recipe": "paper",
 }
 

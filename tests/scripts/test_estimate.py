@@ -106,7 +106,7 @@ def test_stage_2_asks_about_16_seed_tasks_and_about_these_in_a_list_too(
         model_class = partial(LimitedModel, options=together)
         took = run(config, say=lambda text: None, model_class=model_class)["tokens"]["classify"]
     assert row["requests"] == took["replies"] == requests
-    assert row["prompt_tokens"] == pytest.approx(took["prompt"], rel=0.1)
+    assert row["prompt_tokens"] == pytest.approx(took["prompt"], rel=0.12)
 
 
 def test_a_listed_price_a_given_one_and_none() -> None:
@@ -175,9 +175,9 @@ def test_what_the_journal_has_is_not_counted_again(settings: Settings, wire: str
         <= estimate(settings(num_instructions=40, **where), options("--classify-together=1"))[
             "requests"
         ]
-        <= 46
+        <= 46 + 9  # 9: short answers of 20 tasks
     )
-    assert 22 <= more["requests"] <= 28
+    assert 22 <= more["requests"] <= 28 + 9
     for other in ({"seed": 7}, {"model": "n"}, {"temperature": 0.1}):
         found = estimate(settings(num_instructions=20, **{**where, **other}), options())
         assert found["in_journal"] == 0 and found["requests"] >= 25, other
