@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-647: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 648-5021: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 651-5024: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -173,15 +173,18 @@ VARIED = "Mix commands and questions, everyday and expert subjects, shorter and 
 LABELLED = "Each is answered by one label of a small set; its sentence names all the labels."
 GENERATE_PROMPT = {  # other languages: data/prompts.jsonl
     "prompt": """\
-Come up with {asked} new {kind} for a language model that reads and writes nothing but text.
-- Make them differ from each other and from the tasks below: other verbs, other topics, \
+Write {asked} new {kind}, as users give them to a language model. Examples:
+
+{shown}
+
+What is asked of the new ones:
+- Make them differ from each other and from the examples: other verbs, other topics, \
 other kinds of work.
 - {hint}
 - A task must be clear on its own, and reading and writing must be enough to do it: \
 nothing with pictures, sound, files or the web, nothing about your own life.
-- Write one task on each line, a whole sentence, go on with the numbering, and write nothing else.
+- Write one task on each line, a whole sentence without its answer, numbered from {number}.
 
-{shown}
 {number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
     "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
