@@ -102,8 +102,11 @@ def show_prompts(config: workshop.Config) -> str:
         prompts["stage 2, several tasks (--classify-together)"] = prompt
     prompt = workshop.instances_prompt(config, workshop.Task("", instructions[0]))
     prompts["stage 3, input-first"] = prompt
-    prompt = workshop.instances_prompt(config, [*labelled, seed_tasks[0]][0])
-    prompts["stage 3, output-first"] = prompt
+    one = [*labelled, seed_tasks[0]][0]
+    prompts["stage 3, output-first"] = workshop.instances_prompt(config, one)
+    if workshop.RECIPES[config.recipe].checks_model:
+        source = one.instances[0]["input"] if one.instances else ""
+        prompts["stage 3, second answer"] = workshop.answer_prompt(config, one, source)
     parts = []
     for title, prompt in prompts.items():
         parts.append(f"===== {title} =====\n{workshop.as_text(prompt)}")

@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5024: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5037: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1949,11 +1949,12 @@ ANSWER_PROMPT = {  # for the second answer: the task by itself, as a user would 
     "labels": "Choose one of these: {}.",
 }
 ANSWERS = 2  # the sample of the first second answer; 0 and 1 are tries to make instances
-SHORT = 5  # words, at most: of longer answers nobody can tell by comparing whether they agree
+SHORT = 5  # words, at most: longer answers may agree in other words; what numbers say is compared
+SENTENCE = 30  # words, at most, of an answer whose numbers are compared
 
 
 def second_answers(config: Config, model: Model, task: Task, reply: Reply) -> dict:
-    """Ask for the short answers of a reply once more; return (input, output) -> second answer.
+    """Ask for short answers, and for numbers, once more; (input, output) -> second answer.
 
     Neither the examples nor the first answer is shown, and a label does not come first. What a
     model says twice is more often right (self-consistency, https://arxiv.org/abs/2203.11171). A
@@ -1967,8 +1968,7 @@ def second_answers(config: Config, model: Model, task: Task, reply: Reply) -> di
     for number, (given, target) in enumerate(whole):
         source = recipe.tidy_input(task.instruction, given)
         problem = recipe.instance_problem(task.instruction, source, target)
-        words = count_words(tokenize(target))
-        if problem or words > SHORT or copied_from(config, task, (given, target)):
+        if problem or not can_be_compared(target) or copied_from(config, task, (given, target)):
             continue
         prompt = answer_prompt(config, task, source)
         again = ask_sample(config, model, task, prompt, ANSWERS + number)
@@ -2013,8 +2013,18 @@ def said_twice(config: Config, task: Task, results: Results) -> Pairs:
     return pairs
 
 
+def can_be_compared(answer: str) -> bool:
+    """Whether a second answer can tell something: a short one, or a sentence with numbers."""
+    words = count_words(tokenize(answer))
+    return words <= SHORT or (words <= SENTENCE and bool(numbers_in(answer)))
+
+
+def numbers_in(text: str) -> set[str]:
+    return {token for token in answer_tokens(text) if token.isdecimal()}
+
+
 def same_answer(first: str, second: str, labels: list[str]) -> bool:
-    """Whether two answers agree: one label, or one answer inside of the other.
+    """Whether two answers agree: one label, one answer inside of the other, the same numbers.
 
     >>> same_answer("11", "The sum is 11.", [])
     True
@@ -2030,6 +2040,9 @@ def same_answer(first: str, second: str, labels: list[str]) -> bool:
         return said == [target]
     if not (target and answer):
         return folded(first) in folded(second)
+    # Of a sentence, the numbers count. A long second answer may have others on the way.
+    if count_words(target) > SHORT:
+        return count_words(answer) > SHORT or numbers_in(second) <= numbers_in(first)
     return stands_in(target, answer) or stands_in(answer, target)
 
 

@@ -55,7 +55,9 @@ def test_the_labels_of_stage_2_are_named_and_the_first_answer_is_not(settings: S
     writer = Writer("Class label: negative\nInput: Too salty.", "<think>Hm.</think>Negative")
     with Server(writer) as server:
         task, _, _ = made(settings(**local(server, model="m")), MOOD)
-    wanted = f"{AGAIN}\nChoose one of these: positive, negative.\n\n{MOOD.instruction}\n\nToo salty."
+    wanted = (
+        f"{AGAIN}\nChoose one of these: positive, negative.\n\n{MOOD.instruction}\n\nToo salty."
+    )
     assert writer.asked == [wanted]
     assert task.notes["instances"]["second_answers"] == ["Negative"]
 
@@ -71,7 +73,8 @@ def test_chinese_is_asked_in_chinese(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("reply", "changes"),
     [
-        (f"Input: 2\nOutput: {LONG}", {}),  # too long to be compared
+        (f"Input: 2\nOutput: {LONG}", {}),  # too long to be compared, and without numbers
+        (f"Input: 2\nOutput: 7 {'and more ' * 20}", {}),
         ("Input: 2\nOutput: 2", {}),  # it is out already, output_equals_input
         ("Input: 2\nOutput: TODO", {}),
         ("No idea.", {"second_try": False}),  # no instance at all

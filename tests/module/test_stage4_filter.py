@@ -173,6 +173,12 @@ ANSWERED_AGAIN = [
     ("🙂", "🙂", [], True),
     ("🙂", "🙁", [], False),
     ("Parrot", "I'm sorry, I cannot tell.", [], False),
+    ("There are 7 days in a week, so 12 hours.", "168 and 12", [], False),
+    ("The sum of the first ten squares is 385.", "385", [], True),
+    ("There are about 10,000 stars in the night sky.", "10000 stars", [], True),
+    ("The town had 500 people in the year 1900.", "about six hundred", [], True),  # no numbers
+    ("一个星期有七天，也就是说一共有168个小时。", "168", [], True),
+    ("一个星期有七天，也就是说一共有160个小时。", "168小时", [], False),
 ]
 
 
