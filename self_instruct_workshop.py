@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5037: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5047: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -183,7 +183,7 @@ other kinds of work.
 - {hint}
 - A task must be clear on its own, and reading and writing must be enough to do it: \
 nothing with pictures, sound, files or the web, nothing about your own life.
-- Write one task on each line, a whole sentence without its answer, numbered from {number}.
+- Write one task on each line, a whole sentence without its answer, numbered {number} to {last}.
 
 {number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
@@ -265,15 +265,15 @@ def instruction_prompt(
     shown += rng.sample(seeds, min(config.tasks_shown - len(shown), len(seeds)))
     rng.shuffle(shown)
 
-    # The words stand in GENERATE_PROMPT, or in data/ for another language or recipe.
     words = wording(config, "generate", GENERATE_PROMPT)
     kind, hint = words["kinds"][labelled]
     lines = []
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
-    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "number": len(lines) + 1}
-    return words["prompt"].format(**slots, shown="\n".join(lines))
+    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "shown": "\n".join(lines)}
+    last = len(lines) + config.tasks_asked
+    return words["prompt"].format(**slots, number=len(lines) + 1, last=last)
 
 
 def take_candidates(
@@ -2019,8 +2019,16 @@ def can_be_compared(answer: str) -> bool:
     return words <= SHORT or (words <= SENTENCE and bool(numbers_in(answer)))
 
 
-def numbers_in(text: str) -> set[str]:
-    return {token for token in answer_tokens(text) if token.isdecimal()}
+def numbers_in(text: str) -> list[float]:
+    """The numbers of a text: 1,000 is one of them, and so is 2.5."""
+    found = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text, re.A)
+    return [float(number.replace(",", "")) for number in found]
+
+
+def same_numbers(first: str, second: str) -> bool:
+    """Whether the first text has all numbers of the second, give or take half a per cent."""
+    known = numbers_in(first)
+    return all(any(math.isclose(x, y, rel_tol=0.005) for y in known) for x in numbers_in(second))
 
 
 def same_answer(first: str, second: str, labels: list[str]) -> bool:
@@ -2042,8 +2050,10 @@ def same_answer(first: str, second: str, labels: list[str]) -> bool:
         return folded(first) in folded(second)
     # Of a sentence, the numbers count. A long second answer may have others on the way.
     if count_words(target) > SHORT:
-        return count_words(answer) > SHORT or numbers_in(second) <= numbers_in(first)
-    return stands_in(target, answer) or stands_in(answer, target)
+        return count_words(answer) > SHORT or same_numbers(first, second)
+    if stands_in(target, answer) or stands_in(answer, target):
+        return True
+    return numbers_in(second) != [] and same_numbers(first, second)
 
 
 NEGATIONS = {"not", "never", "isn't", "no", "不", "没", "非", "无"}
