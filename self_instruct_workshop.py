@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5047: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5152: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -154,9 +154,9 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
         try:
             # Each stage takes the tasks of the one before, and returns those that go on.
             for stage in STAGES[: STAGES.index(config.until) + 1]:
-                say("\n" + TITLES[stage])
+                say("\n" + screen(config)["titles"][stage])
                 tasks = run_stage(stage, config, model, tasks, results)
-                say("\n".join(examples(stage, results)))
+                say(stage_page(stage, config, model, results))
             results.status = "complete" if stage == "filter" else f"stopped after {stage}"
         finally:
             # After Ctrl-C and after an error too: what is there by then is written down.
@@ -4582,16 +4582,6 @@ STAGE_FUNCTIONS = (
     generate_instances,
     filter_and_dedupe,
 )
-TITLES = {
-    "generate": "Stage 1, generate: show the model tasks of the pool, ask for new ones, "
-    "keep those that are fit and novel.",
-    "classify": "Stage 2, classify: ask of every instruction whether it is a classification task, "
-    "which decides how stage 3 asks.",
-    "instances": "Stage 3, instances: ask for worked examples; for classification the label first, "
-    "so that labels come out even.",
-    "filter": "Stage 4, filter: drop empty, copied, contradictory, unfinished and duplicate "
-    "instances; the rest is the dataset.",
-}
 
 
 @dataclass
@@ -4697,21 +4687,67 @@ def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Re
             write_json(Path(config.work_dir) / "run.json", summary)
 
 
+@cache
+def screen_words(language: str) -> dict:
+    return json.loads((DATA / "screen.json").read_text(encoding="utf-8"))[language]
+
+
+def screen(config: Config) -> dict:
+    """The words of the screen: Chinese where the run or the terminal is Chinese."""
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    chinese = config.language == "zh" or locale.lower().startswith("zh")
+    return screen_words("zh" if chinese else "en")
+
+
+WIDTH = 80  # columns of the screen
+
+
+def columns(text: str) -> int:
+    """How wide a text is on the screen: a Chinese character takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def wrapped(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
+    """Lines of at most `width` columns, broken at spaces and between Chinese characters."""
+    lines = [" " * indent]
+    for piece in re.findall(
+        r"[\u2e80-\u9fff\uff00-\uffef]|[^\s\u2e80-\u9fff\uff00-\uffef]+|\s+", text
+    ):
+        closing = piece in "，。：；！？、）”』」"  # none of these begins a line
+        if columns(lines[-1] + piece) > width and lines[-1].strip() and not closing:
+            lines.append(" " * indent)
+        if piece.strip() or lines[-1].strip():
+            lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def fitted(text: str, before: str = "", width: int = WIDTH) -> str:
+    """One line of at most `width` columns; a text that is too long ends at a word, and in "…"."""
+    text = before + one_line(text, 1000)
+    lead = len(text) - len(text.lstrip())
+    if columns(text) <= width:
+        return text
+    return wrapped(text.lstrip(), lead, width - 1)[0].rstrip("，。：； ") + "…"
+
+
 def greeting(config: Config, model: Model, results: Results) -> str:
     """Who answers, and whether that is a language model."""
-    text = f"Self-Instruct: {len(results.seeds)} seed tasks, {config.num_instructions} new "
-    text += f"by {model.name}, {one_line(model.model)}"
+    words = screen(config)
+    who = f"{model.name}, {one_line(model.model)}"
+    text = words["greeting"].format(
+        seeds=len(results.seeds), wanted=config.num_instructions, who=who
+    )
     if config.base_url or model.address_file:
-        text += f" at {model.base_url}"
+        text += words["at"].format(address=model.base_url)
     if model.address_file:
-        text += f" (the address is from {model.address_file})"
+        text += words["address_from"].format(file=model.address_file)
     if model.name == "practice":
-        text += "\nThis is a bank of written tasks, NOT a language model: free, to learn with."
+        text += "\n" + words["practice"]
     if model.name == "practice" and not config.provider:
-        text += " No API key was found: to go live, put one into .env (see .env.example)."
+        text += "\n" + words["go_live"]
     if model.journal.torn:
-        torn = "the last line of responses.jsonl was torn by a kill; it is now in responses.torn."
-        text += f"\nnotice: {torn}"
+        text += "\n" + words["torn"]
     return printable(text + language_notice(config, results.seeds))
 
 
@@ -4733,51 +4769,97 @@ def language_notice(config: Config, seed_tasks: list[Task]) -> str:
     return f"{text}: --language {fitting} has prompts that fit"
 
 
-def examples(stage: str, results: Results) -> list[str]:
-    """Two things that the stage has just made, and two that it turned away, and why."""
-    # Show one of each kind: the first of the classification tasks, and the last of the others.
-    made = [row for row in results.rows(stage) if row.get("instances") != []]
-    made.sort(key=lambda row: not row.get("is_classification"))
+def stage_page(stage: str, config: Config, model: Model, results: Results) -> str:
+    """What the screen says of a stage: something it made, something it turned away, and counts."""
+    words = screen(config)
+    lines = []
+    for row in shown_of(stage, results):
+        lines += made_lines(stage, config, row)
+    # Of each rule there may be many: a near copy teaches most, so it is the one to be shown.
     rejected = [row for row in results.rejected if row["stage"] == stage]
     rejected = [row for row in rejected if row["rule"] != "not_needed"]
-    # A near copy teaches more than an exact one, so exact ones (score 1.0) come later.
     rejected.sort(key=lambda row: (not row["evidence"], row["score"] == 1.0, row["rule"]))
-
-    lines: list[str] = []
-    for row in first_and_last(made):
-        lines += accepted_lines(row)
-    for row in first_and_last(rejected):
-        lines += rejected_lines(row)
-    return lines
-
-
-def first_and_last(rows: list) -> list:
-    return rows if len(rows) < 2 else [rows[0], rows[-1]]
+    for row in rejected[:1]:
+        lines += rejected_lines(config, row)
+    lines += count_lines(stage, config, count(model, results)[stage], results.agreement)
+    if stage == "filter":
+        lines += row_lines(words, results.dataset)
+    return printable("\n".join(lines))
 
 
-def accepted_lines(row: dict) -> list[str]:
+def shown_of(stage: str, results: Results) -> list[dict]:
+    """The rows of a step file to be shown: one, or one of each kind where kinds matter."""
+    made = [row for row in results.rows(stage) if row.get("instances") != []]
+    labelled = [row for row in made if row.get("is_classification")]
+    others = [row for row in made if not row.get("is_classification")]
+    if stage == "filter":
+        return []
+    return [*labelled[:1], *others[:1]] if stage == "classify" else [*labelled, *others][:1]
+
+
+def made_lines(stage: str, config: Config, row: dict) -> list[str]:
     """A row of a step file for the screen."""
-    lines = [f"  + {one_line(row['instruction'])}"]
+    words = screen(config)
+    if stage == "classify" and not row["is_classification"]:
+        label = words["free"] if row["is_classification"] is False else words["unread"]
+        return [fitted(labelled_text(label, row["instruction"]), " + ")]
+    lines = [fitted(row["instruction"], " + ")]
     for near in row.get("most_similar", [])[:1]:
-        text = one_line(near["instruction"], 70)
-        lines.append(f"      accepted; the nearest, at {near['score']:.2f}: {text}")
-    instances = row.get("instances") or [{}]
-    facts = row | instances[0]
-    for name in ("is_classification", "input", "output"):
-        if name in facts:
-            lines.append(f"      {name}: {one_line(str(facts[name]))}")
+        limit = config.rouge_threshold
+        said = words["nearest"].format(score=near["score"], limit=limit)
+        lines.append(fitted(labelled_text(said, near["instruction"]), "   "))
+    if stage == "classify":
+        lines.append(fitted(labelled_text(words["options"], ", ".join(row["labels"])), "   "))
+    for instance in row.get("instances", [])[:1]:
+        given = instance["input"] or words["no_input"]
+        lines.append(fitted(labelled_text(words["input"], given), "   "))
+        lines.append(fitted(labelled_text(words["output"], instance["output"]), "   "))
     return lines
 
 
-def rejected_lines(row: dict) -> list[str]:
-    """A row of rejected.jsonl for the screen."""
-    why = ""
-    if row["evidence"]:
-        score = f", at {row['score']:.2f}" if row["score"] else ""
-        why = f"{score}: {one_line(row['evidence'], 70)}"
-    if row["stage"] != "generate":
-        why += f", for the output {one_line(row['output'], 60)!r}"
-    return [f"  - {one_line(row['instruction'])}", f"      rejected: {row['rule']}{why}"]
+def labelled_text(label: str, text: str) -> str:
+    """A label and what it names; a Chinese colon needs no space behind it."""
+    return label + ("" if label.endswith("：") else " ") + text
+
+
+def rejected_lines(config: Config, row: dict) -> list[str]:
+    """A row of rejected.jsonl for the screen, with the number that decided beside its limit."""
+    words = screen(config)
+    rule = row["rule"]
+    shown = {"rule": rule, "output": repr(one_line(row["output"] or "", 40))}
+    if row["score"]:
+        said = words["nearest"].format(score=row["score"], limit=config.rouge_threshold)
+        why = f"{rule}: {labelled_text(said, row['evidence'])}"
+    elif row["stage"] == "generate":
+        why = rule
+    elif row["evidence"]:
+        why = words["second"].format(evidence=repr(one_line(row["evidence"], 40)), **shown)
+    else:
+        why = words["beside"].format(**shown)
+    return [fitted(row["instruction"], " - "), fitted(why, "   ")]
+
+
+def count_lines(stage: str, config: Config, counts: dict, agreement: dict) -> list[str]:
+    """What came into a stage, what stayed, and what each rule took."""
+    words = screen(config)
+    text = words["kept"][stage].format(**counts)
+    rules = ", ".join(f"{rule} {n}" for rule, n in counts["rejected"].items())
+    text += words["out"].format(rules=rules) if rules else ""
+    text += words["undone"].format(**counts) if counts["undone"] else ""
+    if stage == "generate":
+        text += words["per_request"].format(**counts)
+    if stage == "classify" and agreement.get("asked"):
+        text += words["agrees"].format(**agreement)
+    return wrapped(text, 1)
+
+
+def row_lines(words: dict, dataset: list[dict]) -> list[str]:
+    """One finished row, as it stands in the file; a short one, so that it is seen whole."""
+    if not dataset:
+        return []
+    texts = [json.dumps(row, ensure_ascii=False) for row in dataset[:200]]
+    text = min(texts, key=lambda text: (columns(text) > 200, '"input": ""' in text))
+    return [words["row"], *wrapped(text, 1)[:4]]
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
@@ -4869,100 +4951,95 @@ def count(model: Model, results: Results) -> dict[str, dict]:
 
 
 def funnel(config: Config, summary: dict) -> str:
-    """The end of the talk: the table, notices, what it cost, the files, and what to do next."""
+    """The end of the talk: notices, what it cost, the files, and what to do next."""
+    words = screen(config)
     done = STAGES.index(config.until) + 1
-    lines = ["", *table_lines(config, summary["counts"], done), ""]
-    lines += novelty_notice(config, summary)
-    lines += agreement_notice(summary)
+    lines = ["", *novelty_notice(config, summary), *agreement_notice(config, summary)]
     lines += cost_lines(config, summary)
     names = [*STEP_FILES[:done], "rejected.jsonl", "run.json"]
     files = [name for name in names if (Path(config.work_dir) / name).exists()]
-    lines.append(f"Files in {config.work_dir}: {', '.join(files)}")
+    place = words["files"].format(folder=config.work_dir)
+    lines += wrapped(labelled_text(place, ", ".join(files)))
     if config.output_path and summary["status"] == "complete":
         rows = summary["counts"]["filter"]["out"]
-        lines.append(f"The dataset: {config.output_path}, {rows} rows")
-    lines.append(next_step(config, summary))
+        lines.append(words["dataset"].format(path=config.output_path, rows=rows))
+    lines += next_step(config, summary)
     if summary["kept_in"]:
         place = Path(config.work_dir) / summary["kept_in"]
-        lines.append(f"This run replaces {summary['replaces']}, whose files are kept in {place}")
+        lines.append(words["replaces"].format(run=summary["replaces"], place=place))
     return printable("\n".join(lines))
-
-
-def table_lines(config: Config, counts: dict, done: int) -> list[str]:
-    """What came into each stage, and what each rule took; at the end what is left."""
-    units = ("candidate instructions", "instructions", "tasks", "instances")
-    lines = []
-    for stage, unit in zip(STAGES[:done], units[:done], strict=True):
-        rows = {f"{stage}: {unit}": counts[stage]["in"]}
-        rows |= {f"  - {rule}": n for rule, n in counts[stage]["rejected"].items()}
-        others = counts[stage].keys() - {"in", "rejected", "out"}
-        for name, n in counts[stage].items():
-            if name in others and n:
-                rows[f"    {name}"] = n
-        lines += [f"{name:<40} {n:>7}" for name, n in rows.items()]
-    left = counts[config.until]["out"]
-    return [*lines, f"{'left':<40} {left:>7}"]
 
 
 def novelty_notice(config: Config, summary: dict) -> list[str]:
     """A line where stage 1 found fewer instructions than were wanted, or hardly new ones."""
+    words = screen(config)
     counts = summary["counts"]["generate"]
     made = counts["out"]
     wanted = config.num_instructions
     if made >= wanted and counts["new_per_request"] >= 1:
         return []
     rule = next(iter(counts["rejected"]), "no reply")
-    ended = "few new ones by now"
+    ended = words["few_by_now"]
     if made < wanted:
-        ended = f"{config.patience} requests in a row found nothing new"
-    line = f"notice: {made} of {wanted} instructions, {ended}, most often {rule}."
-    if not counts["undone"]:
-        line += " Seed tasks that vary more help, or --temperature 1, or --machine-tasks-shown 4."
-    return [line]
+        ended = words["nothing_new"].format(patience=config.patience)
+    line = words["few"].format(made=made, wanted=wanted, ended=ended, rule=rule)
+    if summary["settings"]["provider"] == "practice":
+        bank = len(read_data("practice_tasks", config.language))
+        line += " " + words["bank_used"].format(bank=bank)
+    elif not counts["undone"]:
+        line += " " + words["vary"]
+    return wrapped(line)
 
 
-def agreement_notice(summary: dict) -> list[str]:
+def agreement_notice(config: Config, summary: dict) -> list[str]:
     """A line where stage 2 and people differ so much that its answers are not used."""
     agreement = summary["agreement"]
     if agreement.get("trusted", True):
         return []
-    right = f"{agreement['same']} of {agreement['asked']} seed tasks as people do"
-    used = "is_classification stays null, and stage 3 asks for inputs first"
-    return [f"notice: in stage 2 the model labels {right}: {used}."]
+    return wrapped(screen(config)["not_trusted"].format(**agreement))
 
 
 def cost_lines(config: Config, summary: dict) -> list[str]:
     """Requests, tokens, time and money, and how many replies were cut."""
+    words = screen(config)
     spent = sum(map(Counter, summary["tokens"].values()), Counter())
     now = spent["asked_now"]
-    cost = f"{spent['prompt']} + {spent['reply']} tokens in all; {summary['seconds']} s"
+    cost = words["cost"].format(
+        now=now,
+        before=spent["replies"] - now,
+        prompt=spent["prompt"],
+        reply=spent["reply"],
+        seconds=summary["seconds"],
+    )
     dollars = summary["spending"].get("cost")
     if dollars:
         cost += f"; ${dollars:.4f}"
-    lines = [f"{now} requests now, {spent['replies'] - now} replies from the journal; {cost}"]
+    lines = wrapped(cost)
     if spent["cut"]:
         limit = RECIPES[config.recipe].limit_name
-        limit = limit or f"--max-tokens {config.max_tokens}; more asks again"
-        lines.append(f"notice: {spent['cut']} replies were cut at {limit}.")
+        limit = limit or words["cut_limit"].format(n=config.max_tokens)
+        lines.append(words["cut"].format(n=spent["cut"], limit=limit))
     if not now and not summary["undone_because"]:
-        lines.append("Already complete: nothing was asked, nothing was paid.")
+        lines.append(words["complete"])
     return lines
 
 
-def next_step(config: Config, summary: dict) -> str:
+def next_step(config: Config, summary: dict) -> list[str]:
     """What to do next."""
+    words = screen(config)
     undone = sum(summary["undone_because"].values())
     if undone:
         why = next(iter(summary["undone_because"]))
+        text = words["undone_why"].format(n=undone, why=why)
         if config.responses:
-            return f"{undone} undone ({why})."
+            return [text]
         # 4xx, but for those that pass: a request that the server refuses.
         if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
-            return f"{undone} undone ({why}). Another model may take what this one refuses."
-        return f"{undone} undone ({why}). The same command asks again for what got no reply."
+            return [f"{text} {words['other_model']}"]
+        return [f"{text} {words['asks_again']}"]
     if config.until != "filter":
-        return "To go on: the same command without --until."
-    return f"Next: {report_command(config)}, a page to look at (or --show-prompts, or --help)"
+        return [words["go_on"]]
+    return [words["next"], f"    {report_command(config)}"]
 
 
 def report_command(config: Config) -> str:
@@ -5043,5 +5120,33 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+ALONE = """\
+python self_instruct_workshop.py: the whole workshop, with the settings at the top of this file
+(num_instructions and max_tokens are the two that cost). It takes no arguments.
+Settings as flags: python self_instruct.py --help"""
+
+
+def alone(arguments: list[str]) -> int:
+    """This file as a program: it takes no settings. Where a key is set, it asks before it pays."""
+    if arguments and not {"-h", "--help"} & {*arguments}:
+        command = shlex.join(["python", "self_instruct.py", *arguments])
+        print(printable(f"error: this file takes no settings: {command}"), file=sys.stderr)
+        return 2
+    if arguments:
+        show(ALONE)
+        return 0
+    return main(action=run_or_ask)
+
+
+def run_or_ask(config: Config) -> dict | int:
+    """Run; where that is to be paid for, by the command line, which says first what it takes."""
+    paid = PROVIDERS[provider_name(config)].key
+    if paid and (DATA.parent / "self_instruct.py").exists():
+        from self_instruct import main as command_line
+
+        return command_line([])
+    return run(config)
+
+
 if __name__ == "__main__":
-    leave(main())
+    leave(alone(sys.argv[1:]))

@@ -16,8 +16,8 @@ from self_instruct_workshop import (
     Results,
     Task,
     candidate_notes,
-    examples,
     funnel,
+    shown_of,
     take_instances,
     write_rows,
 )
@@ -125,11 +125,10 @@ def test_the_end_of_a_run_names_only_files_that_are_there(settings: Settings) ->
     config = settings(provider="practice", num_instructions=1, until="generate")
     summary = quiet(config)
     (Path(config.work_dir) / "rejected.jsonl").unlink()
-    [said] = [line for line in funnel(config, summary).split("\n") if line.startswith("Files in")]
-    assert said.endswith(f": {STEP_FILES[0]}, run.json")
+    said = " ".join(funnel(config, summary).split())
+    assert f"{config.work_dir}: {STEP_FILES[0]}, run.json To go on" in said
 
 
 def test_the_screen_shows_no_instance_of_a_task_that_has_none() -> None:
     results = Results(tasks=tasks(2))
-    shown = [line for line in examples("instances", results) if line.startswith("  + ")]
-    assert shown == ["  + Task 2", "  + Task 3"]
+    assert [row["instruction"] for row in shown_of("instances", results)] == ["Task 2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,17 @@ from helpers.runs import ROOT, local, quiet
 from helpers.server import Server, scripted_model
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import Config, Model, WorkshopError, main, printable, run
+from self_instruct_workshop import (
+    Config,
+    Model,
+    WorkshopError,
+    columns,
+    fitted,
+    main,
+    printable,
+    run,
+    wrapped,
+)
 
 Settings = Callable[..., Config]
 EVIL = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\r"
@@ -93,7 +104,7 @@ def test_the_next_command_makes_the_page_of_this_run(settings: Settings, tmp_pat
     config = settings(provider="practice", num_instructions=2, work_dir=str(tmp_path / "my run"))
     talk: list[str] = []
     run(config, say=talk.append)
-    command = talk[-1].split("Next: ")[1].split(", a page")[0]
+    command = talk[-1].split("Next, a page to look at:\n")[1].split("\n")[0]
     assert shlex.split(command)[2:] == ["--report", "--work-dir", config.work_dir]
     assert Path(shlex.split(command)[1]).is_file()
 
@@ -107,6 +118,107 @@ def test_a_model_that_is_not_trusted_in_stage_2_is_named_at_the_end(settings: Se
     with Server(model) as server:
         run(settings(**local(server, num_instructions=3)), say=talk.append)
     assert "notice: in stage 2 the model labels 8 of 16 seed tasks as people do" in talk[-1]
+
+
+# --------------------------------------------------------------------------------------------------
+# The screen as a page of the lesson.
+
+
+def page(tmp_path: Path, *flags: str, **variables: str) -> list[str]:
+    env = {**os.environ, "LC_ALL": "C.UTF-8", **variables}
+    done = program("self_instruct.py", "--work-dir", "w", *flags, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.rstrip("\n").split("\n")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_run_is_a_page_of_40_lines_of_80_columns(tmp_path: Path, language: str) -> None:
+    lines = page(tmp_path, "--language", language)
+    assert len(lines) <= 40
+    command = [line for line in lines if "--report" in line]
+    assert [line for line in lines if columns(line) > 80 and line not in command] == []
+
+
+def test_what_is_too_long_for_a_line_ends_at_a_word() -> None:
+    text = "word " * 30
+    assert fitted(text, " + ") == " + " + ("word " * 15).rstrip() + "…"
+    assert fitted("字" * 60, "   ") == "   " + "字" * 38 + "…"
+    assert fitted("short", " - ") == " - short"
+    assert columns(fitted("x" * 300)) > 80, "a single word is not cut"
+
+
+def test_lines_break_between_words_and_before_no_chinese_stop() -> None:
+    assert wrapped("one two three", 1, width=9) == [" one two", " three"]
+    assert wrapped("一二三四，五六", 0, width=8) == ["一二三四，", "五六"]
+
+
+def test_the_number_that_decided_stands_beside_its_limit(tmp_path: Path) -> None:
+    text = "\n".join(page(tmp_path))
+    assert re.search(r"ROUGE-L 0\.\d\d with the nearest, allowed up to 0\.7: \w", text)
+    assert re.search(r"too_similar: ROUGE-L [01]\.\d\d with the nearest, allowed up to 0\.7:", text)
+    assert re.search(r"kept 100 of \d+ candidates; out: too_similar \d", text)
+
+
+def test_a_finished_row_is_on_the_page_and_in_the_dataset(tmp_path: Path) -> None:
+    text = " ".join(" ".join(page(tmp_path)).split())
+    [row] = re.findall(r"One row of the dataset: ({.*?}) \d+ requests", text)
+    rows = (tmp_path / "w" / "step4_final.jsonl").read_text(encoding="utf-8").splitlines()
+    assert row in [" ".join(line.split()) for line in rows]
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "chinese"),
+    [
+        ({}, (), False),
+        ({"LC_ALL": "zh_CN.UTF-8"}, (), True),
+        ({}, ("--language", "zh"), True),
+        ({"LC_ALL": "", "LC_MESSAGES": "", "LANG": "zh_TW.UTF-8"}, (), True),
+        ({"LC_ALL": "en_US.UTF-8", "LANG": "zh_CN.UTF-8"}, (), False),
+    ],
+)
+def test_the_page_is_chinese_where_the_run_or_the_terminal_is(
+    tmp_path: Path, variables: dict, flags: tuple, chinese: bool
+) -> None:
+    lines = page(tmp_path, "--num-instructions", "3", *flags, **variables)
+    assert ("种子任务" in lines[0]) is chinese and ("seed tasks" in lines[0]) is not chinese
+
+
+def test_both_languages_have_the_same_words_with_the_same_slots() -> None:
+    def slots(words: dict) -> dict:
+        flat = {}
+        for name, text in words.items():
+            if isinstance(text, dict):
+                flat |= {f"{name}/{key}": value for key, value in slots(text).items()}
+            else:
+                flat[name] = sorted(re.findall(r"{(\w+)", text))
+        return flat
+
+    assert slots(workshop.screen_words("en")) == slots(workshop.screen_words("zh"))
+
+
+def test_when_the_bank_is_used_up_that_is_what_is_said(tmp_path: Path) -> None:
+    text = " ".join(" ".join(page(tmp_path, "--num-instructions", "900")).split())
+    assert re.search(r"notice: \d+ of 900 instructions.*The practice bank has \d+ tasks", text)
+    assert "--temperature 1" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "It takes no arguments."),
+        (["-h"], 0, "python self_instruct.py --help"),
+        (
+            ["--num-instructions", "5"],
+            2,
+            "error: this file takes no settings: python self_instruct.py --num-instructions 5",
+        ),
+    ],
+)
+def test_the_file_by_itself_says_where_settings_go(
+    arguments: list[str], code: int, said: str
+) -> None:
+    done = program("self_instruct_workshop.py", *arguments)
+    assert done.returncode == code and said in done.stdout + done.stderr
 
 
 def test_an_error_prints_no_escape(capsys: pytest.CaptureFixture[str]) -> None:

@@ -267,14 +267,16 @@ def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
 # The question.
 
 
-def at_terminal(arguments: list[str], keys: bytes) -> tuple[int, str]:
+def at_terminal(
+    arguments: list[str], keys: bytes, script: str = self_instruct.__file__, **variables: str
+) -> tuple[int, str]:
     """Run the command line at a terminal of its own, and type these keys once it asks; return code
     and screen."""
     import pty
 
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
-    command = [sys.executable, self_instruct.__file__, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", **variables}
+    command = [sys.executable, script, *arguments]
     running = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
@@ -306,6 +308,15 @@ def test_no_is_no(tmp_path: Path, wire: str, keys: bytes) -> None:
     assert code == 1 and "estimate for m " in screen and "price not listed" in screen
     assert "nothing was asked, nothing was paid" in screen and "Traceback" not in screen
     assert not (tmp_path / "w").exists()
+
+
+@on_unix
+def test_the_workshop_by_itself_asks_before_it_pays_too() -> None:
+    variables = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    script = str(ROOT / "self_instruct_workshop.py")
+    code, screen = at_terminal([], b"n\n", script, **variables)
+    assert code == 1 and "estimate for gpt-6-luna" in screen
+    assert "nothing was asked, nothing was paid" in screen
 
 
 @on_unix
