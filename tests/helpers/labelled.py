@@ -148,7 +148,9 @@ def score_instances(recipe: str) -> dict[str, Score]:
         found = parse_instances(
             row["response"], row["is_classification"], truncated=cut(row), recipe=recipe
         )
-        kept, _ = filter_instances(row["instruction"], found, recipe=recipe)
+        kept, rejected = filter_instances(row["instruction"], found, recipe=recipe)
+        # The readers said what is an instance, not whether it is what was asked for.
+        kept += [(a, b) for a, b, rule in rejected if rule in ("no_code", "input_missing")]
         gold, either = ([spans(row["response"], one) for one in label[name]] for name in PAIRS)
 
         def known_as(
