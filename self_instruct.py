@@ -13,7 +13,9 @@ scripts/asking/.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,31 +29,62 @@ EXIT_CODES = (
     "130 interrupted by Ctrl-C"
 )
 USAGE = "python self_instruct.py [--provider NAME] [--num-instructions N] [any other flag below]"
+GROUPS = {  # the settings under their headings, in the order of --help
+    "what to make": "num_instructions instances_per_instruction language seed_file",
+    "who answers": "provider model base_url responses temperature",
+    "where it comes out": "work_dir output_path overwrite until",
+    "what it may cost": "max_tokens second_try second_answer",
+    "how stage 1 looks for new tasks": "tasks_shown machine_tasks_shown tasks_asked "
+    "classification_every rouge_threshold patience seed recipe",
+    "how requests go": "concurrency max_attempts request_timeout deadline first_wait",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that guesses what a mistyped flag or value was meant to be."""
+
+    def error(self, message: str) -> None:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
+        near = [find_near(flag, flags) for flag in unknown]
+        value = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if value:
+            near = [find_near(value[1], re.findall(r"[\w-]+", value[2]))]
+        hint = " ".join(filter(None, near))
+        super().error(f"{message}: did you mean {hint}?" if hint else message)
+
+
+def find_near(typed: str, known: list[str]) -> str:
+    """The known word that was probably meant, "" if none is near."""
+    begins = [word for word in known if word.startswith(typed)]
+    return next(iter(begins or get_close_matches(typed, known, 1, 0.6)), "")
 
 
 def command_line() -> argparse.ArgumentParser:
     """A flag for every setting, with the setting's own type, default, choices and help."""
-    parser = argparse.ArgumentParser(
-        usage=USAGE, description=TITLE, epilog=EXIT_CODES, allow_abbrev=False
-    )
-    for setting in fields(workshop.Config):
-        add_setting(parser, setting)
+    parser = Parser(usage=USAGE, description=TITLE, epilog=EXIT_CODES, allow_abbrev=False)
+    known = {setting.name: setting for setting in fields(workshop.Config)}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            add_setting(group, known[name])
+    group = parser.add_argument_group("instead of a run")
     actions = {
         "--show-prompts": "print what each stage would send, and ask nothing",
         "--report": "write report.html about the run in --work-dir; ask nothing",
         "--check": "send each provider that has a key one tiny request",
     }
     for flag, text in actions.items():
-        parser.add_argument(flag, action="store_true", help=text)
+        group.add_argument(flag, action="store_true", help=text)
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
     version = f"self-instruct {workshop.__version__}"
-    parser.add_argument("--version", action="version", version=version)
+    group.add_argument("--version", action="version", version=version)
     return parser
 
 
-def add_setting(parser: argparse.ArgumentParser, setting: Any) -> None:
+def add_setting(parser: Any, setting: Any) -> None:
     """A flag for one setting. Without it the value is None, which Config takes for the default."""
     kind = type(setting.default)
     flag = workshop.flag_of(setting)

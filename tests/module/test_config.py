@@ -198,6 +198,11 @@ def test_every_number_given_on_the_command_line_arrives() -> None:
         ),  # no abbreviations: a flag added later would change what they mean
         (["--temperature"], "--temperature"),
         (["--show-prompts", "--temperature", "9"], "from 0 to 2"),
+        (["--output", "x.jsonl"], r"did you mean --output-path\?$"),
+        (["--num_instructions", "5"], r"did you mean --num-instructions\?$"),
+        (["--provider", "opanai"], r"did you mean openai\?$"),
+        (["--until", "filters"], r"did you mean filter\?$"),
+        (["--frobnicate"], r"unrecognized arguments: --frobnicate$"),
     ],
     ids=" ".join,
 )
@@ -211,6 +216,13 @@ def test_a_usage_error_of_a_real_process_writes_nothing_to_stdout(tmp_path: Path
     done = cli("--work-dir", str(tmp_path / "work"), "--temperature", "9")
     assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "work").exists()
+
+
+def test_every_setting_stands_under_one_heading_of_the_help() -> None:
+    grouped = [name for names in self_instruct.GROUPS.values() for name in names.split()]
+    assert sorted(grouped) == sorted(setting.name for setting in SETTINGS)
+    shown = cli("--help").stdout
+    assert all(f"{title}:" in shown for title in self_instruct.GROUPS)
 
 
 def test_help_names_every_flag_its_default_and_the_exit_codes() -> None:
