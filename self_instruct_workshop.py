@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5152: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5156: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1078,10 +1078,13 @@ def read_options(config: Config, instruction: str, reply: str) -> tuple[bool | N
     """What a stage-2 reply says of a task, and the options that it names.
 
     Options that the task does not name are guesses, as "Sydney, Melbourne" under "What is the
-    capital of Australia?" With them nothing is known, and stage 3 asks in the safe way.
+    capital of Australia?" With them nothing is known, and stage 3 asks in the safe way. A task
+    that asks for reasons or a difference has a free answer, whatever it names.
     """
     recipe = RECIPES[config.recipe]
     labels = recipe.read_labels(reply) or []
+    if labels and breaks("asks_for_reasons", instruction):
+        return False, []
     named = sum(is_option_of(instruction, label) for label in labels)
     if 2 * named < len(labels):
         return None, []
@@ -2021,6 +2024,7 @@ def can_be_compared(answer: str) -> bool:
 
 def numbers_in(text: str) -> list[float]:
     """The numbers of a text: 1,000 is one of them, and so is 2.5."""
+    text = re.sub(r"(?m)^\s*\d+[.)、]\s", "", text)  # those of a list say nothing
     found = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text, re.A)
     return [float(number.replace(",", "")) for number in found]
 

@@ -472,7 +472,7 @@ def test_each_pattern_does_what_its_examples_say() -> None:
 
 def test_each_pattern_has_examples_of_both_kinds() -> None:
     rules = {*RULES, "undecided", "verdict", "statement", "no_input", "placeholder"}
-    rules |= {"speaks_of_an_input", "asks_for_code", "code"}
+    rules |= {"speaks_of_an_input", "asks_for_code", "code", "asks_for_reasons"}
     rules |= {
         "speaks_of_tasks",
         "next_task",

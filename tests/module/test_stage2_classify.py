@@ -221,7 +221,7 @@ def test_the_worked_examples_show_both_answers_and_our_parser_reads_them(
     prompt = workshop.classify_prompt(settings(language=language), "Name it now.")
     shown = [turn["content"] for turn in prompt if turn["role"] == "assistant"]
     verdicts = [parse_classification(answer) for answer in shown]
-    assert verdicts.count(True) == verdicts.count(False) == 12
+    assert verdicts.count(True) == verdicts.count(False) == {"en": 6, "zh": 12}[language]
     assert all(
         (answer == none) is (verdict is False)
         for answer, verdict in zip(shown, verdicts, strict=True)
@@ -234,7 +234,7 @@ def test_all_questions_share_their_beginning_so_that_servers_can_cache_it(
     one, other = (
         workshop.classify_prompt(settings(), text) for text in ("Name it now.", "Sort these words.")
     )
-    assert one[:-1] == other[:-1] and len(one) == 2 * 24 + 1
+    assert one[:-1] == other[:-1] and len(one) == 2 * 12 + 1
     assert one[-1] != other[-1]
 
 
@@ -284,6 +284,9 @@ def test_the_question_is_asked_at_temperature_zero(settings: Settings) -> None:
         ("Does it rain?", "Options: yes, no", (True, ["yes", "no"])),
         ("Rate it from 1 to 5.", "Options: 1, 2, 3, 4, 5", (True, ["1", "2", "3", "4", "5"])),
         ("Name a river.", "Options: none", (False, [])),
+        ("What is the difference between a frog and a toad?", "Options: frog, toad", (False, [])),
+        ("Is it fair? Give your reasons.", "Options: yes, no", (False, [])),
+        ("青蛙和蟾蜍有什么区别？", "选项：青蛙、蟾蜍", (False, [])),
         ("Name a river.", "Yes", (True, [])),
         ("Name a river.", "The Nile.", (None, [])),
         ("澳大利亚的首都是哪里？", "选项：悉尼、珀斯、堪培拉", (None, [])),
