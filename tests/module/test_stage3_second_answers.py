@@ -55,7 +55,9 @@ def test_the_labels_of_stage_2_are_named_and_the_first_answer_is_not(settings: S
     writer = Writer("Class label: negative\nInput: Too salty.", "<think>Hm.</think>Negative")
     with Server(writer) as server:
         task, _, _ = made(settings(**local(server, model="m")), MOOD)
-    wanted = f"{AGAIN}\nChoose one of these: positive, negative.\n\n{MOOD.instruction}\n\nToo salty."
+    wanted = (
+        f"{AGAIN}\nChoose one of these: positive, negative.\n\n{MOOD.instruction}\n\nToo salty."
+    )
     assert writer.asked == [wanted]
     assert task.notes["instances"]["second_answers"] == ["Negative"]
 
