@@ -127,22 +127,43 @@ def pieces(reply: str, texts: list[str]) -> list[Piece]:
     the reply as it is (the parser joined parts of it) has an empty `raw`.
 
     >>> [(p.raw, p.cut) for p in pieces("1. **Add** 2.\\nBye!", ["Add 2."])]
-    [('1. **Add** 2.', [(0, 5), (8, 10)]), ('\\nBye!', [(0, 5)])]
+    [('1. **Add** 2.', [(0, 5), (8, 11)]), ('\\nBye!', [(0, 5)])]
     """
-    found = []
+    # Where each text stands: from, to.
+    places: list[Span | None] = []
     at = 0
     for text in texts:
         match = place_of(text, reply, at)
-        if not match:
+        places.append(match.span() if match else None)
+        at = match.end() if match else at
+
+    # A piece ends where the line of the next text begins.
+    found = []
+    at = 0
+    for number, (text, place) in enumerate(zip(texts, places, strict=True)):
+        if not place:
             found.append(Piece("", [], text))
             continue
-        raw = reply[at : match.end()]
-        found.append(Piece(raw, cut_away(raw, match.start() - at, text), text))
-        at = match.end()
+        later = [start for start, _ in filter(None, places[number + 1 :])]
+        end = place[1] + own_tail(reply[place[1] : (later or [len(reply)])[0]])
+        raw = reply[at:end]
+        found.append(Piece(raw, cut_away(raw, place[0] - at, text), text))
+        at = end
     rest = reply[at:]
     if rest.strip():
         found.append(Piece(rest, [(0, len(rest))]))
     return found
+
+
+def own_tail(gap: str) -> int:
+    """How much of what stands between two texts belongs to the first: all but the last line.
+
+    >>> gap = "**\\nOutput: 4\\n10. **"
+    >>> gap[: own_tail(gap)]
+    '**\\nOutput: 4'
+    """
+    places = [match.start() for match in re.finditer(r"\n(?=.*\w)", gap)]
+    return places[-1] if places else len(gap) if not re.search(r"\w", gap) else 0
 
 
 def place_of(text: str, reply: str, at: int) -> re.Match | None:
@@ -172,5 +193,6 @@ def cut_away(raw: str, start: int, text: str) -> list[Span]:
         spans.append((begin, at))
         at += 1
         begin = at
+    spans.append((begin, len(raw)))
     # Spaces between words are no loss.
     return [(begin, end) for begin, end in spans if raw[begin:end].strip()]

@@ -72,22 +72,25 @@ class Page:
         line = f"== {safe(text)} "
         self.lines.append(Text(line + "=" * (self.width - cell_len(line)), "bold"))
 
-    def put(self, label: str, text: str | Text, style: str = "") -> None:
-        """A text beside its label ("": none), wrapped; below it the marks, where no colour is."""
+    def put(self, label: str, text: str | Text, style: str = "", hang: int = 0) -> None:
+        """A text beside its label ("": none), wrapped; below it the marks, where no colour is.
+
+        All lines but the first stand `hang` columns further in.
+        """
         if isinstance(text, str):
             text = Text(safe(text), style)
-        for number, line in enumerate(wrap(text, self.room)):
+        for number, line in enumerate(wrap(text, self.room - hang)):
             name = self.labels[label] if label and not number else ""
-            head = Text(name + " " * (self.indent - cell_len(name)), LABEL)
-            self.lines.append(head + line)
+            space = " " * (self.indent - cell_len(name) + (hang if number else 0))
+            self.lines.append(Text.assemble((name, LABEL), space, line))
             below = "" if self.colour else marks_below(line)
             if below:
-                self.lines.append(Text(" " * self.indent + below))
+                self.lines.append(Text(space + " " * cell_len(name) + below))
 
-    def put_all(self, label: str, texts: Iterable[str | Text]) -> None:
+    def put_all(self, label: str, texts: Iterable[str | Text], hang: int = 0) -> None:
         """Several texts, of which the first stands beside the label."""
         for text in texts:
-            self.put(label, text)
+            self.put(label, text, hang=hang)
             label = ""
 
     def text(self) -> str:

@@ -110,33 +110,38 @@ class Teller:
         self.page.heading(self.say("generate", n=story.request["request_idx"]))
         fresh = workshop.instruction_prompt(story.config, story.run.seeds, [], -1)
         self.put_prompt("generate", story.request, fresh)
-        self.put_list()
+        self.put_list(every)
         detailed = story.brothers if every else [story.candidate]
         for candidate in detailed:
             if every:
                 self.page.blank()
             self.put_candidate(candidate)
 
-    def put_list(self) -> None:
-        """The reply, cut into its candidates, each with its sign and what was cut away."""
+    def put_list(self, every: bool) -> None:
+        """The reply, cut into its candidates, each with its sign.
+
+        What was cut away is marked in the chosen one, or in `every` one.
+        """
         story = self.story
         reply = safe(stage_reply(story.request, story.config).text)
         found = pieces(reply, [safe(one.text) for one in story.brothers])
         shown = []
         for piece, one in zip(found, story.brothers, strict=False):
-            shown += self.listed(piece, one)
+            shown += self.listed(piece, one, every)
         for piece in found[len(story.brothers) :]:
             shown.append(Text("x ") + self.raw(piece))
-        self.page.put_all("reply", [*shown, Text(self.ended(story.request), layout.ASIDE)])
+        shown.append(Text(self.ended(story.request), layout.ASIDE))
+        self.page.put_all("reply", shown, hang=2)
 
-    def listed(self, piece: Piece, one: Candidate) -> list[Text]:
+    def listed(self, piece: Piece, one: Candidate, every: bool) -> list[Text]:
         """A candidate's part of the reply on one line or more, and the rule that turned it away."""
         chosen = one is self.story.candidate
         sign = "+" if one.task else "-" if one.rule else "?"
         raw = self.raw(piece)
-        room = self.page.room - 2
-        text = raw if piece.is_news else layout.first_line(raw, room)
-        lines = [Text("> " if chosen else f"{sign} ", "bold" if chosen else "") + text]
+        if not (chosen or every):
+            raw = layout.first_line(Text(raw.plain), self.page.room - 4)
+        head = Text("> " if chosen else f"{sign} ", "bold" if chosen else "")
+        lines = [Text.assemble(head, raw)]
         if one.rule and not chosen:
             lines.append(Text(f"    {self.why(one)}", REJECTED))
         return lines
@@ -380,23 +385,21 @@ class Teller:
         for row in story.rows:
             self.page.put("rule", self.words["kept_row"], KEPT)
             for name in ("instruction", "input", "output"):
-                told = str(row[name]) or self.words["no_input"]
-                value = Text(f"{name}: ", "bold") + Text(safe(told))
-                self.put_capped("row" if name == "instruction" else "", value)
+                self.put_field("row" if name == "instruction" else "", name, row[name])
         if not turned_away and not story.rows:
             self.put_note(self.words["nothing"])
 
-    def put_capped(self, label: str, text: Text) -> None:
-        """A text of a row, at most REPLY_LINES of it."""
+    def put_field(self, label: str, name: str, value: str | None) -> None:
+        """A field of a row with its name, at most REPLY_LINES of it."""
+        text = Text.assemble((f"{name}: ", "bold"), safe(value or self.words["empty"]))
         lines = layout.wrap(text, self.page.room)
         self.page.put_all(label, layout.capped(lines, REPLY_LINES, 0, self.words))
 
     def put_rejected(self, row: dict) -> None:
         """An instance that a rule turned away, and what the rule saw."""
         if row["rule"] != "no_instance":
-            source = row.get("input") or self.words["no_input"]
-            values = {"source": source, "target": row.get("output") or ""}
-            self.put_capped("instance", Text(safe(self.say("instance_line", **values))))
+            self.put_field("instance", "input", row.get("input"))
+            self.put_field("", "output", row.get("output"))
         why = self.rule_words(row["rule"])
         if row.get("evidence"):
             text = workshop.one_line(row["evidence"], 200)
