@@ -23,9 +23,10 @@ from scripts.explaining.page import CUT, KEPT, REJECTED, SAME, Page, marked, saf
 from self_instruct_workshop import Reply, Task
 
 # Lines of a prompt that are shown when its fixed part is folded: at its beginning, and at its end.
-PROMPT_HEAD = {"generate": 4, "classify": 1, "lists": 1, "instances": 1}
-PROMPT_TAIL = 4
-REPLY_LINES = 8
+PROMPT_HEAD = {"generate": 3, "classify": 1, "lists": 1, "instances": 1}
+PROMPT_TAIL = 3
+REPLY_LINES = 6  # of a reply, and of a field of a row
+LISTED = 7  # candidates beside the one that is shown, and their rules
 MOST_PROBED = 400  # words with which the limit of a length rule is looked for
 
 
@@ -69,14 +70,12 @@ class Teller:
         lines = layout.folded_lines(
             prompt.split("\n"), self.fixed_lines(kind, prompt, fresh, wanted), self.words
         )
-        room = self.page.room
-        lines = [line if wanted else layout.first_line(line, room) for line in lines]
         own = [n for n, line in enumerate(lines) if wanted and safe(wanted) in line.plain]
         if own and len(lines) - own[-1] > PROMPT_TAIL:
             shown = layout.capped(lines, PROMPT_TAIL, own[-1], self.words)
         else:
             shown = layout.both_ends(lines, PROMPT_HEAD[kind], PROMPT_TAIL, self.words)
-        self.page.put_all("prompt", shown)
+        self.page.put_all("prompt", [layout.first_line(line, self.page.room) for line in shown])
 
     def fixed_lines(self, kind: str, prompt: str, fresh: str, wanted: str) -> set[str]:
         """The lines of a prompt that stand in all others of its kind."""
@@ -130,6 +129,9 @@ class Teller:
             shown += self.listed(piece, one, every)
         for piece in found[len(story.brothers) :]:
             shown.append(Text("x ") + self.raw(piece))
+        if not every:
+            own = [n for n, line in enumerate(shown) if line.plain.startswith("> ")]
+            shown = layout.capped(shown, LISTED, own[0] if own else 0, self.words)
         shown.append(Text(self.ended(story.request), layout.ASIDE))
         self.page.put_all("reply", shown, hang=2)
 
@@ -138,7 +140,8 @@ class Teller:
         chosen = one is self.story.candidate
         sign = "+" if one.task else "-" if one.rule else "?"
         raw = self.raw(piece)
-        if not (chosen or every):
+        # One line is enough where nothing is marked: the candidate stands in full below.
+        if not every and not (chosen and piece.is_news):
             raw = layout.first_line(Text(raw.plain), self.page.room - 4)
         head = Text("> " if chosen else f"{sign} ", "bold" if chosen else "")
         lines = [Text.assemble(head, raw)]
@@ -247,8 +250,12 @@ class Teller:
 
     def put_reply(self, text: str, record: dict) -> None:
         """A reply as it came, at most REPLY_LINES of it."""
-        lines = [Text(safe(line)) for line in text.split("\n") if line.strip()] or [Text("")]
-        shown = layout.capped(lines, REPLY_LINES, 0, self.words)
+        self.put_lines(Text(safe(text)), record)
+
+    def put_lines(self, text: Text, record: dict) -> None:
+        """The lines of a reply that are not blank, at most REPLY_LINES, and how it ended."""
+        lines = [line for line in layout.wrap(text, self.page.room) if line.plain.strip()]
+        shown = layout.capped(lines or [Text("")], REPLY_LINES, 0, self.words)
         self.page.put_all("reply", [*shown, Text(self.ended(record), layout.ASIDE)])
 
     def put_agreement(self) -> None:
@@ -315,14 +322,8 @@ class Teller:
         text = safe(reply.text)
         found = self.instance_pieces(text, pairs)
         news = any(piece.is_news for piece in found)
-        lines = []
-        for piece in found:
-            lines += [
-                line for line in self.raw_field(piece, news).split("\n") if line.plain.strip()
-            ]
-        lines = lines or [Text(text)]
-        shown = layout.capped(lines, REPLY_LINES, 0, self.words)
-        self.page.put_all("reply", [*shown, Text(self.ended(record), layout.ASIDE)])
+        shown = Text("").join(self.raw_field(piece, news) for piece in found) or Text(text)
+        self.put_lines(shown, record)
         mark = self.words["mark_colour"] if self.page.colour else "x"
         name = "instances_read" if news else "instances_plain"
         self.page.put("answer", self.say(name, n=len(pairs), mark=mark))
@@ -392,6 +393,9 @@ class Teller:
     def put_field(self, label: str, name: str, value: str | None) -> None:
         """A field of a row with its name, at most REPLY_LINES of it."""
         text = Text.assemble((f"{name}: ", "bold"), safe(value or self.words["empty"]))
+        # The instruction stands in full at the top of the page.
+        if name == "instruction":
+            text = layout.first_line(text, self.page.room)
         lines = layout.wrap(text, self.page.room)
         self.page.put_all(label, layout.capped(lines, REPLY_LINES, 0, self.words))
 
