@@ -162,10 +162,17 @@ def find_nearest(run: Run, config: Config, candidates: list[Candidate]) -> None:
 def kept_ones(run: Run) -> Iterable[Candidate]:
     """What step 1 has."""
     for row in run.steps.get("generate", []):
-        nearest = (row.get("most_similar") or [{}])[0]
-        near = str(nearest.get("instruction", ""))
-        text = row["instruction"]
-        yield Candidate(text, row.get("request_idx"), "", near, nearest.get("score"), row)
+        # The official code's own files have this in another shape.
+        similar = row.get("most_similar")
+        nearest = similar[0] if isinstance(similar, list) and similar else {}
+        request = row.get("request_idx")
+        yield Candidate(
+            row["instruction"],
+            request if isinstance(request, int) else None,
+            near=str(nearest.get("instruction", "")),
+            score=nearest.get("score"),
+            task=row,
+        )
 
 
 def rejected_ones(run: Run) -> Iterable[Candidate]:

@@ -23,10 +23,10 @@ from scripts.explaining.page import CUT, KEPT, REJECTED, SAME, Page, marked, saf
 from self_instruct_workshop import Reply, Task
 
 # Lines of a prompt that are shown when its fixed part is folded: at its beginning, and at its end.
-PROMPT_HEAD = {"generate": 3, "classify": 1, "lists": 1, "instances": 1}
+PROMPT_HEAD = {"generate": 2, "classify": 1, "lists": 1, "instances": 1}
 PROMPT_TAIL = 3
 REPLY_LINES = 6  # of a reply, and of a field of a row
-LISTED = 7  # candidates beside the one that is shown, and their rules
+LISTED = 5  # candidates beside the one that is shown, and their rules
 MOST_PROBED = 400  # words with which the limit of a length rule is looked for
 
 
@@ -185,7 +185,7 @@ class Teller:
         if one.rule == "too_similar" and one.score is not None:
             limit = f"{self.story.config.rouge_threshold:g}"
             measured = self.say("score_only", score=f"{one.score:.2f}", limit=limit)
-        return "; ".join(filter(None, [self.rule_words(one.rule), measured]))
+        return self.words["join"].join(filter(None, [self.rule_words(one.rule), measured]))
 
     def measured(self, rule: str, text: str) -> str:
         """A length beside its limit, or the words that a pattern found; "" for other rules."""
@@ -407,7 +407,7 @@ class Teller:
         why = self.rule_words(row["rule"])
         if row.get("evidence"):
             text = workshop.one_line(row["evidence"], 200)
-            why += "; " + self.say("evidence", text=text)
+            why += self.words["join"] + self.say("evidence", text=text)
         self.page.put("rule", self.say("rejected", why=why), REJECTED)
 
     # ----------------------------------------------------------------------------------------------
