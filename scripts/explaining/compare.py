@@ -188,7 +188,7 @@ def cut_away(raw: str, start: int, text: str) -> list[Span]:
     for letter in text:
         if letter.isspace():
             continue
-        while raw[at].casefold() != letter.casefold():
+        while raw[at] != letter and (raw[at].isspace() or raw[at] in "*_"):
             at += 1
         spans.append((begin, at))
         at += 1

@@ -233,6 +233,9 @@ def capped(lines: list[Text], most: int, keep: int, words: dict[str, str]) -> li
         return lines
     start = max(0, min(keep - most // 2, len(lines) - most))
     end = start + most
+    # A single line is as short as what would stand in its place.
+    start -= start == 1
+    end += end == len(lines) - 1
     before = [Text(words["more"].format(n=start), ASIDE)] if start else []
     left = len(lines) - end
     after = [Text(words["more"].format(n=left), ASIDE)] if left else []
