@@ -528,7 +528,7 @@ function charts() {
 // ---------------------------------------------------------------------------------------------------------------------
 // The samples: rows lie packed in the page; they are read once, piece by piece, and only a page of them is shown.
 
-const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies]
+const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies, id]
 const searched = []; // what the search looks through, by row
 let fitting = [],
   at = 0,
@@ -608,7 +608,7 @@ function showPage() {
 }
 
 function sample(line) {
-  const [status, stage, rule, instruction, input, output, labelled, neighbour, score, cut, replies] = line;
+  const [status, stage, rule, instruction, input, output, labelled, neighbour, score, cut, replies, id] = line;
   const item = make("li"),
     tags = make("div", "tags");
   const what =
@@ -635,7 +635,14 @@ function sample(line) {
     );
   }
   item.append(rawButton(replies));
+  if (id) item.append(make("div", "quiet", words("explain", { command: explainCommand(id) })));
   return item;
+}
+
+// The command that shows a task through all stages; this page knows no paths.
+function explainCommand(id) {
+  const elsewhere = told.run.folder === "workshop" ? "" : " --work-dir FOLDER";
+  return `python self_instruct.py --explain ${id}${elsewhere}`;
 }
 
 function pair(name, text, empty) {

@@ -229,6 +229,7 @@ class Page:
             "score",
             "cut",
             "replies",
+            "id",
         ]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return [row for row in rows if wanted.items() <= row.items()]
