@@ -103,7 +103,7 @@ def told(number: int, verdict: Verdict, language: str, hint: bool) -> str:
     what = words(verdict.what, language, **verdict.slots)
     lines = [words("line", language, number=number, state=state, what=what)]
     first = words(f"{verdict.what}.hint", language, **verdict.slots)
-    more = words(verdict.more, language, **verdict.slots)
+    more = words(verdict.more or f"{number}.more", language, **verdict.slots)
     if verdict.state == RIGHT:
         return lines[0]
     if first:

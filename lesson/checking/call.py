@@ -2,9 +2,9 @@
 
     python lesson/checking/call.py ANSWER.py RESULT.json < request
 
-The request is {"function": name, "calls": [[argument, ...], ...]}. The result is {"values": [...]},
-each of them {"type": name, "value": what JSON can hold, or null}, or {"error": {...}} with what was
-raised, at which line of the file, and in which call (null: while the file was read).
+The request is {"function": name, "calls": [[argument, ...], ...]}. The result has "values", up to
+the first error, each of them {"type": name, "value": what JSON can hold, or null}, and "error":
+what was raised, at which line of the file, and in which call (null: while the file was read).
 """
 
 from __future__ import annotations
@@ -50,17 +50,18 @@ def error_of(error: BaseException, path: Path, call: int | None) -> dict[str, An
 def answers(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Do all calls, up to the first error."""
     call = None
+    values: list[dict[str, Any]] = []
     try:
         function: Callable | None = load(path).get(request["function"])
         if not callable(function):
-            return {"error": {"kind": "missing", "text": "", "line": 0, "call": None}}
-        values = []
+            missing = {"kind": "missing", "text": "", "line": 0, "call": None}
+            return {"values": [], "error": missing}
         for number, arguments in enumerate(request["calls"]):
             call = number
             values.append(as_value(function(*arguments)))
-        return {"values": values}
+        return {"values": values, "error": None}
     except BaseException as error:  # sys.exit() in a pupil's file, too
-        return {"error": error_of(error, path, call)}
+        return {"values": values, "error": error_of(error, path, call)}
 
 
 def main() -> None:

@@ -81,8 +81,8 @@ def check_rouge_l(folder: Path) -> Verdict:
     if borrowed:
         return wrong("1.borrowed", name=borrowed[0])
     pairs = [(a.split(), b.split()) for _, a, b in LISTS]
-    values = call(path, "rouge_l", [[a, b] for a, b in pairs])
-    for (hint, *texts), (a, b), value in zip(LISTS, pairs, values, strict=True):
+    values, problem = call(path, "rouge_l", [[a, b] for a, b in pairs])
+    for (hint, *texts), (a, b), value in zip(LISTS, pairs, values, strict=False):
         slots = {"a": one_line(texts[0], 40), "b": one_line(texts[1], 40), "value": value}
         if not is_number(value):
             return wrong("1.type", **slots)
@@ -90,6 +90,8 @@ def check_rouge_l(folder: Path) -> Verdict:
         if abs(value - wanted) > 1e-6:
             slots |= {"value": f"{value:.3f}", "wanted": f"{wanted:.3f}"}
             return wrong(f"1.{hint}", **slots)
+    if problem:
+        raise problem
     return right("1.right")
 
 
@@ -129,7 +131,8 @@ def check_survivors(folder: Path) -> Verdict:
         kept = sum(row["fate"] == "kept" for row in candidates.values())
         return right("2.right", kept=kept)
     correct = len(candidates) - len(missed)
-    return wrong("2.wrong", correct=correct, number=missed[0], **candidates[missed[0]])
+    slots = {"correct": correct, "number": missed[0], **candidates[missed[0]]}
+    return wrong("2.wrong", "2.nearest", **slots)
 
 
 def fates(place: Path) -> dict[str, dict[str, Any]]:
@@ -234,20 +237,22 @@ REPLIES = [  # (which hint, reply)
 def check_parser(folder: Path) -> Verdict:
     """Compare the pupil's parser with the workshop's, reply by reply."""
     path = folder / "4_parser" / "answer.py"
-    values = call(path, "read_pairs", [[reply] for _, reply in REPLIES])
+    values, problem = call(path, "read_pairs", [[reply] for _, reply in REPLIES])
     found = [as_pairs(value) for value in values]
     expected = [parse_instances(reply, False) for _, reply in REPLIES]
     # As it was handed out, it reads the plain replies and none of the others.
-    read = {hint for (hint, _), x, y in zip(REPLIES, found, expected, strict=True) if x == y}
-    if read == {"plain"}:
+    read = {hint for (hint, _), x, y in zip(REPLIES, found, expected, strict=False) if x == y}
+    if read == {"plain"} and not problem:
         return Verdict(NOT_BEGUN, "4.as_before")
-    for (hint, reply), value, wanted in zip(REPLIES, values, expected, strict=True):
+    for (hint, reply), value, wanted in zip(REPLIES, values, expected, strict=False):
         pairs = as_pairs(value)
         slots = {"reply": one_line(reply.replace("\n", " / "), 120)}
         if pairs is None:
             return wrong("4.type", value=one_line(repr(value)), **slots)
         if pairs != wanted:
             return wrong(f"4.{hint}", count=len(pairs), wanted=len(wanted), **slots)
+    if problem:
+        raise problem
     return right("4.right", count=len(REPLIES))
 
 
@@ -278,17 +283,26 @@ INSTRUCTIONS = [  # (which hint, instruction)
 def check_capitalize(folder: Path) -> Verdict:
     """Compare both functions with what the recipe `paper` makes of each instruction."""
     path = folder / "5_capitalize" / "answer.py"
-    values = call(path, "spoiled_words", [[text] for _, text in INSTRUCTIONS])
-    for (hint, text), value in zip(INSTRUCTIONS, values, strict=True):
+    values, problem = call(path, "spoiled_words", [[text] for _, text in INSTRUCTIONS])
+    for (hint, text), value in zip(INSTRUCTIONS, values, strict=False):
         if not isinstance(value, list):
             return wrong("5.type", value=one_line(repr(value)), text=text)
         if value != spoiled(text):
             said = ", ".join(map(str, value)) or "-"
             return wrong(f"5.{hint}", text=text, after=capitalized(text), said=one_line(said))
 
-    # The count is over instructions, not over words.
+    if problem:
+        raise problem
+    return check_count(path)
+
+
+def check_count(path: Path) -> Verdict:
+    """Check the second function: the count is over instructions, not over words."""
     texts = [text for _, text in INSTRUCTIONS]
-    [count] = call(path, "count_spoiled", [[texts]])
+    values, problem = call(path, "count_spoiled", [[texts]])
+    if problem:
+        raise problem
+    count = values[0]
     wanted = sum(bool(spoiled(text)) for text in texts)
     if count != wanted or not is_number(count):
         words = sum(len(spoiled(text)) for text in texts)

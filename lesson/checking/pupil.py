@@ -116,10 +116,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 # Code.
 
 
-def call(path: Path, function: str, calls: list[list[Any]]) -> list[Any]:
+def call(path: Path, function: str, calls: list[list[Any]]) -> tuple[list[Any], AnswerError | None]:
     """What a function of the pupil's file returns for each list of arguments.
 
-    Raises AnswerError where it is missing, raises, does not end, or returns what JSON cannot hold.
+    Up to the first call that raises, or returns what JSON cannot hold: that is the second part of
+    the result. Raises AnswerError where the function is missing or does not end.
     """
     read_text(path)
     request = json.dumps({"function": function, "calls": calls}).encode()
@@ -137,13 +138,19 @@ def call(path: Path, function: str, calls: list[list[Any]]) -> list[Any]:
         if not result.exists():
             raise AnswerError("code.ended", file=path.name)
         said = json.loads(result.read_text(encoding="utf-8"))
-    if "error" in said:
-        raise code_problem(path, function, calls, said["error"])
-    for arguments, value in zip(calls, said["values"], strict=True):
+    # The values before the first one that is none.
+    values = []
+    for arguments, value in zip(calls, said["values"], strict=False):
         if value["value"] is None:
             slots = {"call": called(function, arguments), "type": value["type"]}
-            raise AnswerError("code.type", file=path.name, **slots)
-    return [value["value"] for value in said["values"]]
+            return values, AnswerError("code.type", file=path.name, **slots)
+        values.append(value["value"])
+    if not said["error"]:
+        return values, None
+    problem = code_problem(path, function, calls, said["error"])
+    if not values:
+        raise problem
+    return values, problem
 
 
 def code_problem(
