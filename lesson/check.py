@@ -37,6 +37,8 @@ from self_instruct_workshop import (
 )
 
 SCORED = len(CHECKS)  # the exercise that a model answers
+# Short answers, from a server that may be slow and answer one request at a time.
+PATIENT = {"max_tokens": 128, "concurrency": 4, "request_timeout": 300.0, "deadline": 1800.0}
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -94,7 +96,9 @@ def server_config(options: argparse.Namespace, language: str) -> Config | None:
     if not (options.base_url or options.model):
         return None
     server = {"base_url": options.base_url or "", "model": options.model or ""}
-    return Config(provider="local", language=language, work_dir=options.work_dir, **server)
+    return Config(
+        provider="local", language=language, work_dir=options.work_dir, **server, **PATIENT
+    )
 
 
 def told(number: int, verdict: Verdict, language: str, hint: bool) -> str:
