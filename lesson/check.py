@@ -31,6 +31,7 @@ from self_instruct_workshop import (
     Config,
     UsageError,
     WorkshopError,
+    leave,
     prepare_terminal,
     printable,
     show,
@@ -171,6 +172,8 @@ def main(arguments: list[str] | None = None, folder: Path = EXERCISES) -> int:
 if __name__ == "__main__":
     prepare_terminal()
     try:
-        sys.exit(main())
+        code = main()
     except KeyboardInterrupt as interrupted:
-        sys.exit(interrupted.args[0] if interrupted.args else 130)
+        code = interrupted.args[0] if interrupted.args else 130
+        print("\ninterrupted: replies so far are kept", file=sys.stderr)
+    leave(code)  # requests in flight are not waited for

@@ -9,8 +9,8 @@ what was raised, at which line of the file, and in which call (null: while the f
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -69,7 +69,11 @@ def main() -> None:
     path = Path(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
     # What the pupil's code prints is nobody's answer.
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         result = answers(path, request)
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 

@@ -52,8 +52,10 @@ from self_instruct_workshop import (
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a number. For Python, True is one."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether this is a number that one can reckon with: not NaN, nor True, which is one too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -1e9 < value < 1e9
 
 
 # --------------------------------------------------------------------------------------------------
@@ -446,10 +448,11 @@ def check_seed_task(folder: Path) -> Verdict:
     # The bad one: it breaks a rule, and the pupil knows which.
     pool.add(good["instruction"])
     broken = broken_rules(bad, pool)
-    slots = {"rule": one_line(str(answer.get("rule")), 40), "count": len(broken)}
+    rule = one_line(str(answer.get("rule")), 40)
+    slots = {"rule": rule, "count": len(broken)}
     if not broken:
         return wrong("8.fine", **slots)
-    if answer.get("rule") not in broken:
+    if rule not in broken:
         return wrong("8.other_rule", **slots)
     return right("8.right", **slots)
 

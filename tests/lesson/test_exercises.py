@@ -153,6 +153,8 @@ WRONG_CODE = [  # (exercise, what was written, the key of the mistake)
     (1, ROUGE_L.format("return 2 * len(set(a) & set(b)) / (len(a) + len(b) or 1)"), "1.order"),
     (1, ROUGE_L.format("return len([t for t in b if t in a]) / len(b)"), "1.gaps"),
     (1, ROUGE_L.format("return 'high'"), "1.type"),
+    (1, ROUGE_L.format("return float('nan')"), "1.type"),
+    (1, ROUGE_L.format("return 10 ** 400"), "1.type"),
     (1, "from rouge_score import rouge_scorer\n" + ROUGE_L.format("return 0"), "1.borrowed"),
     (1, "def other(a, b):\n    return 0\n", "code.missing"),
     (1, ROUGE_L.format("pass"), "code.type"),
@@ -311,6 +313,37 @@ def test_a_copied_seed_task_and_a_bad_task_without_a_fault_are_told(
     fine |= {"is_classification": False, "instances": [{"input": "", "output": "Spruce"}]}
     change(8, folder, bad=fine)
     assert hint("8.fine") in checked(8)[1]
+
+
+ODD = [None, True, -1, 1e400, float("nan"), 10**400, "", "\ud800{x}", [], [[]], {}, {"a": {}}]
+
+
+def leaves(value: object, path: tuple = ()) -> Iterator[tuple]:
+    """The paths to all parts of a JSON value, the whole one not among them."""
+    parts = value.items() if isinstance(value, dict) else []
+    parts = enumerate(value) if isinstance(value, list) else parts
+    for name, part in parts:
+        yield (*path, name)
+        yield from leaves(part, (*path, name))
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 7, 8])
+def test_whatever_stands_in_a_field_is_told_in_a_line(
+    number: int, folder: Path, checked: Callable[..., Checked]
+) -> None:
+    right = json.loads(reference_of(number))
+    places = list(leaves(right))
+    for turn, odd in enumerate(ODD * 3):
+        answer = json.loads(reference_of(number))
+        *outer, last = places[turn % len(places)]
+        place = answer
+        for part in outer:
+            place = place[part]
+        place[last] = odd
+        fill(number, folder, json.dumps(answer))
+        code, said = checked(number, "--hint")
+        assert said.count("\n") == (3 if code else 1), (places[turn % len(places)], odd)
+        assert code == 1 or number == 8  # an input may be anything that is text
 
 
 @pytest.mark.parametrize("number", [2, 3, 6, 7, 8])
