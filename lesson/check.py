@@ -32,6 +32,7 @@ from self_instruct_workshop import (
     UsageError,
     WorkshopError,
     leave,
+    pip_install,
     prepare_terminal,
     printable,
     show,
@@ -153,18 +154,27 @@ def main(arguments: list[str] | None = None, folder: Path = EXERCISES) -> int:
     if problem:
         parser.error(problem)
     language = options.language or own_language()
+    try:
+        return answered(options, language, folder)
+    except WorkshopError as error:
+        problem = str(error)
+        code = 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        problem = f"{error}: run  {pip_install('-r', 'requirements.txt')}  first"
+        code = 1
+    print(printable(f"error: {problem}"), file=sys.stderr)
+    return code
+
+
+def answered(options: argparse.Namespace, language: str, folder: Path) -> int:
+    """Show what is asked for. Raises WorkshopError."""
     if options.answer:
         show(reference(options.number, folder, language))
         return 0
     if options.number is None:
         show(overview(folder, language))
         return 0
-    try:
-        config = server_config(options, language)
-        verdict = verdict_of(options.number, folder, config)
-    except WorkshopError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    verdict = verdict_of(options.number, folder, server_config(options, language))
     show(told(options.number, verdict, language, options.hint))
     return 0 if verdict.state == RIGHT else 1
 

@@ -539,6 +539,17 @@ def test_the_program_runs_from_anywhere_and_with_any_terminal(
     assert done.stdout.startswith("1 还没做：answer.py 里还是 TODO。\n")
 
 
+def test_a_missing_package_is_told_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rapidfuzz", None)
+    monkeypatch.setitem(sys.modules, "rapidfuzz.process", None)
+    fill(2, folder, reference_of(2))
+    assert check.main(["2"], folder) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "pip install -r" in said.err and said.err.count("\n") == 1
+
+
 # --------------------------------------------------------------------------------------------------
 # The words and the pages, in two languages.
 
