@@ -1,0 +1,1 @@
+"""The lesson: what a class reads and does."""
