@@ -630,13 +630,19 @@ function sample(line) {
     item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
   if (neighbour) {
     item.append(
-      make("div", "quiet", words("nearest", { score: number(score, 2) })),
+      make("div", "quiet", evidenceTitle(rule, score)),
       modelText("div", "text", neighbour),
     );
   }
   item.append(rawButton(replies));
   if (id) item.append(make("div", "quiet", words("explain", { command: explainCommand(id) })));
   return item;
+}
+
+// What the evidence of a rule is: the nearest text, the second answer, the example that was copied.
+function evidenceTitle(rule, score) {
+  if (rule === "answers_differ") return words("second_answer");
+  return rule === "copied_example" ? words("copied") : words("nearest", { score: number(score, 2) });
 }
 
 // The command that shows a task through all stages; this page knows no paths.
