@@ -5,6 +5,7 @@
     python self_instruct.py --provider local --base-url http://localhost:8000/v1 --concurrency 32
     python self_instruct.py --provider openai --max-cost 2              asks first; stops before $2
     python self_instruct.py --show-prompts                   what would be sent; asks nothing
+    python self_instruct.py --explain 7                      one task of the run, stage by stage
 
 All flags and the exit codes: --help. What stands around a run (its estimate, its limits) is in
 scripts/asking/.
@@ -76,6 +77,14 @@ def command_line() -> argparse.ArgumentParser:
     }
     for flag, text in actions.items():
         group.add_argument(flag, action="store_true", help=text)
+    group.add_argument(
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="ID",
+        help="show one request of each stage of the run in --work-dir, or one task by its id or "
+        "by how its text begins; ask nothing, unless no run is there: then make one",
+    )
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
@@ -174,6 +183,13 @@ def report(config: workshop.Config) -> None:
     print(f"report: {path} (a double click opens it)")
 
 
+def explain(config: workshop.Config, options: argparse.Namespace) -> int:
+    """One task through all four stages, by scripts/explain.py."""
+    from scripts.explain import explain
+
+    return explain(config, options.explain, partial(limited_run, options=options))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line()
     options = parser.parse_args(arguments)
@@ -183,6 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.show_prompts:
         return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
+    if options.explain is not None:
+        return workshop.main(config, partial(explain, options=options))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

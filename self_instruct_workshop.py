@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5156: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5161: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2043,13 +2043,11 @@ def same_answer(first: str, second: str, labels: list[str]) -> bool:
     >>> same_answer("spam", "This is not spam.", ["spam", "not spam"])
     False
     """
-    answer = answer_tokens(second)
-    said = [label for label in map(answer_tokens, labels) if stands_in(label, answer)]
-    # Who says "not spam" does not say "spam".
-    said = [x for x in said if not any(x != other and stands_in(x, other) for other in said)]
-    target = answer_tokens(first)
+    said = labels_in(second, labels)
     if said:
-        return said == [target]
+        return len(said) == 1 and said == (labels_in(first, labels) or [answer_tokens(first)])
+    answer = answer_tokens(second)
+    target = answer_tokens(first)
     if not (target and answer):
         return folded(first) in folded(second)
     # Of a sentence, the numbers count. A long second answer may have others on the way.
@@ -2058,6 +2056,13 @@ def same_answer(first: str, second: str, labels: list[str]) -> bool:
     if stands_in(target, answer) or stands_in(answer, target):
         return True
     return numbers_in(second) != [] and same_numbers(first, second)
+
+
+def labels_in(text: str, labels: list[str]) -> list[list[str]]:
+    """The labels that a text names, as tokens. Who says "not spam" does not say "spam"."""
+    tokens = answer_tokens(text)
+    said = [label for label in map(answer_tokens, labels) if stands_in(label, tokens)]
+    return [x for x in said if not any(x != other and stands_in(x, other) for other in said)]
 
 
 NEGATIONS = {"not", "never", "isn't", "no", "不", "没", "非", "无"}

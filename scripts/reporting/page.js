@@ -528,7 +528,7 @@ function charts() {
 // ---------------------------------------------------------------------------------------------------------------------
 // The samples: rows lie packed in the page; they are read once, piece by piece, and only a page of them is shown.
 
-const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies]
+const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies, id]
 const searched = []; // what the search looks through, by row
 let fitting = [],
   at = 0,
@@ -608,7 +608,7 @@ function showPage() {
 }
 
 function sample(line) {
-  const [status, stage, rule, instruction, input, output, labelled, neighbour, score, cut, replies] = line;
+  const [status, stage, rule, instruction, input, output, labelled, neighbour, score, cut, replies, id] = line;
   const item = make("li"),
     tags = make("div", "tags");
   const what =
@@ -630,12 +630,25 @@ function sample(line) {
     item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
   if (neighbour) {
     item.append(
-      make("div", "quiet", words("nearest", { score: number(score, 2) })),
+      make("div", "quiet", evidenceTitle(rule, score)),
       modelText("div", "text", neighbour),
     );
   }
   item.append(rawButton(replies));
+  if (id) item.append(make("div", "quiet", words("explain", { command: explainCommand(id) })));
   return item;
+}
+
+// What the evidence of a rule is: the nearest text, the second answer, the example that was copied.
+function evidenceTitle(rule, score) {
+  if (rule === "answers_differ") return words("second_answer");
+  return rule === "copied_example" ? words("copied") : words("nearest", { score: number(score, 2) });
+}
+
+// The command that shows a task through all stages; this page knows no paths.
+function explainCommand(id) {
+  const elsewhere = told.run.folder === "workshop" ? "" : " --work-dir FOLDER";
+  return `python self_instruct.py --explain ${id}${elsewhere}`;
 }
 
 function pair(name, text, empty) {

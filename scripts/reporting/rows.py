@@ -8,6 +8,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -130,7 +131,7 @@ def read_replies(run: Run) -> Replies:
 
 # --------------------------------------------------------------------------------------------------
 # Rows: [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut,
-# numbers of replies]
+# numbers of replies, id of the task]
 
 
 @dataclass
@@ -145,6 +146,7 @@ class Rows:
     sources: dict[str, list[int]] = field(default_factory=dict)
     # (stage, instruction) -> the reply as the step file has it
     texts: dict[tuple, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)  # instruction -> id of its task
 
     def __post_init__(self) -> None:
         """Look up where each instruction came from, and what stages 2 and 3 were told about it."""
@@ -155,6 +157,9 @@ class Rows:
 
         # The request that step 1 names comes first.
         for row in self.run.steps.get("generate", []):
+            # The page shows the id in a command, so it must be a plain word.
+            if re.fullmatch(r"[\w-]{1,60}", str(row.get("id", ""))):
+                self.ids.setdefault(row["instruction"], str(row["id"]))
             request = row.get("request_idx")
             others = [n for n in self.sources.get(row["instruction"], []) if n != request]
             self.sources[row["instruction"]] = [request, *others]
@@ -197,7 +202,9 @@ class Rows:
         # The page can do without the end of a very long text.
         texts = [shortened(text) for text in (instruction, *pair)]
         flag = self.flags.get(instruction)
-        return [status, stage, rule, *texts, flag, evidence, score, cut, numbers]
+        # What stage 1 turned away is no task, though another text may be the same.
+        name = "" if (status, stage) == ("rejected", "generate") else self.ids.get(instruction, "")
+        return [status, stage, rule, *texts, flag, evidence, score, cut, numbers, name]
 
     def numbers(self, stage: str, instruction: str, request: int | None) -> list[int]:
         """The numbers of the replies behind a row, of all stages up to its own."""

@@ -52,6 +52,8 @@ def hostile_answer(prompt: str, body: dict) -> str:
     lines = prompt.strip().split("\n")
     asked = next((text for text in HOSTILE if text in "\n".join(lines[-3:])), "")
     label = next((label for word, label in LABELS.items() if word in asked), "")
+    if prompt.startswith("Do the task."):
+        return next((label for word, label in LABELS.items() if word in prompt), "?")
     if lines[-1].startswith("Among which"):
         chosen = label or people_say().get(lines[-2])
         return "Options: yes, no" if chosen else "Options: none"
@@ -229,6 +231,7 @@ class Page:
             "score",
             "cut",
             "replies",
+            "id",
         ]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return [row for row in rows if wanted.items() <= row.items()]

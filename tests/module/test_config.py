@@ -154,6 +154,7 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
         "price_out",
         "classify_together",
         "report",
+        "explain",
     }
     assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:

@@ -167,6 +167,8 @@ ANSWERED_AGAIN = [
     ("not spam", "This is not spam.", ["spam", "not spam"], True),
     ("spam", "It is not spam.", [], False),
     ("positive", "positive or negative", ["positive", "negative"], False),
+    ("Positive sentiment", "Positive.", ["positive", "negative"], True),
+    ("none of them", "positive", ["positive", "negative"], False),
     ("对", "不对", [], False),
     ("不对", "不对。", ["对", "不对"], True),
     ("巴黎", "首都是巴黎。", [], True),

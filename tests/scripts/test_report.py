@@ -222,9 +222,11 @@ def test_every_row_leads_to_the_replies_that_it_came_from(
             first.text, recipe=recipe, first=number
         )
         for stage in STAGES[1 : STAGES.index(row["stage"]) + 1][:2]:
-            last = [reply for reply in replies if reply["stage"] == stage][-1]
-            assert row["instruction"] in last["prompt"]
-            assert last["text"].startswith(said[stage][row["instruction"]])
+            # In stage 3 a second answer may stand behind the reply with the instances.
+            asked = [reply for reply in replies if reply["stage"] == stage]
+            text = said[stage][row["instruction"]]
+            assert all(row["instruction"] in reply["prompt"] for reply in asked)
+            assert any(reply["text"].startswith(text) for reply in asked)
 
 
 def test_a_rejected_row_names_the_neighbour_that_caused_it(
@@ -234,7 +236,7 @@ def test_a_rejected_row_names_the_neighbour_that_caused_it(
     wanted = [
         (r["instruction"], r["evidence"], r["score"])
         for r in read(folder, "rejected.jsonl")
-        if r["evidence"]
+        if r["rule"] == "too_similar"
     ]
     shown = page_of(folder, tmp_path).of(rule="too_similar")
     assert [(row["instruction"], row["evidence"], row["score"]) for row in shown] == wanted != []

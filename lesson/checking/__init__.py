@@ -1,0 +1,1 @@
+"""Parts of lesson/check.py."""
