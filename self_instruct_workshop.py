@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5161: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5208: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4273,6 +4273,9 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     kinds = wording(config, "generate", GENERATE_PROMPT)["kinds"]
     labelled = any(kinds[1][0] in line for line in lines if not is_numbered(line))
     fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
+    fitting = within_reach(config, fitting, list(filter(is_numbered, lines)))
+    # At temperature 0 it always says the same.
+    rng = rng if config.temperature else random.Random(config.seed)
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
     if rng.random() < 0.2:  # models repeat what they are shown
         shown = rng.choice([line for line in lines if is_numbered(line) or line.startswith("- ")])
@@ -4286,6 +4289,33 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     if base or rng.random() < 0.4:
         return "\n".join([tasks[0], *listed[1:]])
     return rng.choice(styles("opening", config)) + "\n".join(listed)
+
+
+NEAR = 40  # tasks of the bank that are near to those of a prompt with somebody's own seed tasks
+
+
+def within_reach(config: Config, bank: list[str], shown: list[str]) -> list[str]:
+    """The tasks that the practice model may name: all at the default temperature, fewer below.
+
+    Own seed tasks steer it: then these are the tasks of the bank that are nearest to the prompt's.
+    """
+    known = bank
+    size = len(bank)
+    if config.seed_file:
+        scores = bank_scores(config.language, tuple(bank), tuple(shown))
+        known = [bank[i] for i in highest(scores, len(bank))]
+        size = NEAR
+    share = min(1.0, config.temperature / Config.temperature)
+    return known[: max(config.tasks_asked, round(share * size))]
+
+
+@cache
+def bank_scores(language: str, bank: tuple[str, ...], texts: tuple[str, ...]) -> Any:
+    """How near each task of the bank is to the nearest of some texts: ROUGE-L, one number each."""
+    pool = InstructionPool()
+    for task in bank:
+        pool.add(task)
+    return pool.similarities(list(texts) or [""]).max(axis=0)
 
 
 def is_numbered(line: str) -> bool:
@@ -4755,9 +4785,26 @@ def greeting(config: Config, model: Model, results: Results) -> str:
         text += "\n" + words["practice"]
     if model.name == "practice" and not config.provider:
         text += "\n" + words["go_live"]
+    if model.name == "practice" and bank_is_far(config, results.seeds):
+        text += "\n" + words["bank_far"]
     if model.journal.torn:
         text += "\n" + words["torn"]
     return printable(text + language_notice(config, results.seeds))
+
+
+FAR = 0.25  # mean ROUGE-L of seed tasks with the nearest of the bank, below which it has none such
+
+
+def bank_is_far(config: Config, seed_tasks: list[Task]) -> bool:
+    """Whether the practice bank has nothing like somebody's own seed tasks."""
+    if not config.seed_file or not seed_tasks:
+        return False
+    bank = tuple(row["instruction"] for row in read_data("practice_tasks", config.language))
+    nearest = [
+        float(bank_scores(config.language, bank, (task.instruction,)).max())
+        for task in seed_tasks[:50]
+    ]
+    return fmean(nearest) < FAR
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:

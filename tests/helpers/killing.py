@@ -79,7 +79,15 @@ def stage_of(prompt: str) -> str:
 
 def stage_printed(folder: Path) -> int:
     """The number of the last stage that the run has announced."""
-    return int((re.findall(rb"(?m)^Stage (\d)", Path(f"{folder}.log").read_bytes()) or [b"0"])[-1])
+    return int(
+        (
+            re.findall(
+                rb"(?m)^(\d) (?:generate|classify|instances|filter)",
+                Path(f"{folder}.log").read_bytes(),
+            )
+            or [b"0"]
+        )[-1]
+    )
 
 
 def settle(server: Server) -> None:

@@ -551,7 +551,7 @@ def test_the_ending_decides_the_format_and_the_end_names_the_file_with_its_rows(
     else:
         found = json.loads(text) if kind == ".json" else map(json.loads, text.splitlines())
         assert list(found) == wanted
-    assert f"The dataset: {target}, {len(wanted)} rows" in said[-1].splitlines()
+    assert f"数据集：{target}，共 {len(wanted)} 行" in said[-1].splitlines()
 
 
 def test_parquet_is_written_where_its_package_is(settings: Settings, tmp_path: Path) -> None:

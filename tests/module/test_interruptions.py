@@ -167,7 +167,7 @@ def test_an_interrupt_in_stage_4_is_obeyed_and_its_files_are_whole(
         running = begin(
             [sys.executable, "-c", SLOW_FILTER, *command(server, folder, *FLAGS)[2:]], env=shell
         )
-        while not running.stdout.readline().startswith("Stage 4"):
+        while not running.stdout.readline().startswith("4 filter"):
             assert running.poll() is None
         time.sleep(0.5)
         leaves(running, signal.SIGINT)
@@ -238,7 +238,7 @@ def test_a_reader_of_the_output_who_leaves_costs_no_reply(
             env=shell | ({} if buffered else {"PYTHONUNBUFFERED": "1"}),
         )
         if not buffered:
-            while not running.stdout.readline().startswith("Stage 2"):
+            while not running.stdout.readline().startswith("2 classify"):
                 assert running.poll() is None
         running.stdout.close()
         errors = running.stderr.read()

@@ -551,15 +551,15 @@ def test_a_limit_on_tokens_is_used(settings: Settings, wire: str, concurrency: i
     bill = Counter()
     with Metered(billed(0, bill)) as server:
         config = settings(concurrency=concurrency, num_instructions=60, **about(wire, server))
-        summary = limited_run(config, max_tokens_total=30_000)
+        summary = limited_run(config, max_tokens_total=20_000)
         spent = bill.total()
         sent = len(server.requests)
         # The same run without a limit sends those that did not fit.
         assert not limited_run(config)["undone_because"]
     to_come = [len(request["prompt"].encode()) + FRAME + 512 for request in server.requests[sent:]]
-    assert 30_000 - max(to_come) < spent <= 30_000 and max(to_come) < 2_500
+    assert 20_000 - max(to_come) < spent <= 20_000 and max(to_come) < 2_500
     assert set(summary["undone_because"]) == {
-        "the next request could pass --max-tokens-total (30,000); a higher limit goes on"
+        "the next request could pass --max-tokens-total (20,000); a higher limit goes on"
     }
 
 
@@ -954,8 +954,8 @@ def test_what_run_json_says_about_spending(settings: Settings, wire: str) -> Non
     with Server(scripted_model()) as server:
         config = settings(num_instructions=30, **about(wire, server))
         # Stopped among the seed tasks of stage 2, then among the tasks of stage 3.
-        early = limited_run(config, max_tokens_total=11_000, price_in=1, price_out=4)["spending"]
-        stopped = limited_run(config, max_tokens_total=23_000, price_in=1, price_out=4)["spending"]
+        early = limited_run(config, max_tokens_total=7_000, price_in=1, price_out=4)["spending"]
+        stopped = limited_run(config, max_tokens_total=15_000, price_in=1, price_out=4)["spending"]
         summary = limited_run(config, price_in=1, price_out=4)
     written = json.loads((Path(config.work_dir) / "run.json").read_text(encoding="utf-8"))[
         "spending"
