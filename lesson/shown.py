@@ -7,8 +7,11 @@ A block stands between two marks, `<!-- shown: NAME -->` and `<!-- /shown -->`. 
 comes from:
 
     output              what the code block above prints; a command runs as a reader would type it
-    output; START       of that, the lines from the one that begins with START to the next gap
+    output; START       of that, the lines from the one that begins with START to the next gap;
+                        "A|B" is A or B
     output; START; N    of these, the first N
+    error               the line with which the command above ends, and must end
+    row; FOLDER; START  the row of that folder's dataset whose instruction begins with START
     lines NAME...       where these functions and prompts stand in Part I
     anything else       a function of the table MADE below
 
@@ -70,6 +73,8 @@ def block(reader: Reader, name: str, before: str) -> str:
     kind, *more = name.split("; ")
     if kind == "output":
         return fenced(chosen(reader.output(last_code(before)), *more))
+    if kind == "error":
+        return fenced(reader.output(last_code(before), code=1))
     if kind.startswith("lines "):
         return places(kind.split()[1:])
     if kind not in MADE:
@@ -94,9 +99,10 @@ def chosen(output: str, start: str = "", count: str = "") -> str:
     if not start:
         return output
     found = []
+    starts = tuple(start.split("|"))
     for paragraph in output.split("\n\n"):
         lines = paragraph.strip("\n").split("\n")
-        first = [i for i, line in enumerate(lines) if line.strip().startswith(start)]
+        first = [i for i, line in enumerate(lines) if line.strip().startswith(starts)]
         if first:
             wanted = lines[first[0] :]
             cut = [LEFT_OUT] if count and len(wanted) > int(count) else []
@@ -118,12 +124,12 @@ class Reader:
         self.folder = folder
         self.typed: dict[str, str] = {}  # code -> what it printed
 
-    def output(self, code: tuple[str, str]) -> str:
+    def output(self, block: tuple[str, str], code: int = 0) -> str:
         """What a code block prints. A block that was typed before is not typed again."""
-        language, text = code
+        language, text = block
         if text not in self.typed:
             commands = [["-c", text]] if language == "python" else list(self.commands(text))
-            self.typed[text] = "".join(map(self.type, commands))
+            self.typed[text] = "".join(self.type(words, code) for words in commands)
         return self.typed[text]
 
     def commands(self, text: str) -> Iterator[list[str]]:
@@ -136,8 +142,8 @@ class Reader:
                 )
             yield [word.replace("data/workshop", self.folder.as_posix()) for word in words]
 
-    def type(self, words: list[str]) -> str:
-        """Run Python with these words; return what it prints, or why it stopped."""
+    def type(self, words: list[str], code: int) -> str:
+        """Run Python with these words; return what it prints, or with code 1 why it failed."""
         # Nothing of this machine may decide: no keys, no addresses, no width of a window.
         kept = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
@@ -146,21 +152,22 @@ class Reader:
             [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True,
             encoding="utf-8",
         )  # fmt: skip
-        if done.returncode not in (0, 1, 3) or "Traceback" in done.stderr:
-            raise NotShown(f"{shlex.join(words)}\n{done.stdout}{done.stderr}")
-        # An error of one line stands on stderr, after a page that began.
-        said = done.stderr if done.returncode == 1 else done.stdout
+        if done.returncode != code or "Traceback" in done.stderr:
+            raise NotShown(f"python {shlex.join(words)}\n{done.stdout}{done.stderr}")
+        said = done.stderr if code else done.stdout
         said = said.replace(self.folder.as_posix(), "data/workshop")
         return said.replace(sys.executable, "python")
 
-    def rows(self, name: str) -> list[dict]:
-        """The records of a file of the class's own run, data/workshop/lesson."""
-        path = self.folder / "lesson" / name
+    def rows(self, name: str, folder: str = "lesson") -> list[dict]:
+        """The records of a file of a run; the class's own is data/workshop/lesson."""
+        path = self.folder / folder / name
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def replies(self, stage: str) -> list[dict]:
-        """What the journal holds of a stage."""
-        return [row for row in self.rows("responses.jsonl") if row["stage"] == stage]
+        """What the journal holds of a stage, in the order of the questions, not of the answers."""
+        found = [row for row in self.rows("responses.jsonl") if row["stage"] == stage]
+        order = ("request_idx", "attempt", "sample")
+        return sorted(found, key=lambda row: [row.get(name, 0) for name in order])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -204,9 +211,9 @@ def candidates_of(record: dict) -> list[str]:
 
 def generated(reader: Reader) -> dict:
     """The first request with machine tasks in its prompt and a near copy in its reply."""
-    near = [row["instruction"] for row in reader.rows("rejected.jsonl") if 0.7 < row["score"] < 1]
+    near = {row["instruction"] for row in reader.rows("rejected.jsonl") if 0.7 < row["score"] < 1}
     for record in reader.replies("generate"):
-        if record["request_idx"] and {*candidates_of(record)} & {*near}:
+        if record["request_idx"] and near & {*candidates_of(record)}:
             return record
     raise NotShown("no reply of the class's run holds a near copy")
 
@@ -303,10 +310,19 @@ def answer_lines(sign: str, source: str, first: str, second: str) -> list[str]:
     return [fitted(source, f" {sign} ", WIDTH), f"   1. {first}", f"   2. {second}"]
 
 
+def one_row(reader: Reader, folder: str, start: str) -> str:
+    """A row of the dataset of a run."""
+    for row in reader.rows("step4_final.jsonl", folder):
+        if row["instruction"].startswith(start):
+            return "\n".join(f"{name}: {row[name] or '-'}" for name in row)
+    raise NotShown(f"no instruction of {folder} begins with {start!r}: choose another row")
+
+
 MADE: dict[str, Callable[..., Any]] = {
     "stage-1-prompt": lambda reader: generated(reader)["prompt"],
     "stage-1-reply": lambda reader: generated(reader)["text"],
     "stage-1-verdicts": verdicts,
+    "row": one_row,
     "stage-2-prompt": lambda reader: turns(
         asked(reader, "classify", classified(reader)["instruction"])
     ),

@@ -21,8 +21,8 @@ TEXT = {language: path.read_text(encoding="utf-8") for language, path in PAGES.i
 PICTURES = ("loop.svg", "loop-dark.svg", "loop.zh.svg", "loop-dark.zh.svg")
 every_page = pytest.mark.parametrize("language", PAGES)
 
-# Parts of the lesson with files and tests of their own.
-BESIDE = ("exercises/", "lesson.ipynb", "lesson.zh-CN.ipynb")
+# The notebooks have tests of their own.
+BESIDE = ("lesson.ipynb", "lesson.zh-CN.ipynb")
 
 
 def without_code(text: str) -> str:
@@ -212,6 +212,22 @@ def test_the_similarities_in_the_answers_are_right() -> None:
     ):
         assert rouge_l(tokenize(one), tokenize(other)) <= 0.7
         assert one in TEXT[language] and other in TEXT[language]
+
+
+@every_page
+def test_every_exercise_of_the_table_is_there(language: str) -> None:
+    numbers = re.findall(r"^\| (\d) \|", TEXT[language], re.M)
+    folders = sorted(path.name for path in (ROOT / "lesson" / "exercises").glob("[1-9]_*"))
+    assert numbers == [name[0] for name in folders] and len(numbers) == 9
+
+
+@every_page
+def test_the_figures_of_the_recorded_run_are_those_of_its_own_page(language: str) -> None:
+    [told] = re.findall(r"<!-- figures -->\n(.*?)\n\n", TEXT[language], re.S)
+    page = (ROOT / "data" / "recorded" / "README.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"\d+(?:\.\d+)?", told)
+    assert len(numbers) >= 4
+    assert [number for number in numbers if not re.search(rf"\b{number}\b", page)] == []
 
 
 # --------------------------------------------------------------------------------------------------
