@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5208: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5212: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3286,6 +3286,7 @@ class Model(AbstractContextManager):
             self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
+        loading = None
         while not self.stop.is_set():
             try:
                 with self.window.turn(self.stop) as waited:
@@ -3299,7 +3300,10 @@ class Model(AbstractContextManager):
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
-            except Transient as fault:
+            except Transient as found:
+                # A last try that the deadline cut short says less than the one before.
+                fault = loading if loading and isinstance(found, Silent) else found
+                loading = fault if isinstance(fault, Loading) else loading
                 pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
                 # Where many have failed in a row, each of the others is sent only once.
