@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5156: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5163: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3496,11 +3496,18 @@ def show(text: str) -> None:
 
 
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
-    """A bar on stderr that moves with the steps; none where stderr is not a terminal."""
-    from tqdm import tqdm
+    """A bar that moves with the steps: on stderr at a terminal, or below a notebook's cell."""
+    # A notebook draws a bar if it can. One of text stands where its cells print, and in order.
+    in_notebook = type(sys.stderr).__module__ == "ipykernel.iostream"
+    if in_notebook and find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
 
-    hidden = None if sys.stderr else True  # None: hidden unless stderr is a terminal
-    model.bar = tqdm(steps, total=total, desc=what, disable=hidden, leave=False)
+    look = {"disable": None if sys.stderr else True, "leave": False}  # None: unless a terminal
+    if in_notebook:
+        look = {"file": sys.stdout, "leave": True}
+    model.bar = tqdm(steps, total=total, desc=what, **look)
     return model.bar
 
 
