@@ -19,9 +19,6 @@ LINES = 15  # the longest cell of code
 HAN = r"[\u4e00-\u9fff]"
 every_notebook = pytest.mark.parametrize("language", NOTEBOOKS)
 
-# The picture cells of the Chinese notebook look for a font; these names are for that alone.
-FONT_NAMES = {"FONTS", "say", "font_manager"}
-
 
 def stored(language: str) -> dict:
     return json.loads((LESSON / NOTEBOOKS[language]).read_text(encoding="utf-8"))
@@ -70,11 +67,11 @@ class Untranslated(ast.NodeTransformer):
 
 
 def is_for_the_font(statement: ast.stmt) -> bool:
-    named = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    named |= {getattr(statement, "name", "")}
-    named |= {alias.name for alias in getattr(statement, "names", [])}
-    defines = isinstance(statement, ast.FunctionDef | ast.ImportFrom) and named & FONT_NAMES
-    return bool(defines or "FONTS" in named)
+    """Whether a statement chooses the font of the pictures, which Chinese alone needs."""
+    defined = {getattr(statement, "name", "")}
+    defined |= {alias.name for alias in getattr(statement, "names", [])}
+    used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    return bool(defined & {"say", "font_manager"}) or "FONTS" in used
 
 
 def nodes(code: str) -> list[ast.AST]:
