@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5208: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5224: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -48,7 +48,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -1654,6 +1654,14 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
     WorkshopError, naming file and line.
     """
+    tasks, merged = merged_seed_tasks(path)
+    if merged:
+        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
+    return tasks
+
+
+def merged_seed_tasks(path: str | Path) -> tuple[list[Task], int]:
+    """The seed tasks of a file, and how many of its records were duplicates."""
     records = seed_records(Path(path))
     tasks: dict[str, Task] = {}
     for where, record in records:
@@ -1663,10 +1671,7 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
         known.instances += [pair for pair in task.instances if pair not in known.instances]
     if not tasks:
         raise WorkshopError(f"{path} holds no seed task: write at least one instruction into it")
-    merged = len(records) - len(tasks)
-    if merged:
-        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
-    return list(tasks.values())
+    return list(tasks.values()), len(records) - len(tasks)
 
 
 def seed_records(path: Path) -> list[tuple[str, Any]]:
@@ -3286,6 +3291,7 @@ class Model(AbstractContextManager):
             self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
         pauses = retry_pauses(self.config)
+        loading = None
         while not self.stop.is_set():
             try:
                 with self.window.turn(self.stop) as waited:
@@ -3299,7 +3305,10 @@ class Model(AbstractContextManager):
                 return reply, sent
             except ParameterRefused as refusal:
                 self.refuse(refusal.args[0])
-            except Transient as fault:
+            except Transient as found:
+                # A last try that the deadline cut short says less than the one before.
+                fault = loading if loading and isinstance(found, Silent) else found
+                loading = fault if isinstance(fault, Loading) else loading
                 pause = self.pause_after(fault, pauses)
                 last = time.monotonic() + pause >= ends
                 # Where many have failed in a row, each of the others is sent only once.
@@ -3501,11 +3510,18 @@ def show(text: str) -> None:
 
 
 def progress(model: Model, what: str, total: int, steps: Iterator | None = None) -> Any:
-    """A bar on stderr that moves with the steps; none where stderr is not a terminal."""
-    from tqdm import tqdm
+    """A bar that moves with the steps: on stderr at a terminal, or below a notebook's cell."""
+    # A notebook draws a bar if it can. One of text stands where its cells print, and in order.
+    in_notebook = type(sys.stderr).__module__ == "ipykernel.iostream"
+    if in_notebook and find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
 
-    hidden = None if sys.stderr else True  # None: hidden unless stderr is a terminal
-    model.bar = tqdm(steps, total=total, desc=what, disable=hidden, leave=False)
+    look = {"disable": None if sys.stderr else True, "leave": False}  # None: unless a terminal
+    if in_notebook:
+        look = {"file": sys.stdout, "leave": True}
+    model.bar = tqdm(steps, total=total, desc=what, **look)
     return model.bar
 
 
@@ -4242,8 +4258,8 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
 @cache
 def practice_seeds(path: str | Path) -> list[dict]:
     """What the practice model knows of seed tasks: what people say of them."""
-    with redirect_stderr(io.StringIO()):  # the run has said what there is to say
-        return [asdict(task) for task in load_seed_tasks(path)]
+    tasks, _ = merged_seed_tasks(path)
+    return [asdict(task) for task in tasks]
 
 
 def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from helpers.runs import stage_of
 from helpers.server import Server, people_say, scripted_model
 
+import self_instruct_workshop as workshop
 from self_instruct_workshop import (
     PROVIDERS,
     Config,
@@ -640,6 +642,28 @@ def test_practice_says_the_same_for_the_same_seed_and_something_else_for_another
     assert first == practice(settings, tmp_path / "b", language=language, concurrency=1)
     other = practice(settings, tmp_path / "c", language=language, seed=7)
     assert first["step1_instructions"] != other["step1_instructions"]
+
+
+def test_practice_reads_the_seed_tasks_in_silence_and_leaves_stderr_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several requests may be the first that needs them."""
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("Name the capital.\nName the capital.\n", encoding="utf-8")
+    read, stderr, seen = workshop.seed_records, sys.stderr, []
+    both = Barrier(2)
+
+    def slowly(path: Path) -> list:
+        both.wait(timeout=10)
+        seen.append(sys.stderr)
+        return read(path)
+
+    monkeypatch.setattr(workshop, "seed_records", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        known = list(threads.map(workshop.practice_seeds, [str(seeds)] * 2))
+    assert [len(tasks) for tasks in known] == [1, 1]
+    assert all(stream is stderr for stream in (*seen, sys.stderr))
+    assert capsys.readouterr().err == ""
 
 
 def test_practice_never_needs_a_key_and_never_uses_one(

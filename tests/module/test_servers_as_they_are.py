@@ -466,7 +466,7 @@ def test_a_server_that_loads_its_model_is_waited_for_beyond_all_attempts(
 
 def test_a_loading_server_is_waited_for_within_the_deadline_only(settings: Settings) -> None:
     with Says(lambda request: (503, {}, LOADING[0])) as server:
-        line = what_went_wrong(settings(**local(server), deadline=2.5))
+        line = what_went_wrong(settings(**local(server), deadline=2.0))
     assert "Loading model" in line and "--deadline" in line
 
 
