@@ -32,7 +32,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -261,13 +260,12 @@ def classified(reader: Reader) -> dict:
 
 def answers(reader: Reader) -> str:
     """A reply of each kind and what the parser makes of it."""
-    names = {True: "True", False: "False", None: "None"}
     rows = reader.rows("step2_is_classification.jsonl")
     lines = []
-    for verdict, name in names.items():
+    for verdict in (True, False, None):
         for row in [row for row in rows if row["is_classification"] is verdict][:1]:
             reply = " ".join(row["response"].split())
-            lines.append(f"{name:<6} {reply}")
+            lines.append(f"{verdict!s:<6} {reply}")
             lines.append(fitted(row["instruction"], "       ", WIDTH))
     return "\n".join(lines)
 
@@ -318,7 +316,7 @@ def one_row(reader: Reader, folder: str, start: str) -> str:
     raise NotShown(f"no instruction of {folder} begins with {start!r}: choose another row")
 
 
-MADE: dict[str, Callable[..., Any]] = {
+MADE: dict[str, Callable[..., str]] = {
     "stage-1-prompt": lambda reader: generated(reader)["prompt"],
     "stage-1-reply": lambda reader: generated(reader)["text"],
     "stage-1-verdicts": verdicts,
