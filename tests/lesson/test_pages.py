@@ -21,9 +21,6 @@ TEXT = {language: path.read_text(encoding="utf-8") for language, path in PAGES.i
 PICTURES = ("loop.svg", "loop-dark.svg", "loop.zh.svg", "loop-dark.zh.svg")
 every_page = pytest.mark.parametrize("language", PAGES)
 
-# The notebooks have tests of their own.
-BESIDE = ("lesson.ipynb", "lesson.zh-CN.ipynb")
-
 
 def without_code(text: str) -> str:
     return re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.M | re.S)
@@ -186,8 +183,6 @@ def test_every_link_leads_somewhere(language: str) -> None:
     assert len(targets) > 20
     for target in (one or other for one, other in targets):
         path, _, anchor = target.partition("#")
-        if path in BESIDE:
-            continue
         file = PAGES[language].parent / path if path else PAGES[language]
         assert file.exists(), target
         if anchor and file.suffix == ".md":
