@@ -13,6 +13,11 @@ scripts/asking/.
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 11):
+    raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
+
 import argparse
 import re
 from dataclasses import fields

@@ -31,6 +31,11 @@ files, asking, providers, practice, the recipe `paper`, what is shown, the progr
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 11):
+    raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
+
 import errno
 import io
 import json
@@ -41,7 +46,6 @@ import re
 import shlex
 import signal
 import string
-import sys
 import threading
 import time
 import unicodedata
@@ -54,8 +58,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from hashlib import sha256
-from importlib import metadata
-from importlib.util import find_spec
+from importlib import metadata, util
 from ipaddress import ip_address
 from pathlib import Path
 from statistics import fmean
@@ -81,7 +84,7 @@ def setting(default: Any, help: str, low: float = -math.inf, high: float = math.
 class Config:
     """All settings of a run. Raises UsageError for a value out of bounds."""
 
-    # What it costs: about 2.2 requests for each instruction, each reply at most max_tokens long.
+    # What it costs: about 2.8 requests for each instruction, each reply at most max_tokens long.
     num_instructions: int = setting(100, "machine tasks to make (the paper made 52,445)", 1)
     max_tokens: int = setting(512, "longest reply, in tokens; what is cut off there is lost", 1)
     instances_per_instruction: int = setting(1, "instances asked for per task", 1, 5)
@@ -301,9 +304,8 @@ def take_candidates(
         else:
             notes = candidate_notes(reply, request_idx, pool.top(scores), scores.mean())
             pool.add(candidate)
-            number = len(results.tasks)
-            task = Task(f"machine_task_{number}", candidate, notes={"generate": notes})
-            results.tasks.append(task)
+            name = f"machine_task_{len(results.tasks)}"
+            results.tasks.append(Task(name, candidate, notes={"generate": notes}))
     return len(results.tasks) - before
 
 
@@ -430,8 +432,7 @@ def classify_instructions(
         if reply:
             task.is_classification, labels = read_options(config, task.instruction, reply.text)
             when = {"created_at": reply.created_at}
-            notes = {"labels": labels, "response": reply.text, "metadata": when}
-            task.notes["classify"] = notes
+            task.notes["classify"] = {"labels": labels, "response": reply.text, "metadata": when}
     return [task for task in tasks if "classify" in task.notes]
 
 
@@ -530,9 +531,8 @@ def instances_prompt(config: Config, task: Task) -> Prompt:
 
 
 def take_instances(
-    config: Config, task: Task, reply: Reply, results: Results, first_rule: str = "",
-    again: dict | None = None,
-) -> None:  # fmt: skip
+    config: Config, task: Task, reply: Reply, results: Results, rule: str = "", again: Any = ()
+) -> None:
     """Fill in the instances of a reply; reject what was cut off, copied, or not there."""
     task.instances = []
     whole, cut_off = read_instances(config, task, reply)
@@ -549,7 +549,7 @@ def take_instances(
 
     # The step file shows the raw reply beside what was made of it.
     when = {"finish_reason": reply.finish_reason, "created_at": reply.created_at}
-    notes = {"first_problem": first_rule, "second_answers": in_order(task, again or {})}
+    notes = {"first_problem": rule, "second_answers": in_order(task, dict(again))}
     task.notes["instances"] = notes | {"response": reply.text, "metadata": when}
 
 
@@ -2484,7 +2484,7 @@ def format_problem(path: str) -> str:
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         return f"--output-path must end in {', '.join(FORMATS)}, and {path} does not"
-    if ending == ".parquet" and not find_spec("pyarrow"):
+    if ending == ".parquet" and not util.find_spec("pyarrow"):
         install = pip_install("pyarrow")
         return f"--output-path {path} needs a package: run  {install}  first"
     return ""
@@ -3513,7 +3513,7 @@ def progress(model: Model, what: str, total: int, steps: Iterator | None = None)
     """A bar that moves with the steps: on stderr at a terminal, or below a notebook's cell."""
     # A notebook draws a bar if it can. One of text stands where its cells print, and in order.
     in_notebook = type(sys.stderr).__module__ == "ipykernel.iostream"
-    if in_notebook and find_spec("ipywidgets"):
+    if in_notebook and util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm
     else:
         from tqdm import tqdm
@@ -3795,7 +3795,7 @@ def proxy_problem(model: Model, name: str) -> str:
     if address and not re.fullmatch(PROXY_ADDRESS, address):
         return f"{name} is no address of a proxy: {fix}"
     native = model.provider.send is send_dashscope
-    if scheme.startswith("socks") and not find_spec("socks" if native else "socksio"):
+    if scheme.startswith("socks") and not util.find_spec("socks" if native else "socksio"):
         install = pip_install("pysocks" if native else "socksio")
         return f"{name} names a proxy of the kind {scheme}://, which needs  {install}  ; or {fix}"
     return ""

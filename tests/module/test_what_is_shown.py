@@ -202,6 +202,17 @@ def test_when_the_bank_is_used_up_that_is_what_is_said(tmp_path: Path) -> None:
     assert "--temperature 1" not in text
 
 
+@pytest.mark.parametrize("name", ["self_instruct.py", "self_instruct_workshop.py"])
+def test_an_older_python_gets_one_line(name: str) -> None:
+    older = (
+        "import runpy, sys; sys.version_info = (3, 10, 12); sys.version = '3.10.12 (main)'; "
+        f"runpy.run_path({str(ROOT / name)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", older], capture_output=True, encoding="utf-8")
+    told = "Python 3.11 or newer is needed, and this is 3.10.12\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
