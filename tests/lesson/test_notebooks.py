@@ -172,9 +172,9 @@ assert not any(spent["asked_now"] for spent in model.tokens.values())
 )
 def test_a_notebook_runs_from_top_to_bottom(language: str, bars: str, tmp_path: Path) -> None:
     for package in ("nbclient", "ipykernel", "matplotlib", "pandas"):
-        pytest.importorskip(package, reason=f"scripts/requirements-notebook.txt has {package}")
+        pytest.importorskip(package, reason=f"no {package}: scripts/requirements-notebook.txt")
     if bars == "drawn":
-        pytest.importorskip("ipywidgets", reason="tests/requirements-companions.txt has ipywidgets")
+        pytest.importorskip("ipywidgets", reason="no ipywidgets: tests/requirements-companions.txt")
     import nbclient
     import nbformat
     from matplotlib import font_manager  # noqa: F401  the list of fonts is made before, in silence
