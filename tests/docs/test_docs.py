@@ -1,4 +1,4 @@
-"""What the README says is so: its flags, files, links, settings and commands."""
+"""What the README and the pages behind it say is so: flags, files, links, settings, commands."""
 
 from __future__ import annotations
 
@@ -23,8 +23,20 @@ from self_instruct_workshop import Config, run
 sys.path.insert(0, str(ROOT / "scripts"))
 import prepare_for_finetuning
 
-READMES = [path for path in (ROOT / "README.md", ROOT / "README.zh-CN.md") if path.exists()]
-every_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+REFERENCE = ROOT / "docs" / "reference.md"  # every setting, flag and file
+DIFFERENCES = ROOT / "lesson" / "differences.md"
+COMPANIONS = ROOT / "scripts" / "README.md"
+READMES = [README, CHINESE]
+PAGES = [*READMES, REFERENCE, DIFFERENCES, COMPANIONS]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+every_readme = pytest.mark.parametrize("readme", READMES, ids=name_of)
+every_page = pytest.mark.parametrize("readme", PAGES, ids=name_of)
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -56,7 +68,17 @@ def known_flags() -> set[str]:
     }
 
 
-@every_readme
+def flags_of_companions() -> set[str]:
+    """The flags that the companions add to their own command lines."""
+    sources = (ROOT / "scripts").rglob("*.py")
+    return {
+        flag
+        for path in sources
+        for flag in re.findall(r'"(--[a-z][\w-]*)"', path.read_text(encoding="utf-8"))
+    }
+
+
+@every_page
 def test_every_flag_that_the_readme_names_is_one_of_the_command_line(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     ours = [command for command in commands(text) if "self_instruct.py" in command]
@@ -71,10 +93,14 @@ def test_every_flag_that_the_readme_names_is_one_of_the_command_line(readme: Pat
         re.sub(r"<!--|-->", " ", "\n".join([*ours, *spans, without_code])),
     )
     assert named
-    assert set(named) - known_flags() == set()
+    others = flags_of_companions() if readme == COMPANIONS else set()
+    companions = re.findall(r"scripts/\w+\.py(?: sample)?((?: --[a-z][\w-]*)+)", "\n".join(spans))
+    own = {flag for flags in companions for flag in flags.split()}
+    assert own - flags_of_companions() == set()
+    assert {*named} - own - known_flags() - others == set()
 
 
-@every_readme
+@every_page
 def test_every_command_line_of_the_readme_is_accepted(
     readme: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +116,7 @@ def test_every_command_line_of_the_readme_is_accepted(
         self_instruct.settings(self_instruct.command_line().parse_args(arguments))
 
 
-@every_readme
+@every_page
 def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     readme: Path, tmp_path: Path
 ) -> None:
@@ -115,14 +141,18 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     names = re.findall(
         r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text
     )
-    assert {"requirements.txt", "self_instruct_workshop.py"} <= {*names}
+    wanted = {"requirements.txt", "self_instruct_workshop.py"} if readme in READMES else set()
+    assert names and wanted <= {*names}
     made |= {"report.html"} | {
         path.name for path in (ROOT / "data").iterdir()
     }  # named without folder
     there = {
         name
         for name in names
-        if (ROOT / name).exists() or name.removeprefix("data/workshop/") in made
+        if (ROOT / name).exists()
+        or (readme.parent / name).exists()
+        or (readme == COMPANIONS and (readme.parent / "training" / name).exists())
+        or name.removeprefix("data/workshop/") in made
     }
     assert {*names} - there == set()
 
@@ -133,7 +163,7 @@ def slugs(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@every_readme
+@every_page
 def test_every_relative_link_resolves(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"", text)
@@ -152,8 +182,6 @@ def test_every_relative_link_resolves(readme: Path) -> None:
 def test_the_test_command_of_the_readme_is_what_ci_runs(readme: Path) -> None:
     """Ask .ci/run itself: its own line that reads the README, run in a shell."""
     text = readme.read_text(encoding="utf-8")
-    if "<!-- tests -->" not in text or not (ROOT / ".ci" / "run").exists():
-        pytest.skip("no test command yet")
     block = re.search(r"<!-- tests -->\n```\w+\n(.*?)^```$", text, re.M | re.S)
     assert block and "pytest" in block[1] and "requirements.txt" in block[1]
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -166,16 +194,15 @@ def test_the_test_command_of_the_readme_is_what_ci_runs(readme: Path) -> None:
     assert said.strip() == block[1].strip()
 
 
-@every_readme
-def test_the_table_of_settings_is_config(readme: Path) -> None:
-    text = readme.read_text(encoding="utf-8")
-    table = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", text, re.S)
-    if not table:
-        pytest.skip("no table of settings yet")
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table[1].strip().split("\n")[2:]
-    ]
+def table_behind(page: Path, mark: str) -> list[list[str]]:
+    """The cells of the table that follows a mark, row by row, without its head."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", text)[1].strip().split("\n")
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def settings_as_shown() -> list[list[str]]:
+    """Flag, default and help of every setting, as a table of settings has them."""
     shown = []
     for f in fields(Config):
         default = str(f.default).replace(f"{ROOT}/", "")
@@ -185,22 +212,59 @@ def test_the_table_of_settings_is_config(readme: Path) -> None:
             default = "off"
             what = f"do not: {what}" if f.default else what
         shown.append([workshop.flag_of(f), default, what])
+    return shown
+
+
+def test_the_table_of_settings_is_config() -> None:
+    cells = table_behind(REFERENCE, "settings")
     told = [[row[0].strip("`"), row[1].strip("`"), row[2]] for row in cells]
-    wanted = 3 if readme.name == "README.md" else 2  # what it does is said in the reader's language
-    assert [row[:wanted] for row in told] == [row[:wanted] for row in shown]
+    assert told == settings_as_shown()
+
+
+def test_a_flag_that_is_no_setting_is_in_the_table_of_the_command_line() -> None:
+    rows = table_behind(REFERENCE, "command line")
+    told = {flag.strip("`"): default for flag, default, _ in rows}
+    ours = {flag for flag, _, _ in settings_as_shown()}
+    assert len(told) == len(rows)
+    assert {*told} == known_flags() - {"-h", "--help"} - ours
+    assert told["--classify-together"] == str(
+        self_instruct.command_line().get_default("classify_together")
+    )
 
 
 @every_readme
+def test_the_ten_settings_have_the_defaults_of_config(readme: Path) -> None:
+    told = [[row[0].strip("`"), row[1]] for row in table_behind(readme, "ten")]
+    assert len(told) == 10
+    assert all(row in [shown[:2] for shown in settings_as_shown()] for row in told)
+
+
+@every_readme
+def test_the_map_names_what_part_one_defines_in_its_order(readme: Path) -> None:
+    source = (ROOT / "self_instruct_workshop.py").read_text(encoding="utf-8")
+    first, second = source.split("# PART II", 1)
+    lines = int(re.search(r"(?:first|前) (\d+) (?:lines|行)", readme.read_text("utf-8"))[1])
+    assert lines == round(first.count("\n"), -1) and second
+    cells = ", ".join(row[2] for row in table_behind(readme, "map"))
+    names = cells.split("`")[1::2]
+    places = [re.search(rf"^(?:def|class) {name}\b", first, re.M) for name in names]
+    assert all(places) and len(places) > 10
+    starts = [place.start() for place in places]
+    assert starts == sorted(starts)
+
+
+@pytest.mark.parametrize("readme", [*READMES, REFERENCE], ids=name_of)
 def test_the_table_of_providers_is_that_of_the_module(readme: Path) -> None:
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", readme.read_text(encoding="utf-8"), re.M)
     told = {name: cells for name, cells in rows if name in workshop.PROVIDERS}
     assert list(told) == list(workshop.PROVIDERS)
+    in_words = {"practice", "replay"} if readme == CHINESE else {"practice"}  # not a model's name
     for name, row in workshop.PROVIDERS.items():
         assert not row.key or f"`{row.key}`" in told[name]
-        assert name == "practice" or row.model in told[name]
+        assert name in in_words or row.model in told[name]
 
 
-@every_readme
+@every_page
 def test_python_blocks_name_what_the_module_has(readme: Path) -> None:
     for language, content in blocks(readme.read_text(encoding="utf-8")):
         tree = ast.parse(content) if language == "python" else ast.parse("")
@@ -218,8 +282,7 @@ def test_python_blocks_run_as_they_stand(readme: Path, tmp_path: Path) -> None:
         for language, content in blocks(readme.read_text(encoding="utf-8"))
         if language == "python"
     ]
-    if not found:
-        pytest.skip("no Python in it yet")
+    assert found
     (tmp_path / "cwd" / "data").symlink_to(ROOT / "data")  # the reader stands in the checkout
     show = (
         "\nimport json\n"
@@ -235,16 +298,13 @@ def test_python_blocks_run_as_they_stand(readme: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout.strip().split("\n")[-1])
 
 
-@every_readme
-def test_each_field_that_the_readme_ascribes_to_a_step_file_is_in_it(
-    readme: Path, tmp_path: Path
-) -> None:
+def test_each_field_that_the_reference_ascribes_to_a_step_file_is_in_it(tmp_path: Path) -> None:
     run(
         Config(provider="practice", num_instructions=3, work_dir=str(tmp_path / "work")),
         say=lambda text: None,
     )
     table = re.findall(
-        r"^\| `(step\d_\w+\.jsonl|rejected\.jsonl)` \| (.*) \|$", readme.read_text("utf-8"), re.M
+        r"^\| `(step\d_\w+\.jsonl|rejected\.jsonl)` \| (.*) \|$", REFERENCE.read_text("utf-8"), re.M
     )
     assert len(table) == 5
     for name, told in table:
@@ -262,32 +322,82 @@ def test_the_dot_env_example_names_every_key_and_address_and_holds_none() -> Non
     assert set(named) == wanted and set(named.values()) == {""}
 
 
+@pytest.mark.parametrize("page, language", [(README, "en"), (CHINESE, "zh")], ids=["en", "zh"])
 def test_the_output_that_the_readme_shows_is_what_a_run_prints(
-    settings: Callable[..., Config],
+    settings: Callable[..., Config], page: Path, language: str
 ) -> None:
-    first_output_block = re.search(
-        r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
-    )[1]
+    shown = re.search(r"```text\n(.*?)```", page.read_text(encoding="utf-8"), re.S)[1].strip("\n")
+    assert 20 < len(shown.split("\n")) <= 40
     said: list[str] = []
-    run(settings(), say=said.append)
-    printed = "\n".join(said).split("\n")
-    assert all(
-        line in printed for line in first_output_block.strip("\n").split("\n") if line != "[...]"
-    )
+    run(settings(language=language), say=said.append)
+    # How long it took, and where, is not the same everywhere.
+    printed = re.sub(r"\d+\.\d(?= s$| 秒$)", "0.6", "\n".join(said), flags=re.M)
+    command = r"(?m)^    .*(self_instruct\.py --report).*$"
+    printed = re.sub(command, r"    .venv/bin/python \1", printed)
+    first, last = shown.split("\n[...]\n")
+    assert printed.startswith(first + "\n") and printed.endswith("\n" + last)
 
 
+@every_readme
 def test_the_estimate_in_the_readme_is_what_the_command_prints(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    readme: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = re.search(r"self_instruct\.py (.*--estimate)", text)[1]
+    text = readme.read_text(encoding="utf-8")
+    command = re.search(r"self_instruct\.py (--provider.*--estimate)", text)[1]
     assert self_instruct.main(command.split()) == 0
     printed = capsys.readouterr().out.splitlines()
     block = re.search(r"```text\n(estimate for .*?)```", text, re.S)[1]
     assert set(block.splitlines()) <= set(printed)
 
 
-@every_readme
-def test_the_readme_names_every_flag_of_the_command_line(readme: Path) -> None:
-    named = re.findall(r"(?<![\w-])--[a-z][\w-]*", readme.read_text(encoding="utf-8"))
+def test_the_reference_names_every_flag_of_the_command_line() -> None:
+    named = re.findall(r"(?<![\w-])--[a-z][\w-]*", REFERENCE.read_text(encoding="utf-8"))
     assert known_flags() - {"-h", "--help"} - {*named} == set()
+
+
+def test_every_rule_that_the_differences_name_is_in_the_module() -> None:
+    text = DIFFERENCES.read_text(encoding="utf-8")
+    code = "".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("self_instruct_workshop.py", "data/patterns.jsonl")
+    )
+    rules = {*re.findall(r"`([a-z]+_[a-z_]+)`", text)} - {"best_of"}
+    assert len(rules) >= 8 and [rule for rule in rules if f'"{rule}"' not in code] == []
+    rows = re.findall(r"^\|.*\|$", text, re.M)
+    assert len(rows) > 40 and {row.count("|") for row in rows} == {4}
+
+
+# The README in two languages
+
+
+def shape(readme: Path) -> dict[str, list]:
+    """What both READMEs have in common: levels of headings, tables, code, links and flags."""
+    text = readme.read_text(encoding="utf-8").replace(".zh-CN.", ".")
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    text = text.replace("self_instruct.py --language zh\n", "self_instruct_workshop.py\n", 1)
+    code = blocks(text)
+    return {
+        "headings": re.findall(r"^#+(?= )", outside, re.M),
+        "code": [
+            (kind, re.sub(r" +#.*$", "", body, flags=re.M)) for kind, body in [code[0], *code[2:]]
+        ],
+        "rows": [line.count("|") for line in outside.split("\n") if line.startswith("|")],
+        "names": [re.findall(r"^\| (`\S+`)", outside, re.M)],
+        "marks": re.findall(r"^<!-- .* -->$", outside, re.M),
+        "links": re.findall(r"\]\(([^)\s]+)\)", outside),
+        "flags": sorted({*re.findall(r"(?<![\w-])--[a-z][\w-]*", outside)}),
+    }
+
+
+def test_the_readme_is_the_same_in_both_languages() -> None:
+    english, chinese = shape(README), shape(CHINESE)
+    assert chinese == english
+    assert blocks(README.read_text("utf-8"))[1][0] == blocks(CHINESE.read_text("utf-8"))[1][0]
+
+
+@every_readme
+def test_the_readme_is_read_in_ten_minutes(readme: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", readme.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^\|.*$", "", text, flags=re.M)
+    characters = len(re.findall(r"[\u4e00-\u9fff]", text))
+    assert characters < 2600 if readme == CHINESE else len(text.split()) < 1800
