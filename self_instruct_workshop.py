@@ -694,7 +694,7 @@ TITLE = re.compile(  # a name that stands before the task itself
     r"""(?ix)\A(?:
     \*\*[^*\n]{1,60}[:：]\*\*\s*                                          # "**Rivers:** Name..."
     |\*\*[^*\n]{0,60}[^*\n.?!。？！]\*\*\s*(?:[:：–—-]|\n)\s*   # "**Rivers** - Name..."
-    |(?:task|instruction|任务|指令)\s*[:：]\s*                            # "Task: Name..."
+    |(?:new\s|新)?(?:task|instruction|任务|指令)\s*\d{0,3}\s*[:：]\s*        # "Task 3: Name..."
     )(?=\S)
     """
 )
@@ -4904,7 +4904,7 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
         why = f"{rule}: {labelled_text(said, row['evidence'])}"
     elif row["stage"] == "generate":
         why = rule
-    elif row["evidence"]:
+    elif rule == "answers_differ":
         why = words["second"].format(evidence=repr(one_line(row["evidence"], 40)), **shown)
     else:
         why = words["beside"].format(**shown)

@@ -311,9 +311,9 @@ def test_a_fault_of_this_machines_settings_is_one_line_that_names_the_variable(
         return  # goes to OpenAI alone
     if provider == "dashscope" and name == "SSL_CERT_FILE":
         name = "REQUESTS_CA_BUNDLE"
-    real = workshop.find_spec
+    real = workshop.util.find_spec
     missing = ("socks", "socksio")
-    monkeypatch.setattr(workshop, "find_spec", lambda n: None if n in missing else real(n))
+    monkeypatch.setattr(workshop.util, "find_spec", lambda n: None if n in missing else real(n))
     monkeypatch.setenv("NO_PROXY", "other.example")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)

@@ -321,3 +321,16 @@ def test_a_task_of_the_prompt_with_an_answer_behind_it_is_an_echo(shown: str, be
 def test_a_task_of_the_prompt_that_asks_for_more_is_none(behind: str) -> None:
     lines = {"3. Say which team won the match."}
     assert modern_echo_problem("Say which team won the match." + behind, lines) == ""
+
+
+def test_the_name_of_a_task_with_its_number_is_no_part_of_it() -> None:
+    reply = "1. Task 1: Name a river.\n2. New task: Name a lake.\n3. 任务3：写一首诗。\n4. 新任务：写一首歌。"
+    assert parse_instructions(reply) == [
+        "Name a river.",
+        "Name a lake.",
+        "写一首诗。",
+        "写一首歌。",
+    ]
+    assert parse_instructions("1. Task 3 of the plan: is it done?") == [
+        "Task 3 of the plan: is it done?"
+    ]
