@@ -5202,7 +5202,7 @@ def alone(arguments: list[str]) -> int:
     """This file as a program: it takes no settings. Where a key is set, it asks before it pays."""
     if arguments and not {"-h", "--help"} & {*arguments}:
         command = shlex.join(["python", "self_instruct.py", *arguments])
-        print(printable(f"error: this file takes no settings: {command}"), file=sys.stderr)
+        print(printable(f"error: this file takes no settings: use  {command}"), file=sys.stderr)
         return 2
     if arguments:
         show(ALONE)

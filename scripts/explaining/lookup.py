@@ -207,10 +207,10 @@ def choose(run: Run, found: list[Candidate], wanted: str) -> Candidate:
     if texts:
         problem = f"{len(texts)} texts in {run.folder} begin with {shown}"
         raise WorkshopError(f"{problem}: give more of one, as {one_line(texts[0], 60)!r}")
-    problem = f"no task and no text in {run.folder} is {shown}"
+    problem = f"no task in {run.folder} has the id {shown}, and no text begins so"
     example = next(iter(ids), "machine_task_0")
-    where = "step1_instructions.jsonl or how a text there or in rejected.jsonl begins"
-    raise WorkshopError(f"{problem}: give an id as {example} of {where}")
+    where = "step1_instructions.jsonl and rejected.jsonl"
+    raise WorkshopError(f"{problem}: ids are like {example}; all of them stand in {where}")
 
 
 def most_telling(run: Run, judged: dict[int, list[Candidate]], found: list[Candidate]) -> Candidate:

@@ -324,7 +324,8 @@ def test_a_task_of_the_prompt_that_asks_for_more_is_none(behind: str) -> None:
 
 
 def test_the_name_of_a_task_with_its_number_is_no_part_of_it() -> None:
-    reply = "1. Task 1: Name a river.\n2. New task: Name a lake.\n3. 任务3：写一首诗。\n4. 新任务：写一首歌。"
+    reply = "1. Task 1: Name a river.\n2. New task: Name a lake.\n3. 任务3：写一首诗。"
+    reply += "\n4. 新任务：写一首歌。"
     assert parse_instructions(reply) == [
         "Name a river.",
         "Name a lake.",

@@ -104,7 +104,7 @@ def test_the_next_command_makes_the_page_of_this_run(settings: Settings, tmp_pat
     config = settings(provider="practice", num_instructions=2, work_dir=str(tmp_path / "my run"))
     talk: list[str] = []
     run(config, say=talk.append)
-    command = talk[-1].split("Next, a page to look at:\n")[1].split("\n")[0]
+    command = talk[-1].split("Next, a page to look at")[1].split("\n")[1]
     assert shlex.split(command)[2:] == ["--report", "--work-dir", config.work_dir]
     assert Path(shlex.split(command)[1]).is_file()
 
@@ -221,7 +221,7 @@ def test_an_older_python_gets_one_line(name: str) -> None:
         (
             ["--num-instructions", "5"],
             2,
-            "error: this file takes no settings: python self_instruct.py --num-instructions 5",
+            "error: this file takes no settings: use  python self_instruct.py --num-instructions 5",
         ),
     ],
 )

@@ -161,10 +161,10 @@ def test_a_second_try_and_the_list_of_stage_2_are_shown(scripted: Path) -> None:
 
 def test_a_second_answer_is_shown_beside_the_first(scripted: Path) -> None:
     differs = page_of(scripted, CAPITAL, width=100)
-    assert "second answer: “Lyon”: another one" in part(differs, 3)
+    assert "second answer: “Lyon”: another one" in " ".join(part(differs, 3).split())
     assert "(answers_differ); beside “Lyon”" in part(differs, 4)
     agrees = page_of(scripted, "Answer yes", width=100)
-    assert "“Yes, it is yes.”: the same" in part(agrees, 3)
+    assert "“Yes, it is yes.”: the same" in " ".join(part(agrees, 3).split())
     assert "output: yes" in part(agrees, 4)
 
 
@@ -345,7 +345,7 @@ def test_a_journal_alone_shows_what_was_asked_and_no_verdict(
 
 @pytest.mark.parametrize(
     ("wanted", "problem"),
-    [("99", "no task and no text"), ("Nothing alike", "no task and no text"), ("n", "2 texts")],
+    [("99", "no task in"), ("Nothing alike", "no task in"), ("n", "2 texts")],
 )
 def test_an_unknown_id_is_one_line_with_the_place_and_the_next_step(
     scripted: Path, wanted: str, problem: str, capsys: pytest.CaptureFixture[str]
@@ -355,7 +355,8 @@ def test_an_unknown_id_is_one_line_with_the_place_and_the_next_step(
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1
     assert said.err.startswith(f"error: {problem}")
-    assert str(scripted) in said.err and repr(wanted) in said.err and ": give " in said.err
+    assert str(scripted) in said.err and repr(wanted) in said.err
+    assert ": give more" in said.err or "ids are like machine_task_" in said.err
 
 
 def test_the_companion_by_itself_makes_no_run(tmp_path: Path) -> None:
@@ -521,7 +522,7 @@ def test_no_word_is_cut_and_wide_characters_are_two_columns() -> None:
 
 
 def test_the_error_of_the_companion_is_that_of_the_command_line(scripted: Path) -> None:
-    with pytest.raises(WorkshopError, match="no task and no text"):
+    with pytest.raises(WorkshopError, match="no task in"):
         page_of(scripted, "99", width=80)
     done = called(["scripts/explain.py", "99", "--work-dir", str(scripted)])
     assert (done.returncode, done.stdout) == (1, "")
