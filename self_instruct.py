@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 def find_near(typed: str, known: list[str]) -> str:
     """The known word that was probably meant, "" if none is near."""
-    begins = [word for word in known if word.startswith(typed)]
+    begins = [word for word in known if typed and word.startswith(typed)]
     return next(iter(begins or get_close_matches(typed, known, 1, 0.6)), "")
 
 

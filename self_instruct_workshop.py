@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5224: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5298: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1440,8 +1440,10 @@ def form_problem(instruction: str, source: str, target: str) -> str:
 
 def gives_away(instruction: str, target: str) -> bool:
     """Whether an instruction ends in its own answer: "What is 2 + 2? (4)"."""
-    last = re.search(r"[(（]([^()（）]+)[)）]\W*\Z", instruction)
-    return bool(last) and tokenize(last[1]) == tokenize(target) != []
+    last = re.search(r"(?<!or )(?<!, )[(（]([^()（）]+)[)）]\W*\Z", instruction[-200:])
+    if not last or (len(last[1].strip()) == 1 and last[1].isascii() and not last[1].isdigit()):
+        return False  # "in metres (m)"
+    return tokenize(last[1]) == tokenize(target) != []
 
 
 def count_words(tokens: list[str]) -> float:
@@ -1971,6 +1973,8 @@ def second_answers(config: Config, model: Model, task: Task, reply: Reply) -> di
     recipe = RECIPES[config.recipe]
     if not (config.second_answer and recipe.checks_model):
         return {}
+    if config.responses and not has_second_answers(model):
+        return {}  # the run that is replayed asked for none
     whole, _ = read_instances(config, task, reply)
     answers = {}
     for number, (given, target) in enumerate(whole):
@@ -1979,9 +1983,29 @@ def second_answers(config: Config, model: Model, task: Task, reply: Reply) -> di
         if problem or not can_be_compared(target) or copied_from(config, task, (given, target)):
             continue
         prompt = answer_prompt(config, task, source)
-        again = ask_sample(config, model, task, prompt, ANSWERS + number)
+        try:
+            again = ask_sample(config, model, task, prompt, ANSWERS + number)
+        except RequestFailed as failure:
+            # Refused for good: that says nothing of the first answer.
+            if not is_refusal(str(failure)):
+                raise
+            continue
         answers[given, target] = "" if again.cut else without_thinking(again.text).strip()
     return answers
+
+
+def has_second_answers(model: Model) -> bool:
+    """Whether a journal that is replayed has any second answer."""
+    if "answers" not in model.questions:
+        records = filter(None, map(model.journal.get, [*model.journal.starts]))
+        samples = (record.get("sample") for record in records)
+        model.questions["answers"] = {n for n in samples if isinstance(n, int) and n >= ANSWERS}
+    return bool(model.questions["answers"])
+
+
+def is_refusal(why: str) -> bool:
+    """Whether a failure lasts: 4xx but for those that pass, or a reply that is held back."""
+    return bool(re.match("4(?!08|09|29)|held back", why))
 
 
 def answer_prompt(config: Config, task: Task, source: str) -> Prompt:
@@ -2028,16 +2052,16 @@ def can_be_compared(answer: str) -> bool:
 
 
 def numbers_in(text: str) -> list[float]:
-    """The numbers of a text: 1,000 is one of them, and so is 2.5."""
-    text = re.sub(r"(?m)^\s*\d+[.)、]\s", "", text)  # those of a list say nothing
-    found = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", text, re.A)
+    """The numbers of a text, in order: 1,000 is one of them, and so are 2.5 and -5."""
+    text = re.sub(r"(?m)^[ \t]*\d+[.)、]\s", "", text)  # those of a list say nothing
+    found = re.findall(r"(?<![\w.)\]])-?\d+(?:,\d{3})*(?:\.\d+)?", text, re.A)
     return [float(number.replace(",", "")) for number in found]
 
 
-def same_numbers(first: str, second: str) -> bool:
-    """Whether the first text has all numbers of the second, give or take half a per cent."""
-    known = numbers_in(first)
-    return all(any(math.isclose(x, y, rel_tol=0.005) for y in known) for x in numbers_in(second))
+def is_close(one: float, other: float) -> bool:
+    """Whether two numbers are the same, give or take half a per cent where one is rounded."""
+    rounded = one % 1 != 0 or other % 1 != 0
+    return one == other or (rounded and math.isclose(one, other, rel_tol=0.005))
 
 
 def same_answer(first: str, second: str, labels: list[str]) -> bool:
@@ -2048,43 +2072,82 @@ def same_answer(first: str, second: str, labels: list[str]) -> bool:
     >>> same_answer("spam", "This is not spam.", ["spam", "not spam"])
     False
     """
+    if folded(first) == folded(second):
+        return True
     said = labels_in(second, labels)
     if said:
-        return len(said) == 1 and said == (labels_in(first, labels) or [answer_tokens(first)])
-    answer = answer_tokens(second)
-    target = answer_tokens(first)
-    if not (target and answer):
-        return folded(first) in folded(second)
-    # Of a sentence, the numbers count. A long second answer may have others on the way.
+        return said == (labels_in(first, labels) or [answer_tokens(first)])
+    target, answer = answer_tokens(first), answer_tokens(second)
+    if not target or not answer:
+        return False
     if count_words(target) > SHORT:
-        return count_words(answer) > SHORT or same_numbers(first, second)
+        return same_figures(first, second)
     if stands_in(target, answer) or stands_in(answer, target):
         return True
-    return numbers_in(second) != [] and same_numbers(first, second)
+
+    # "78.54" and "78.5398 cm": the same numbers in the same order, and no other words.
+    one, other = numbers_in(first), numbers_in(second)
+    close = one and len(one) == len(other) and all(map(is_close, one, other))
+    words = [{w for w in tokens if not w[0].isdigit()} for tokens in (target, answer)]
+    return bool(close) and (words[0] <= words[1] or words[1] <= words[0])
+
+
+def same_figures(first: str, second: str) -> bool:
+    """Whether a sentence and a second answer agree in their numbers.
+
+    The sentence has all those of a short answer. Of two sentences, one has the last of the other.
+    """
+    one, other = numbers_in(first), numbers_in(second)
+    if count_words(answer_tokens(second)) > SHORT:
+        return has_numbers(one, other[-1:]) or has_numbers(other, one[-1:])
+    return has_numbers(one, other)
+
+
+def has_numbers(known: list[float], numbers: list[float]) -> bool:
+    return all(any(is_close(x, y) for y in known) for x in numbers)
 
 
 def labels_in(text: str, labels: list[str]) -> list[list[str]]:
     """The labels that a text names, as tokens. Who says "not spam" does not say "spam"."""
     tokens = answer_tokens(text)
     said = [label for label in map(answer_tokens, labels) if stands_in(label, tokens)]
-    return [x for x in said if not any(x != other and stands_in(x, other) for other in said)]
+    longest = [x for x in said if not any(x != other and stands_in(x, other) for other in said)]
+    # "Yes, because no water is left": what stands first, and by itself, is the answer.
+    first = [x for x in longest if tokens[: len(x)] == x]
+    alone = re.match(r"[^,.:;)，。：；）\n]{1,30}[,.:;)，。：；）\n]", text)
+    return first if first and alone else longest
 
 
-NEGATIONS = {"not", "never", "isn't", "no", "不", "没", "非", "无"}
+NEGATIONS = {"not", "never", "no", "non", "nor", "neither", "t", "不", "没", "非", "无", "未"}
+TENS = {"twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"}
+HAN_DIGITS = {*"零一二三四五六七八九十百千万"}
 
 
 def stands_in(short: list[str], long: list[str]) -> bool:
     """Whether tokens stand in a row inside of others, and nothing before them denies them."""
     for start in range(len(long) - len(short) + 1):
-        before = long[max(0, start - 1) : start]
-        if long[start : start + len(short)] == short and not NEGATIONS.intersection(before):
-            return bool(short)
+        end = start + len(short)
+        if not short or long[start:end] != short:
+            continue
+        before, behind = long[max(0, start - 3) : start], long[end : end + 1]
+        denied = NEGATIONS.intersection(before) and not NEGATIONS.intersection(short)
+        # "three" is not in "twenty-three", nor "三" in "十三".
+        longer = TENS.intersection(before[-1:]) or (
+            short[0] in HAN_DIGITS and HAN_DIGITS.intersection(before[-1:])
+        )
+        longer = longer or (short[-1] in HAN_DIGITS and HAN_DIGITS.intersection(behind))
+        if not denied and not longer:
+            return True
     return False
 
 
 def answer_tokens(text: str) -> list[str]:
-    """Tokens in which a number is one: 1,000 is 1000, and 2.5 does not hold 5."""
-    return tokenize(re.sub(r"(?<=\d)[.,](?=\d)", "", text))
+    """Tokens in which a number is one, with its sign: 1,000 is 1000, 2.5 and -5 are words."""
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)  # 77.00 is 77
+    text = re.sub(r"(?<=\d)\.(?=\d)", "point", text)
+    text = re.sub(r"(?<![\w)\]])[-−](?=\d)", "minus", text)
+    return tokenize(text)
 
 
 def ask_options(config: Config, model: Model, task: Task) -> Reply:
@@ -4763,12 +4826,16 @@ def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+WIDE = r"\u0e00-\u0e7f\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef\U00020000-\U0003ffff"
+
+
 def wrapped(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
-    """Lines of at most `width` columns, broken at spaces and between Chinese characters."""
+    """Lines of at most `width` columns, broken at spaces and between Chinese characters.
+
+    Only a word that no line can hold is longer: an address, or a path that is to be copied.
+    """
     lines = [" " * indent]
-    for piece in re.findall(
-        r"[\u2e80-\u9fff\uff00-\uffef]|[^\s\u2e80-\u9fff\uff00-\uffef]+|\s+", text
-    ):
+    for piece in re.findall(rf"[{WIDE}]|[^\s{WIDE}]+|\s+", text):
         closing = piece in "，。：；！？、）”』」"  # none of these begins a line
         if columns(lines[-1] + piece) > width and lines[-1].strip() and not closing:
             lines.append(" " * indent)
@@ -4783,7 +4850,12 @@ def fitted(text: str, before: str = "", width: int = WIDTH) -> str:
     lead = len(text) - len(text.lstrip())
     if columns(text) <= width:
         return text
-    return wrapped(text.lstrip(), lead, width - 1)[0].rstrip("，。：； ") + "…"
+    line = wrapped(text.lstrip(), lead, width - 1)[0].rstrip("，。：； ")
+    if columns(line) < width // 2 or columns(line) >= width:  # one long word: it is cut
+        line = text
+        while columns(line) >= width:
+            line = line[:-1]
+    return line + "…"
 
 
 def greeting(config: Config, model: Model, results: Results) -> str:
@@ -4931,7 +5003,8 @@ def row_lines(words: dict, dataset: list[dict]) -> list[str]:
         return []
     texts = [json.dumps(row, ensure_ascii=False) for row in dataset[:200]]
     text = min(texts, key=lambda text: (columns(text) > 200, '"input": ""' in text))
-    return [words["row"], *wrapped(text, 1)[:4]]
+    lines = wrapped(text, 1)
+    return [words["row"], *lines[:4], *(["  …"] if len(lines) > 4 else [])]
 
 
 def write_summary(config: Config, model: Model, results: Results) -> dict:
@@ -5055,7 +5128,8 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     if made < wanted:
         ended = words["nothing_new"].format(patience=config.patience)
     line = words["few"].format(made=made, wanted=wanted, ended=ended, rule=rule)
-    if summary["settings"]["provider"] == "practice":
+    steered = config.seed_file or config.temperature < Config.temperature
+    if summary["settings"]["provider"] == "practice" and not steered:
         bank = len(read_data("practice_tasks", config.language))
         line += " " + words["bank_used"].format(bank=bank)
     elif not counts["undone"]:
@@ -5106,7 +5180,7 @@ def next_step(config: Config, summary: dict) -> list[str]:
         if config.responses:
             return [text]
         # 4xx, but for those that pass: a request that the server refuses.
-        if all(re.match("4(?!08|09|29)|held back", why) for why in summary["undone_because"]):
+        if all(map(is_refusal, summary["undone_because"])):
             return [f"{text} {words['other_model']}"]
         return [f"{text} {words['asks_again']}"]
     if config.until != "filter":

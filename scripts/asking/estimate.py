@@ -21,6 +21,7 @@ import math
 import sys
 from collections import Counter
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -96,7 +97,10 @@ def to_send(
     left = max(0, questions - max(0, known - probes))
     probes = max(0, probes - known)
     if stage == "instances":
-        return [("answers", answers_to(config, left), ANSWER), (stage, left, reply)]
+        # Where an earlier run asked for no second answers, they are still to come.
+        earlier = workshop.earlier_run(Path(config.work_dir)).get("settings") or {}
+        again = left if earlier.get("second_answer") or not known else questions
+        return [("answers", answers_to(config, again), ANSWER), (stage, left, reply)]
     if stage != "classify" or size == 1:
         return [(stage, probes + left, reply)]
     lists = lists_for(left, size) if left else 0

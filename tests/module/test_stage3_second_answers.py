@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import self_instruct
 import self_instruct_workshop as workshop
+from scripts.asking.estimate import estimate
 from self_instruct_workshop import Config, Model, Results, Task, generate_instances
-from tests.helpers.runs import local
+from tests.helpers.runs import local, quiet
 from tests.helpers.server import Server
 
 Settings = Callable[..., Config]
@@ -137,6 +140,30 @@ def test_a_second_answer_that_never_comes_leaves_the_task_undone(settings: Setti
         task, _, _ = made(config, ADD)
         assert len(server.requests) == sent + 1
     assert task.instances == [{"input": "2 and 3", "output": "5"}]
+
+
+def test_a_second_answer_that_is_refused_for_good_decides_nothing(settings: Settings) -> None:
+    def fault(number: int, prompt: str) -> str:
+        return "filter-400" if prompt.startswith(AGAIN) else ""
+
+    with Server(Writer("Input: 2 and 3\nOutput: 5", "5"), faults=fault) as server:
+        config = settings(**local(server, model="m"))
+        task, results, model = made(config, ADD)
+    assert model.undone == [] and task.notes["instances"]["second_answers"] == [""]
+    assert len(workshop.filter_and_dedupe(config, None, [task], results)) == 1
+
+
+def test_a_run_without_second_answers_replays_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    first = settings(provider="practice", num_instructions=30, second_answer=False)
+    rows = quiet(first)["counts"]["filter"]["out"]
+    journal = f"{first.work_dir}/responses.jsonl"
+    replay = {"provider": "replay", "responses": journal, "work_dir": str(tmp_path / "again")}
+    summary = quiet(Config(num_instructions=30, **replay))
+    assert not summary["undone_because"] and summary["counts"]["filter"]["out"] == rows
+    # With a model that can be asked, the estimate says that second answers are still to come.
+    flags = self_instruct.command_line().parse_args([])
+    asked = estimate(settings(provider="practice", num_instructions=30), flags)
+    assert asked["stages"]["instances"]["requests"] > 5
 
 
 def test_a_second_answer_that_is_cut_off_decides_nothing(settings: Settings) -> None:

@@ -144,7 +144,8 @@ def test_what_is_too_long_for_a_line_ends_at_a_word() -> None:
     assert fitted(text, " + ") == " + " + ("word " * 15).rstrip() + "…"
     assert fitted("字" * 60, "   ") == "   " + "字" * 38 + "…"
     assert fitted("short", " - ") == " - short"
-    assert columns(fitted("x" * 300)) > 80, "a single word is not cut"
+    assert columns(fitted("x" * 300)) == 80, "a single word is cut"
+    assert columns(fitted("ไทย" * 60)) <= 80 and len(fitted("한국어" * 40)) > 30
 
 
 def test_lines_break_between_words_and_before_no_chinese_stop() -> None:
