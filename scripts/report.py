@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Iterable
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -35,7 +36,6 @@ from scripts.reporting.run import Run, read_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
 PARTS = Path(__file__).resolve().parent / "reporting"  # the template, its style, script and words
-NEEDED = ("plotly", "textblob", "jieba")  # the packages of requirements-report.txt
 
 Pieces = dict[str, Iterable[str]]  # "rows" and "replies" -> their packed pieces
 
@@ -52,7 +52,9 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     if path.is_file() and not is_page(path):
         problem = f"{path} is there, and is no report"
         raise WorkshopError(f"{problem}: name another file by scripts/report.py --out")
-    plotly = plotly_script()
+    settings = workshop.earlier_run(folder).get("settings")
+    chinese = isinstance(settings, dict) and settings.get("language") == "zh"
+    plotly = plotly_script("jieba" if chinese else "textblob")
     run = read_run(folder)
     try:
         shown, pieces = contents(run)
@@ -84,15 +86,17 @@ def is_page(path: Path) -> bool:
     return ours or not start
 
 
-def plotly_script() -> str:
-    """Plotly's JavaScript. Raises WorkshopError where a package of the report is missing."""
-    # The numbers need the other two, but only after the run was read: ask for them now.
+def plotly_script(tagger: str) -> str:
+    """Plotly's JavaScript. Raises WorkshopError where a package of the report is missing.
+
+    `tagger` finds parts of speech: jieba in Chinese runs, textblob in others.
+    """
+    # The numbers need it, but only after the run was read: ask for it now.
     try:
-        import jieba  # noqa: F401
-        import textblob  # noqa: F401
+        import_module(tagger)
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        missing = error.name or ", ".join(NEEDED)
+        missing = error.name or f"plotly, {tagger}"
         command = workshop.pip_install("-r", "scripts/requirements-report.txt")
         raise WorkshopError(f"the report needs {missing}: run  {command}  first") from None
     return get_plotlyjs()

@@ -535,17 +535,33 @@ def test_a_place_that_cannot_be_written_is_one_line_that_names_the_flag(
     assert err.startswith("error: cannot write ") and "--out" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("package", ["plotly", "textblob", "jieba"])
+@pytest.mark.parametrize(
+    ("package", "language"), [("plotly", "en"), ("textblob", "en"), ("jieba", "zh")]
+)
 def test_a_missing_package_is_one_line_with_the_command_to_install_it(
-    package: str, practice: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    package: str,
+    language: str,
+    practice: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert self_instruct.main(["--report", "--work-dir", str(practice("en")[0])]) == 1
+    assert self_instruct.main(["--report", "--work-dir", str(practice(language)[0])]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and re.search(
         r"pip install -r \S*scripts/requirements-report.txt", err
     )
+
+
+def test_an_english_report_needs_no_chinese_word_splitter(
+    practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "jieba"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    assert self_instruct.main(["--report", "--work-dir", str(folder)]) == 0
 
 
 # --------------------------------------------------------------------------------------------------
