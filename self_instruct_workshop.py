@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5298: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5302: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -493,7 +493,8 @@ def generate_instances(
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
-            take_instances(config, task, answer[0], results, *answer[1:])
+            reply, rule, again = answer
+            take_instances(config, task, reply, results, rule, again)
     return [task for task in tasks if task.instances]
 
 
@@ -644,8 +645,7 @@ def modern_instance_problem(instruction: str, source: str, target: str) -> str:
         "placeholder": breaks("placeholder", answer),  # "...", "[your answer here]"
         "refusal": breaks("refusal", target),  # "I'm sorry, I cannot ..."
     }
-    broken = [rule for rule in rules if rules[rule]]
-    return broken[0] if broken else form_problem(instruction, source, target)
+    return first_broken(rules) or form_problem(instruction, source, target)
 
 
 # ==================================================================================================
@@ -1435,6 +1435,11 @@ def form_problem(instruction: str, source: str, target: str) -> str:
         "no_code": breaks("asks_for_code", instruction) and not breaks("code", target),
         "answer_in_instruction": gives_away(instruction, target),
     }
+    return first_broken(rules)
+
+
+def first_broken(rules: dict[str, Any]) -> str:
+    """The first rule that is broken, "" if none."""
     return next((rule for rule, broken in rules.items() if broken), "")
 
 
@@ -2016,8 +2021,12 @@ def answer_prompt(config: Config, task: Task, source: str) -> Prompt:
     labels = labels_of(task)
     if labels:
         header += "\n" + words["labels"].format(between.join(labels))
-    asked = "\n\n".join(filter(None, [task.instruction, source]))
-    return RECIPES[config.recipe].join(header, [], asked)
+    return RECIPES[config.recipe].join(header, [], with_input(task.instruction, source))
+
+
+def with_input(instruction: str, source: str) -> str:
+    """An instruction, and its input below it if there is one."""
+    return "\n\n".join(filter(None, [instruction, source]))
 
 
 def labels_of(task: Task) -> list[str]:
@@ -4381,20 +4390,19 @@ def within_reach(config: Config, bank: list[str], shown: list[str]) -> list[str]
     known = bank
     size = len(bank)
     if config.seed_file:
-        scores = bank_scores(config.language, tuple(bank), tuple(shown))
-        known = [bank[i] for i in highest(scores, len(bank))]
+        nearest = similarities_with(bank, shown or [""]).max(axis=0)
+        known = [bank[i] for i in highest(nearest, len(bank))]
         size = NEAR
     share = min(1.0, config.temperature / Config.temperature)
     return known[: max(config.tasks_asked, round(share * size))]
 
 
-@cache
-def bank_scores(language: str, bank: tuple[str, ...], texts: tuple[str, ...]) -> Any:
-    """How near each task of the bank is to the nearest of some texts: ROUGE-L, one number each."""
+def similarities_with(bank: list[str], texts: list[str]) -> Any:
+    """ROUGE-L of each text with each task of the bank, an array (len(texts), len(bank))."""
     pool = InstructionPool()
     for task in bank:
         pool.add(task)
-    return pool.similarities(list(texts) or [""]).max(axis=0)
+    return pool.similarities(texts)
 
 
 def is_numbered(line: str) -> bool:
@@ -4406,7 +4414,7 @@ def practice_answer(config: Config, rng: random.Random, known: list[dict], promp
     asked = prompt.split("\n\n", 1)[1]
     for task in known:
         for instance in task["instances"]:
-            if asked == "\n\n".join(filter(None, [task["instruction"], instance["input"]])):
+            if asked == with_input(task["instruction"], instance["input"]):
                 slip = rng.random() < 0.03
                 return rng.choice(task["instances"])["output"] if slip else instance["output"]
     return ""
@@ -4421,9 +4429,8 @@ def practice_instances(config: Config, rng: random.Random, task: dict) -> str:
         known = {name: task[name] for name in ("instruction", "name")}
         output = slip.format(input=chosen[0]["input"], **known)
         chosen[0] = {**chosen[0], "output": output}
-    elif (
-        chosen[0]["output"] and rng.random() < 0.04
-    ):  # one example too many, a copy or a contradiction
+    elif chosen[0]["output"] and rng.random() < 0.04:
+        # One example too many, a copy or a contradiction.
         other = f"{chosen[0]['output']} {task['name']}"
         chosen.append(rng.choice([chosen[0], {**chosen[0], "output": other}]))
 
@@ -4887,12 +4894,9 @@ def bank_is_far(config: Config, seed_tasks: list[Task]) -> bool:
     """Whether the practice bank has nothing like somebody's own seed tasks."""
     if not config.seed_file or not seed_tasks:
         return False
-    bank = tuple(row["instruction"] for row in read_data("practice_tasks", config.language))
-    nearest = [
-        float(bank_scores(config.language, bank, (task.instruction,)).max())
-        for task in seed_tasks[:50]
-    ]
-    return fmean(nearest) < FAR
+    bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
+    texts = [task.instruction for task in seed_tasks[:50]]
+    return similarities_with(bank, texts).max(axis=1).mean() < FAR
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:
