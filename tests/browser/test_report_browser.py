@@ -43,15 +43,7 @@ def undone_run(folder: Path) -> dict:
             instances.append(prompt)
         return "filter" if prompt in instances[:1] else ""
 
-    with Server(scripted_model(), faults=faults) as server:
-        config = Config(
-            provider="local",
-            base_url=server.url,
-            model="m",
-            num_instructions=12,
-            work_dir=str(folder),
-        )
-        return workshop.run(config, say=lambda text: None)
+    return run_with(faults, folder)
 
 
 def lost_run(folder: Path) -> dict:
@@ -60,18 +52,14 @@ def lost_run(folder: Path) -> dict:
     def faults(number: int, prompt: str) -> str:
         return "500" if number == 1 or stage_of(prompt) == "instances" else ""
 
+    return run_with(faults, folder, max_attempts=1, first_wait=0.01, concurrency=1, patience=99)
+
+
+def run_with(faults: Callable, folder: Path, **changes: object) -> dict:
+    """The summary of a run of 12 tasks against a server with these faults."""
     with Server(scripted_model(), faults=faults) as server:
-        config = Config(
-            provider="local",
-            base_url=server.url,
-            model="m",
-            num_instructions=12,
-            work_dir=str(folder),
-            max_attempts=1,
-            first_wait=0.01,
-            concurrency=1,
-            patience=99,
-        )
+        where = {"provider": "local", "base_url": server.url, "model": "m"}
+        config = Config(**where, num_instructions=12, work_dir=str(folder), **changes)
         return workshop.run(config, say=lambda text: None)
 
 
