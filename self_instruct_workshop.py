@@ -4896,7 +4896,7 @@ def bank_is_far(config: Config, seed_tasks: list[Task]) -> bool:
         return False
     bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
     texts = [task.instruction for task in seed_tasks[:50]]
-    return similarities_with(bank, texts).max(axis=1).mean() < FAR
+    return bool(similarities_with(bank, texts).max(axis=1).mean() < FAR)
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:

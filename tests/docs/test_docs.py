@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import prepare_for_finetuning
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-REFERENCE = ROOT / "docs" / "reference.md"  # every setting, flag and file
+REFERENCE = ROOT / "lesson" / "reference.md"  # every setting, flag and file
 DIFFERENCES = ROOT / "lesson" / "differences.md"
 COMPANIONS = ROOT / "scripts" / "README.md"
 READMES = [README, CHINESE]
