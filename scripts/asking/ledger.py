@@ -28,13 +28,13 @@ SIZES = ("prompt_tokens", "reply_tokens")
 
 
 class Ledger:
-    """The file of one folder, for the requests to one provider and model.
+    """The file of one program in a folder, for the requests to one provider and model.
 
     Raises WorkshopError where a line other than a torn last one cannot be read.
     """
 
-    def __init__(self, folder: Path, provider: str, model: str) -> None:
-        self.path = folder / "spending.jsonl"
+    def __init__(self, path: Path, provider: str, model: str) -> None:
+        self.path = path
         self.asked = {"provider": provider, "model": model}
         self.lock = threading.Lock()
         self.file: Any = None  # opened by the first reservation

@@ -109,21 +109,25 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
     return None
 
 
-def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
+def replies(
+    config: workshop.Config,
+    provider: str,
+    model: str,
+    stages: tuple[str, ...] = workshop.STAGES[:3],
+) -> Iterator[dict]:
     """The journal's records of replies of this provider and model that can be read."""
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             record = json_of(line)
-            if is_reply(record) and (record["provider"], record["model"]) == (provider, model):
+            ours = is_reply(record) and record["stage"] in stages
+            if ours and (record["provider"], record["model"]) == (provider, model):
                 yield from workshop.single_records(record)
 
 
 def is_reply(record: Any) -> bool:
-    """Does a line of the journal hold a reply in one of the three stages that ask?"""
-    if not workshop.is_record(record) or not record.keys() >= WHOSE:
-        return False
-    return record["stage"] in workshop.STAGES[:3]
+    """Does a line of the journal hold a reply that says whose it is, and in which stage?"""
+    return workshop.is_record(record) and record.keys() >= WHOSE
 
 
 def json_of(text: str) -> Any:
@@ -261,6 +265,9 @@ class LimitedModel(workshop.Model):
     whole run will have spent.
     """
 
+    stages = workshop.STAGES[:3]  # whose replies count as spent
+    ledger_name = "spending.jsonl"
+
     def __init__(
         self,
         config: workshop.Config,
@@ -291,7 +298,8 @@ class LimitedModel(workshop.Model):
             threading.local()
         )  # of this thread's request: its number in the ledger, its size, ...
         try:
-            self.ledger = Ledger(Path(config.work_dir), self.name, self.model)
+            path = Path(config.work_dir) / self.ledger_name
+            self.ledger = Ledger(path, self.name, self.model)
         except workshop.WorkshopError:
             self.__exit__()
             raise
@@ -300,7 +308,7 @@ class LimitedModel(workshop.Model):
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""
         # The tokens of one answer out of a list are counted with the list's reply.
-        for record in replies(self.config, self.name, self.model):
+        for record in replies(self.config, self.name, self.model, self.stages):
             if "part_of" not in record:
                 most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
                 told = [workshop.token_count(record[name]) for name in SIZES]

@@ -1,0 +1,286 @@
+"""A question about each row of a dataset, over the journal of the run that made it.
+
+rewrite.py and judge.py ask by this part. What holds for a run holds for them: a reply is on disk
+before it is used, the same command goes on after an interruption and pays nothing twice, and
+limits, estimate and question are those of self_instruct.py. The flags say who answers.
+
+    options = parser.parse_args()              # of a parser that has add_flags(parser)
+    rows = read_rows(options.data)             # instruction, input, output, id, kind
+    with asking(options, "judge", practice_reply) as model:
+        if not go_on(model, options, questions, reply=80):
+            return 0                           # --estimate, or "no" at the terminal
+        replies = ask(model, questions, readable)
+        again = ask(model, others, readable)   # a second round; its questions depend on replies
+    record = paid(model)                       # tokens and dollars, for the program's own record
+
+A question is one row's: `Question(prompt, instruction, sample)`. Its key in the journal is made of
+these, of the stage, the provider, the model and the temperature, as it is in stages 2 and 3.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit("per_row.py is a part of judge.py: run  python scripts/judge.py --help")
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import self_instruct
+import self_instruct_workshop as workshop
+from scripts.asking import estimate, limits
+from scripts.review import read_rows as read_rows
+from self_instruct_workshop import Config, Prompt, Reply, UsageError, WorkshopError
+
+# The settings of a run that say who answers and how requests go: here they mean the same.
+WHO = "provider model base_url"
+HOW = "concurrency max_attempts request_timeout deadline first_wait"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a row. `sample` tells several questions about one row apart."""
+
+    prompt: Prompt
+    instruction: str
+    sample: int = 0
+
+    def identity(self) -> dict:
+        """What makes the key in the journal, beside the settings."""
+        return {"instruction": self.instruction, "sample": self.sample, "prompt": self.prompt}
+
+
+class RowModel(limits.LimitedModel):
+    """A model within limits that asks one stage behind the fourth, about rows.
+
+    `practice(rng, prompt)` writes the reply of the practice model, and has no part in others.
+    """
+
+    def __init__(
+        self, config: Config, options: argparse.Namespace, stage: str, practice: Callable
+    ) -> None:
+        self.stages = (stage,)
+        self.ledger_name = f"spending-{stage}.jsonl"
+        self.settings = settings_of(options)
+        self.asked = 0  # questions of all rounds so far
+        super().__init__(config, options, project=projected)
+        if not self.provider.base_url:
+            self.provider = replace(self.provider, send=partial(send_practice, practice))
+
+    def missing(self, questions: list[Question]) -> list[Question]:
+        """The questions to which the journal has no reply."""
+        found = []
+        for question in questions:
+            key, _ = self.question_key(self.stages[0], 0, self.settings, question.identity())
+            record = self.journal.get(key)
+            limit = self.settings["max_tokens"]
+            if record is None or workshop.was_cut_shorter(record, limit):
+                found.append(question)
+        return found
+
+
+def settings_of(options: argparse.Namespace) -> dict:
+    """What is sent beside a prompt. The temperature is a part of the question's key."""
+    extra = getattr(options, "parameters", {})
+    return {"max_tokens": options.max_tokens, "temperature": options.temperature, **extra}
+
+
+def projected(model: RowModel, ended: bool) -> tuple[int, int]:
+    """About how many tokens of prompts and of replies all questions so far will have used."""
+    requests, prompts, replies = model.purse.rows.get(model.stages[0], (0, 0, 0))
+    if ended or not requests:
+        return model.purse.spent
+    times = max(1.0, model.asked / requests)
+    return round(times * prompts), round(times * replies)
+
+
+def send_practice(
+    practice: Callable, model: workshop.Model, prompt: Prompt, parameters: dict
+) -> Reply:
+    """The practice model's reply: the same prompt and --seed give the same."""
+    text = workshop.as_text(prompt)
+    said = practice(random.Random(f"{model.config.seed}/{text}"), prompt)
+    return Reply(said, "stop", len(text) // 4, len(said) // 4)
+
+
+# --------------------------------------------------------------------------------------------------
+# The flags, and the settings that they make.
+
+
+def add_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Add the flags of this part: the data, who answers, limits, and the question before it."""
+    data = Path(Config.work_dir) / workshop.STEP_FILES[3]
+    parser.add_argument("--data", type=Path, default=data, help="the dataset [step4_final.jsonl]")
+    add_settings(parser, "who answers", WHO)
+    group = parser.add_argument_group("what it may say")
+    group.add_argument("--temperature", type=limits.not_negative, default=0.0, help="[0]")
+    text = f"longest reply, in tokens [{max_tokens}]"
+    group.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
+    add_settings(parser, "how requests go", HOW)
+    estimate.add_flags(parser)
+    limits.add_flags(parser)
+    parser.set_defaults(classify_together=1)  # lists are for stage 2
+
+
+def add_settings(parser: argparse.ArgumentParser, title: str, names: str) -> None:
+    """Flags of the settings with these names, as self_instruct.py has them."""
+    group = parser.add_argument_group(title)
+    known = {setting.name: setting for setting in fields(Config)}
+    for name in names.split():
+        self_instruct.add_setting(group, known[name])
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The settings as a run has them; the folder is that of the data. Raises UsageError."""
+    if options.provider == "replay":
+        raise UsageError("--provider replay is for self_instruct.py: the journal is used anyway")
+    names = (*WHO.split(), *HOW.split())
+    typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    folder = options.data.parent
+    return Config(**typed, work_dir=str(folder), language=language_of(folder))
+
+
+def language_of(folder: Path) -> str:
+    """The language of the run in this folder, English where none is known."""
+    settings = workshop.earlier_run(folder).get("settings")
+    language = settings.get("language") if isinstance(settings, dict) else None
+    return language if language in workshop.choices("language") else Config.language
+
+
+# --------------------------------------------------------------------------------------------------
+# Asking.
+
+
+def asking(options: argparse.Namespace, stage: str, practice: Callable) -> RowModel:
+    """The model, to be used as `with asking(...) as model`. Raises WorkshopError."""
+    return RowModel(config_of(options), options, stage, practice)
+
+
+def go_on(
+    model: RowModel, options: argparse.Namespace, questions: list[Question], reply: int
+) -> bool:
+    """Say what the questions will take, and ask before anything is paid; False: not to be asked.
+
+    `reply` is a guess: the tokens in a reply.
+    """
+    missing = model.missing(questions)
+    text = estimate_text(model, missing, len(questions), reply)
+    if options.estimate:
+        workshop.show(text)
+        return False
+    paid_for = model.provider.key and missing
+    if paid_for and not estimate.agreed(text, options):
+        print("nothing was asked, nothing was paid")
+        return False
+    return True
+
+
+def estimate_text(model: RowModel, missing: list[Question], total: int, reply: int) -> str:
+    """Requests, tokens and money of the questions that are not in the journal."""
+    sizes = [limits.bytes_of(question.prompt) // limits.BYTES_PER_TOKEN for question in missing]
+    prompts = sum(sizes)
+    replies = reply * len(missing)
+    cost = model.purse.cost(prompts, replies)
+    money = "price not listed (--price-in, --price-out)" if cost is None else f"about ${cost:.2f}"
+    named = f"estimate for {workshop.one_line(model.model, 32)}"
+    lines = [f"{named}: {len(missing):,} requests, {prompts:,} tokens in, {replies:,} out; {money}"]
+    if len(missing) < total:
+        paid_already = "replies are in the journal: paid for, and not asked again"
+        lines.append(f"  {total - len(missing):,} {paid_already}")
+    return "\n".join(lines)
+
+
+def ask(
+    model: RowModel, questions: list[Question], readable: Callable[[str], Any] = bool
+) -> list[Reply | None]:
+    """The reply to each question; None, and noted in `model.undone`, where there is none.
+
+    A reply that is not `readable` is asked for once more.
+    """
+    stage = model.stages[0]
+    model.asked += len(questions)
+
+    def one(question: Question) -> Reply:
+        parts = (question.prompt, model.settings, question.identity(), readable)
+        return model.ask(stage, *parts)
+
+    answers = model.ask_each(stage, one, questions)
+    shown = workshop.progress(model, stage, len(questions), answers)
+    return [reply for _, reply in shown]
+
+
+def paid(model: RowModel) -> dict:
+    """Who answered, what it took in all and what is undone: for the program's own record."""
+    prompts, replies = model.purse.spent
+    price = model.purse.price
+    return {
+        "provider": model.name,
+        "model": model.model,
+        "base_url": model.base_url,
+        "temperature": model.settings["temperature"],
+        "max_tokens": model.settings["max_tokens"],
+        "tokens": model.tokens.get(model.stages[0], {}),
+        "spending": model.purse.bill(prompts, replies),
+        "price_per_million_tokens": list(price) if price else "price not listed",
+        "undone_because": Counter(why for _, why in model.undone),
+        "faults": model.faults,
+        "refused_parameters": model.refused,
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# What is written beside the data. Each program keeps a record, judge.json or rewrite.json, which
+# names the files that it wrote: those it may write again, and no others.
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, which tells whether it is still the one that was read."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def read_record(path: Path) -> dict:
+    """A record that a program wrote; {} where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def check_outputs(record: Path, names: list[str]) -> None:
+    """Raise UsageError where a file that would be written is not one that the record names."""
+    ours = read_record(record).get("files", {})
+    for name in names:
+        path = record.with_name(name)
+        if path.exists() and name not in ours:
+            problem = f"{path} was not written by this program"
+            raise UsageError(f"{problem}: move it away, or give --data in another folder")
+
+
+def write_files(record: Path, files: dict[str, list[dict]], said: dict) -> None:
+    """Write rows by file name, and last the record, which says so. Raises OSError."""
+    for name, rows in files.items():
+        workshop.write_whole(record.with_name(name), map(workshop.to_json, rows))
+    workshop.write_json(
+        record, {**said, "files": {name: len(rows) for name, rows in files.items()}}
+    )
+
+
+def replace_rejected(folder: Path, stage: str, rejected: list[dict]) -> None:
+    """Put a stage's rows behind those of the run in rejected.jsonl, in place of older ones.
+
+    Raises WorkshopError where the file there is not a run's.
+    """
+    path = folder / "rejected.jsonl"
+    if path in workshop.foreign_views(folder):
+        raise WorkshopError(f"{path} is no run's file: move it away, then run the same command")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [row for row in map(json.loads, lines) if row["stage"] != stage]
+    workshop.write_rows(path, rows + rejected)
