@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5302: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-631: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 632-5307: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -36,34 +36,15 @@ import sys
 if sys.version_info < (3, 11):
     raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
-import errno
-import io
-import json
 import math
-import os
 import random
-import re
-import shlex
-import signal
-import string
-import threading
-import time
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
-from importlib import metadata, util
-from ipaddress import ip_address
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-from urllib.parse import urlsplit
 
 __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
@@ -652,6 +633,30 @@ def modern_instance_problem(instruction: str, source: str, target: str) -> str:
 # PART II, THE MACHINE ROOM. What the lesson stands on. A class need not read it; whoever trusts the
 # program with 50,000 paid requests should.
 # ==================================================================================================
+
+# What only the machine room needs.
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import string
+import threading
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from importlib import metadata, util
+from ipaddress import ip_address
+from statistics import fmean
+from urllib.parse import urlsplit
 
 # --------------------------------------------------------------------------------------------------
 # Reading what chat models write: numbers in many styles, titles, bold, thinking, closing remarks.
