@@ -38,6 +38,8 @@ USAGE = "python self_instruct.py [--provider NAME] [--num-instructions N] [any o
 GROUPS = {  # the settings under their headings, in the order of --help
     "what to make": "num_instructions instances_per_instruction language seed_file",
     "who answers": "provider model base_url responses temperature",
+    "another model for one stage": "classify_model classify_provider classify_base_url "
+    "instances_model instances_provider instances_base_url",
     "where it comes out": "work_dir output_path overwrite until",
     "what it may cost": "max_tokens second_try second_answer",
     "how stage 1 looks for new tasks": "tasks_shown machine_tasks_shown tasks_asked "
@@ -168,14 +170,21 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     if options.estimate:
         workshop.show(text)
         return None
-    # Only a provider with a key costs money.
-    key = workshop.PROVIDERS[workshop.provider_name(config)].key
-    if key and found["requests"] and not estimate.agreed(text, options):
+    if is_paid(config, found["stages"]) and not estimate.agreed(text, options):
         print("nothing was asked, nothing was paid")
         return 1
-    project = partial(estimate.projected, found["stages"])
-    model_class = partial(limits.LimitedModel, options=options, project=project)
+    to_come = partial(estimate.to_come, found["stages"])
+    model_class = partial(limits.LimitedModel, options=options, to_come=to_come)
     return workshop.run(config, model_class=model_class)
+
+
+def is_paid(config: workshop.Config, stages: dict[str, dict]) -> bool:
+    """Whether a provider with a key, which costs money, is asked in any stage."""
+    for stage, row in stages.items():
+        provider = workshop.provider_name(workshop.config_of_stage(config, stage))
+        if workshop.PROVIDERS[provider].key and row["requests"]:
+            return True
+    return False
 
 
 def report(config: workshop.Config) -> None:

@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-631: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 632-5307: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 640-5439: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -73,6 +73,12 @@ class Config:
     provider: str = setting("", "who answers; default: the first whose key is set, else practice")
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
+    classify_model: str = setting("", "model of stage 2; default: --model")
+    classify_provider: str = setting("", "who answers stage 2; default: --provider")
+    classify_base_url: str = setting("", "address of the server of stage 2; default: --base-url")
+    instances_model: str = setting("", "model of stage 3; default: --model")
+    instances_provider: str = setting("", "who answers stage 3; default: --provider")
+    instances_base_url: str = setting("", "address of the server of stage 3; default: --base-url")
     responses: str = setting("", "the journal that --provider replay answers from")
     temperature: float = setting(0.7, "of stage 1; stages 2 and 3 take 0 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
@@ -402,6 +408,7 @@ def classify_instructions(
     None
     """
     results = results or Results(tasks=tasks)
+    model = model.of("classify")  # --classify-model may name another
     # Does the model say of seed tasks what people say? If not, its answers decide nothing.
     results.agreement = agreement_with_people(config, model, results.seeds, tasks)
     if not results.agreement["trusted"]:
@@ -471,6 +478,7 @@ def generate_instances(
     """
     results = results or Results(tasks=tasks)
     results.begin("instances")
+    model = model.of("instances")  # --instances-model may name another
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
@@ -649,6 +657,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -1566,6 +1575,8 @@ DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.js
 def choices(name: str) -> tuple[str, ...]:
     """The values that a setting may have; none: any."""
     tables = {"provider": PROVIDERS, "recipe": RECIPES, "language": DEFAULT_SEEDS, "until": STAGES}
+    if name.endswith("_provider"):
+        return tuple(provider for provider in PROVIDERS if provider != "replay")
     return tuple(tables.get(name, ()))
 
 
@@ -1584,10 +1595,13 @@ def check_settings(config: Config) -> None:
     if config.output_path and Path(config.output_path).is_dir():
         problem = f"--output-path must be a file, and {config.output_path} is a folder"
         raise UsageError(problem)
-    if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
-        example = "http://localhost:8000/v1"
-        shown = re.sub("(?s).*@", "", config.base_url)  # no login
-        raise UsageError(f"--base-url must be like {example}, not {shown!r}")
+    for name in ("base_url", "classify_base_url", "instances_base_url"):
+        address = getattr(config, name)
+        if address and not re.fullmatch(ADDRESS, address):
+            example = "http://localhost:8000/v1"
+            shown = re.sub("(?s).*@", "", address)  # no login
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} must be like {example}, not {shown!r}")
 
 
 def flag_of(setting: Any) -> str:
@@ -1628,6 +1642,7 @@ SHAPE = (
     "tasks_asked",
     "classification_every",
 )  # the settings that shape a prompt of stage 1
+WHO = ("provider", "model", "base_url")  # the settings that say who answers
 RECORDED = (*SHAPE, "temperature", "recipe", "max_tokens")  # what a journal may decide
 
 
@@ -1638,6 +1653,43 @@ def take_recorded_settings(config: Config) -> None:
         unchanged = getattr(config, setting.name) in (None, setting.default)
         if setting.name in RECORDED and setting.name in record and unchanged:
             setattr(config, setting.name, record[setting.name])
+
+
+def recorded_who(config: Config, stage: str) -> tuple[str, str]:
+    """For a replay: the provider and the model that stage 2 or 3 asked.
+
+    The journal may hold replies of several: run.json beside it may tell which ones count.
+    """
+    first = first_record(config.responses)
+    who = (first["provider"], first["model"])
+    summary = earlier_run(Path(config.responses).parent)
+    said = who_answered(summary, stage) if who_answered(summary, "generate") == who else who
+    found = []
+    with open(config.responses, encoding="utf-8", errors="replace") as lines:
+        for record in map(json_or_none, lines):
+            if isinstance(record, dict) and record.get("stage") == stage:
+                found.append((record.get("provider"), record.get("model")))
+    return next((one for one in (said, who) if one in found), (*found, who)[0])
+
+
+def who_answered(summary: dict, stage: str) -> tuple:
+    """The provider and the model that answered a stage of a run, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return ("", "")
+    names = ("provider", "model")
+    return tuple(settings.get(f"{stage}_{name}") or settings.get(name) for name in names)
+
+
+def config_of_stage(config: Config, stage: str) -> Config:
+    """The settings of a stage with a model of its own: those of the run, unless it is named."""
+    own = {name: getattr(config, f"{stage}_{name}", "") for name in WHO}
+    if not any(own.values()):
+        return config
+    # Another provider has other models, and no key goes to an address that it was not meant for.
+    if own["provider"] or own["base_url"]:
+        return replace(config, **{**own, "provider": own["provider"] or "local"})
+    return replace(config, model=own["model"])
 
 
 def first_record(journal: str) -> dict:
@@ -2376,7 +2428,8 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     rows = results.rows(stage)
     same = path.exists() and holds_rows(path, rows)
     loses = path.exists() and not same and misses_rows(path, rows)
-    loses = loses or (path.exists() and of_another_model(model, results))
+    of_this_run = path.name in results.written
+    loses = loses or (path.exists() and not of_this_run and was_of_another(model, results, stage))
     if loses and not ended:
         return
     alone = same and stage != config.until
@@ -2416,17 +2469,13 @@ def instruction_in(line: str) -> str | None:
     return instruction if isinstance(instruction, str) else None
 
 
-def of_another_model(model: Model, results: Results) -> bool:
-    """Whether another provider or model made the file that stands there, as run.json says."""
-    return not results.written and was_of_another_model(model, results)
-
-
-def was_of_another_model(model: Model, results: Results) -> bool:
-    """Whether run.json names another provider or model than this run has."""
-    settings = results.earlier.get("settings")
-    if not isinstance(settings, dict):
+def was_of_another(model: Model, results: Results, stage: str = STAGES[-1]) -> bool:
+    """Whether run.json names another provider or model than this run has, up to this stage."""
+    if not isinstance(results.earlier.get("settings"), dict):
         return False
-    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+    stages = STAGES[: min(3, STAGES.index(stage) + 1)]
+    now = [(model.of(stage).name, model.of(stage).model) for stage in stages]
+    return [who_answered(results.earlier, stage) for stage in stages] != now
 
 
 def foreign_views(folder: Path) -> list[Path]:
@@ -2494,7 +2543,7 @@ def give_up_kept(model: Model, results: Results) -> None:
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
     views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
     lost = any(misses_rows(path, views[path.name]) for path in steps)
-    if kept and not lost and not was_of_another_model(model, results):
+    if kept and not lost and not was_of_another(model, results):
         for path in kept:
             path.unlink(missing_ok=True)
         for folder in (kept[0].parent, kept[0].parent.parent):
@@ -3119,9 +3168,45 @@ class Model(AbstractContextManager):
     """
 
     def __init__(self, config: Config, sleep: Callable[[float], Any] | None = None) -> None:
-        # Who answers, and where.
+        # What all threads of the run share, and all models that it asks.
+        self.lock = threading.Lock()
+        self.stop = threading.Event()  # set: nobody sends any more
+        self.sleep = sleep or self.stop.wait
+        self.senders = ThreadPoolExecutor(512, "asking")
+        self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.endings: Counter[str] = Counter()  # the finish reasons of replies
+        self.told: set[str] = set()  # notices that are printed once
+        self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
+        self.tokens: dict[str, Counter[str]] = {}
+        self.counted: set[str] = set()  # the keys of the replies in there
+        self.others: dict[str, Model] = {}  # stage -> who answers it, where that is another
+        self.first: Model | None = None  # of such another one: the run's own model
+
+        # Who answers, and the journal.
+        self.introduce(config)
+        self.name_model()
+        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
+        if config.responses:
+            record = first_record(config.responses)
+            self.name = record["provider"]
+            self.model = record["model"]
+        try:
+            self.others = self.other_models()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def introduce(self, config: Config, stage: str = "") -> None:
+        """Who answers, and where; and what its server has made us change, which is nothing yet.
+
+        A `stage` has a model of its own.
+        """
         variables = environment()
         self.config = config
+        self.flags = f"--{stage}-" if stage else "--"  # how the flags begin that name it
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
         self.address_file = file_of_address(config, self.provider)
@@ -3129,49 +3214,81 @@ class Model(AbstractContextManager):
         self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.address = server_address(config, self.provider, variables)
         self.base_url = without_login(self.address)  # as it is shown and written
-        # What all threads of the run share.
-        self.lock = threading.Lock()
-        self.stop = threading.Event()  # set: nobody sends any more
-        self.sleep = sleep or self.stop.wait
-        self.senders = ThreadPoolExecutor(512, "asking")
         self.sdk_client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
             self.window.set_limit(config.concurrency)  # there is no server
-        # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
-        self.faults: Counter[str] = Counter()  # what went wrong and was tried again
-        self.endings: Counter[str] = Counter()  # the finish reasons of replies
-        self.told: set[str] = set()  # notices that are printed once
-        self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
         self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         self.stage = ""  # the present one
         self.tasks: list[Task] = []  # what stages 2 and 3 ask about
-        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
-        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
-        self.silent = ""  # why nothing more is sent: the server is not there any more
-        # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
-        self.tokens: dict[str, Counter[str]] = {}
-        self.counted: set[str] = set()  # the keys of the replies in there
 
+    def name_model(self) -> None:
+        """Set the model's name. Raises WorkshopError where it, or the key, is missing."""
         # Without a journal there will be questions, so the key is needed at once.
+        config = self.config
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
         self.model = model_name(config, self.name) or self.first_listed()
-        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
-        if config.responses:
-            record = first_record(config.responses)
-            self.name = record["provider"]
-            self.model = record["model"]
+
+    def of(self, stage: str) -> Model:
+        """Who answers a stage: this model, or another one with the same journal."""
+        first = self.first or self
+        return first.others.get(stage, first)
+
+    def everyone(self) -> list[Model]:
+        """This model, and each other one once."""
+        return list(dict.fromkeys([self, *self.others.values()]))
+
+    def other_models(self) -> dict[str, Model]:
+        """The models of stages that another one answers. Raises WorkshopError."""
+        others: dict[str, Model] = {}
+        for stage in STAGES[1:3]:
+            config = config_of_stage(self.config, stage)
+            if self.config.responses:
+                found = self.like(recorded_who(self.config, stage), stage)
+            elif config is self.config:
+                found = self
+            else:
+                found = self.sibling(config, stage)
+            if found is not self:
+                others[stage] = found
+        return others
+
+    def sibling(self, config: Config, stage: str) -> Model:
+        """Another model, which shares with this one all but who is asked."""
+        other = copy(self)
+        other.first = self
+        other.introduce(config, stage)
+        other.name_model()
+        # Stages 2 and 3 may share one.
+        for known in (self, *self.others.values()):
+            if (known.name, known.model, known.address) == (other.name, other.model, other.address):
+                return known
+        self.others = {**self.others, stage: other}
+        return other
+
+    def like(self, who: tuple[str, str], stage: str) -> Model:
+        """For a replay: the model that has answered a stage."""
+        if who == (self.name, self.model):
+            return self
+        other = copy(self)
+        other.first = self
+        other.introduce(self.config, stage)
+        other.name, other.model = who
+        return other
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
+        for other in self.others.values():
+            other.first = None  # nothing keeps the journal open
 
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
@@ -3222,7 +3339,7 @@ class Model(AbstractContextManager):
                     continue
             except (ValueError, LookupError, TypeError, AttributeError):
                 pass
-            hint = "start a server there, or name the model with --model"
+            hint = f"start a server there, or name the model with {self.flags}model"
             raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
@@ -3718,17 +3835,19 @@ def what_to_change(model: Model, fault: Fault) -> str:
     key = model.provider.key or "the server"
     named = {fault.code, fault.kind}
     if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
-        return f"no money is left: top the account up, check {key}, or use another --model"
+        hint = f"top the account up, check {key}, or use another {model.flags}model"
+        return f"no money is left: {hint}"
     if 300 <= fault.status < 400:
-        return "a prompt follows no redirect to another host: give its address with --base-url"
+        hint = f"give its address with {model.flags}base-url"
+        return f"a prompt follows no redirect to another host: {hint}"
     if fault.status != 501 and is_passing(fault):
         return ""
     for words, what in NO_MODEL:
         if re.search(f"(?i){words}", fault.message):
-            return f"{model.model} {what}: name another with --model, or check {key}"
+            return f"{model.model} {what}: name another with {model.flags}model, or check {key}"
     if fault.status not in FATAL_STATUS and not named & FATAL:
         return ""
-    hint = f"check {key}, --model ({model.model}) and the address"
+    hint = f"check {key}, {model.flags}model ({model.model}) and the address"
     if RECIPES[model.config.recipe].continues_text:
         hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
     return hint
@@ -4877,6 +4996,9 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     text = words["greeting"].format(
         seeds=len(results.seeds), wanted=config.num_instructions, who=who
     )
+    for stage, other in model.others.items():
+        who = f"{other.name}, {one_line(other.model)}"
+        text += words["other"].format(number=STAGES.index(stage) + 1, who=who)
     if config.base_url or model.address_file:
         text += words["at"].format(address=model.base_url)
     if model.address_file:
@@ -5038,33 +5160,33 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
 def with_spending(earlier: dict, summary: dict) -> dict:
     """The earlier summary with what this run has spent, if both are of one model; else {}."""
-    settings = earlier.get("settings")
-    who = ("provider", "model")
-    if not isinstance(settings, dict):
+    if not isinstance(earlier.get("settings"), dict):
         return {}
-    if any(settings.get(name) != summary["settings"][name] for name in who):
+    if any(who_answered(earlier, stage) != who_answered(summary, stage) for stage in STAGES[:3]):
         return {}
     return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
 
 
 def summary_of(config: Config, model: Model, results: Results) -> dict:
     """What run.json says of a run."""
-    who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
     versions |= {package: metadata.version(package) for package in packages}
+    refused: dict[str, str] = {}
+    for one in model.everyone():
+        refused |= one.refused
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
     return {
         "status": results.status,
-        "settings": asdict(config) | who,
+        "settings": asdict(config) | who_answers(model),
         "versions": versions,
         "counts": counts | count(model, results),
         "agreement": results.agreement,
         "undone_because": Counter(reasons),
         "faults": model.faults,
-        "refused_parameters": model.refused,
+        "refused_parameters": refused,
         "tokens": model.tokens,
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
@@ -5073,6 +5195,16 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
         "replaces": named_run(results.earlier) if results.kept_in else "",
     }
+
+
+def who_answers(model: Model) -> dict[str, str]:
+    """Provider, model and address of the run, and of each stage that another model answers."""
+    said = {}
+    for stage, one in {"": model, **model.others}.items():
+        named = f"{stage}_" if stage else ""
+        values = (one.name, one.model, one.base_url)
+        said |= {named + name: value for name, value in zip(WHO, values, strict=True)}
+    return said
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:

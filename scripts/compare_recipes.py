@@ -100,7 +100,7 @@ def open_run(path: Path) -> tuple[Journal, dict, Keys]:
     # Find the newest run, and its replies.
     newest_first = sorted(journal.starts, key=lambda key: -journal.starts[key])
     run = newest_run(journal, newest_first)
-    return journal, run, keys_of(journal, newest_first, run)
+    return journal, run, keys_of(journal, newest_first, run, others_of(path.parent, run))
 
 
 def newest_run(journal: Journal, newest_first: list[str]) -> dict:
@@ -125,11 +125,19 @@ def newest_run(journal: Journal, newest_first: list[str]) -> dict:
     return run
 
 
-def keys_of(journal: Journal, newest_first: list[str], run: dict) -> Keys:
+def others_of(folder: Path, run: dict) -> dict[str, tuple]:
+    """By stage: the provider and the model that its run.json names, if that is of this run."""
+    summary = workshop.earlier_run(folder)
+    who = {stage: workshop.who_answered(summary, stage) for stage in workshop.STAGES[:3]}
+    same = who["generate"] == (run["provider"], run["model"])
+    return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
+
+
+def keys_of(journal: Journal, newest_first: list[str], run: dict, who: dict[str, tuple]) -> Keys:
     """The keys of the run's replies. Of two replies to a question, the newer one counts."""
     keys: Keys = {}
     for record in map(journal.get, newest_first):
-        if belongs(record, run):
+        if belongs(record, run, who):
             for question, key in questions_of(record):
                 sample = record.get("sample", 0)
                 keys.setdefault((record["stage"], question, sample, record["attempt"]), key)
@@ -144,10 +152,12 @@ def is_whole(record: dict) -> bool:
     return needed <= record.keys()
 
 
-def belongs(record: dict, run: dict) -> bool:
-    """Whether a record is of this run. Stages 2 and 3 need only have the same model."""
-    shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
-    return all(record.get(name) == run[name] for name in shared)
+def belongs(record: dict, run: dict, who: dict[str, tuple]) -> bool:
+    """Whether a record is of this run. In stages 2 and 3 its model and its recipe tell."""
+    if record["stage"] == "generate":
+        return all(record.get(name) == run[name] for name in run)
+    asked = (record["provider"], record["model"])
+    return asked == who.get(record["stage"]) and record["recipe"] == run["recipe"]
 
 
 def questions_of(record: dict) -> list[tuple[Any, str]]:
@@ -216,6 +226,8 @@ class Recorded(Model):
         self.results = Results()
         self.undone = []
         self.tasks = []
+        self.first = None
+        self.others = {}
         self.stop = threading.Event()
 
         # What we note: (stage, question) -> the reply, and text -> its outcome.

@@ -165,6 +165,7 @@ def is_instance(pair: Any) -> bool:
 
 # The settings of a run that the card names.
 RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
+OF_STAGES = ("classify_provider", "classify_model", "instances_provider", "instances_model")
 
 
 def run_beside(path: Path) -> dict[str, str]:
@@ -202,6 +203,7 @@ def facts_of(told: Any) -> dict[str, str]:
 
     # The date is the day on which the run ended.
     facts = {name: str(settings[name]) for name in RUN_FACTS}
+    facts |= {name: str(settings[name]) for name in OF_STAGES if settings.get(name)}
     return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
 
 

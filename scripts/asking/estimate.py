@@ -50,33 +50,37 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
 
     With it stands how many replies the journal has. Raises UsageError where a price is missing.
     """
-    # Who answers, at which price, and what is there already.
-    provider, model = limits.who(config)
-    size = together.group_size(config, workshop.provider_name(config), options.classify_together)
-    price = limits.price_of(provider, model, options)
+    # Who answers each stage, at which price, and what is there already.
+    stages = workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]
+    whom = {stage: limits.who(workshop.config_of_stage(config, stage)) for stage in stages}
+    classifier = workshop.provider_name(workshop.config_of_stage(config, "classify"))
+    size = together.group_size(config, classifier, options.classify_together)
     prompts = first_prompts(config, size)
-    in_journal, answered = journalled(config, provider, model)
+    in_journal, answered = journalled(config, whom)
 
     # A row for each stage that asks, as far as the run goes.
-    stages = {}
+    rows = {}
     total = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
-    for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
+    bills = []
+    for stage in stages:
         row = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
         for kind, n, reply in to_send(config, stage, answered, size):
             prompt = limits.bytes_of(prompts[kind]) // limits.BYTES_PER_TOKEN
             row.update(requests=n, prompt_tokens=n * prompt, reply_tokens=n * reply)
             sizes = {"prompt_size": prompt, "reply_size": reply}
         total.update(row)
-        stages[stage] = {**row, "in_journal": in_journal[stage], **sizes}
+        price = limits.price_of(*whom[stage], options, of_run=whom[stage] == whom["generate"])
+        purse = limits.Purse(None, None, price)
+        bills.append(purse.bill(row["prompt_tokens"], row["reply_tokens"]))
+        rows[stage] = {**row, "in_journal": in_journal[stage], **sizes}
 
     # All stages together.
-    purse = limits.Purse(None, None, price)
     return {
-        "model": model,
-        "stages": stages,
+        "models": {stage: model for stage, (_, model) in whom.items()},
+        "stages": rows,
         **total,
         "in_journal": in_journal.total(),
-        "cost": purse.cost(total["prompt_tokens"], total["reply_tokens"]),
+        "cost": limits.sum_of(bills)["cost"],
         "seconds": seconds(config, total, options),
     }
 
@@ -158,17 +162,20 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
 
 
 def journalled(
-    config: workshop.Config, provider: str, model: str
+    config: workshop.Config, whom: dict[str, tuple[str, str]]
 ) -> tuple[Counter[str], Counter[str]]:
     """By stage: replies in the journal to questions of these settings, and questions answered.
+
+    `whom` has the provider and the model of each stage.
 
     An answer out of a list is no reply of its own, and where it could not be read, no answer.
     """
     # Count replies, and collect the questions: of some there is more than one reply.
     found = Counter()
     answered = {stage: set() for stage in workshop.STAGES}
-    for record in limits.replies(config, provider, model):
-        if is_ours(config, record):
+    for record in limits.records(config):
+        who = (record["provider"], record["model"])
+        if whom.get(record["stage"]) == who and is_ours(config, record):
             in_list = "part_of" in record
             found[record["stage"]] += not record["attempt"] and not in_list
             which = record.get("instruction", record.get("request_idx"))
@@ -188,25 +195,20 @@ def is_ours(config: workshop.Config, record: dict) -> bool:
     return all(record.get(name, value) == value for name, value in wanted.items())
 
 
-def projected(stages: dict, model: Any, ended: bool) -> tuple[int, int]:
-    """About how many tokens of prompts and of replies the whole run will have spent.
+def to_come(stages: dict, model: Any) -> dict[str, tuple[int, int]]:
+    """About how many tokens of prompts and of replies each stage will still take.
 
-    That is what it has spent, and the requests to come, each at the mean of its stage so far.
+    Each request is as large as those of its stage so far were.
     """
-    # A run that ended with nothing undone sends nothing more.
-    prompts, replies = model.purse.spent
-    if ended and not model.undone:
-        return prompts, replies
-
-    # Add what each stage still sends.
+    sizes = {}
     for stage, row in stages.items():
+        asked = model.of(stage)
         guessed = (1, row["prompt_size"], row["reply_size"])
-        n, prompt, reply = model.purse.rows.get(stage, guessed)
+        n, prompt, reply = asked.purse.rows.get(stage, guessed)
         used = model.tokens.get(stage, {}).get("replies", 0)
-        to_come = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
-        prompts += to_come * prompt / n
-        replies += to_come * reply / n
-    return round(prompts), round(replies)
+        left = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
+        sizes[stage] = (round(left * prompt / n), round(left * reply / n))
+    return sizes
 
 
 def needed(model: Any, stage: str, used: int, row: dict) -> float:
@@ -214,20 +216,23 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
     # Stage 1 is over once stage 2 has begun; before, it goes on as it has so far.
     all_made = "classify" in model.tokens
     wanted = model.config.num_instructions
+    made = model.so_far.made
     if stage == "generate" and all_made:
         return used
     if stage == "generate":
-        return used * wanted / model.made if model.made else row["requests"] + row["in_journal"]
+        return used * wanted / made if made else row["requests"] + row["in_journal"]
 
-    tasks = model.made if all_made else wanted
+    tasks = made if all_made else wanted
     if stage == "instances":
         return tasks + answers_to(model.config, tasks)
 
     # Where stage 2 used more replies than lists take, tasks are asked about one by one.
     probes = probes_of(model.config)
-    in_lists = probes + lists_for(tasks, model.together)
-    refused = model.in_lists.get("asked", 0) > 0 and not model.in_lists["trusted"]
-    one_by_one = model.together == 1 or refused or used > in_lists
+    size = model.of("classify").together
+    in_lists = probes + lists_for(tasks, size)
+    lists = model.so_far.in_lists
+    refused = lists.get("asked", 0) > 0 and not lists["trusted"]
+    one_by_one = size == 1 or refused or used > in_lists
     return probes + tasks if one_by_one else in_lists
 
 
@@ -245,9 +250,12 @@ def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -
 def as_text(found: dict, config: workshop.Config) -> str:
     """The estimate as a table, with what it assumes."""
     # A row for each stage, and one for all.
-    title = "estimate for " + workshop.one_line(found["model"], 32)
+    models = found["models"]
+    title = "estimate for " + workshop.one_line(models["generate"], 32)
     lines = [f"{title:<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
     for stage, row in {**found["stages"], "in all": found}.items():
+        if models.get(stage, models["generate"]) != models["generate"]:
+            stage += " by " + workshop.one_line(models[stage], 30)
         counts = f"{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}"
         lines.append(f"  {stage:<44}{counts}")
 

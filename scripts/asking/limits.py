@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -87,15 +88,20 @@ def who(config: workshop.Config) -> tuple[str, str]:
     return name, workshop.model_name(config, name) or "the first model listed"
 
 
-def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
+def price_of(
+    provider: str, model: str, options: argparse.Namespace, of_run: bool = True
+) -> tuple[float, float] | None:
     """Dollars per million tokens of prompts and of replies; None: not known.
 
-    A price that is given counts, else the one of data/prices.json. Raises UsageError where the
-    price is not known and --max-cost, or one price of the two, needs it.
+    A price that is given is that of the run's model, and counts; else the one of
+    data/prices.json. Raises UsageError where the price is not known and --max-cost, or one price
+    of the two, needs it.
     """
     # Look both up.
     table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
     listed_in, listed_out = table.get(provider, {}).get(model, (None, None))
+    if not of_run:
+        return other_price(model, listed_in, listed_out, options)
     price_in = listed_in if options.price_in is None else options.price_in
     price_out = listed_out if options.price_out is None else options.price_out
     if price_in is not None and price_out is not None:
@@ -109,19 +115,25 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
     return None
 
 
-def replies(
-    config: workshop.Config,
-    provider: str,
-    model: str,
-    stages: tuple[str, ...] = workshop.STAGES[:3],
-) -> Iterator[dict]:
-    """The journal's records of replies of this provider and model that can be read."""
+def other_price(
+    model: str, price_in: float | None, price_out: float | None, options: argparse.Namespace
+) -> tuple[float, float] | None:
+    """The listed price of a model that answers one stage. Raises UsageError as price_of does."""
+    if price_in is not None and price_out is not None:
+        return price_in, price_out
+    if options.max_cost:
+        problem = f"price not listed for {model}"
+        raise workshop.UsageError(f"{problem}: add it to {PRICES}, or limit --max-tokens-total")
+    return None
+
+
+def records(config: workshop.Config) -> Iterator[dict]:
+    """The journal's records of replies that can be read; of an old list, one for each answer."""
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             record = json_of(line)
-            ours = is_reply(record) and record["stage"] in stages
-            if ours and (record["provider"], record["model"]) == (provider, model):
+            if is_reply(record):
                 yield from workshop.single_records(record)
 
 
@@ -148,17 +160,23 @@ class SlowDown(workshop.ParameterRefused):
 
 
 class Purse:
-    """Tokens spent, by stage, and tokens reserved: each of prompts and of replies."""
+    """Tokens of one model: spent, by stage, and reserved; each of prompts and of replies.
+
+    `family` has the purses of all models of a run: the limits are those of all together.
+    """
 
     def __init__(
         self,
         max_tokens: float | None,
         max_cost: float | None,
         price: tuple[float, float] | None,
+        family: list[Purse] | None = None,
     ) -> None:
         self.max_tokens = max_tokens or math.inf
         self.max_cost = max_cost or math.inf  # dollars
         self.price = price  # dollars per million tokens of prompts and of replies
+        self.family = [] if family is None else family
+        self.family.append(self)
         self.changed = threading.Condition()
         self.in_flight = 0
         self.sizes = (0, 0)  # of what is in flight, by its prompts and max_tokens
@@ -194,10 +212,11 @@ class Purse:
 
     def passed(self) -> str:
         """The limit that was passed, and by how much; "" if none."""
-        over = sum(self.spent) - self.max_tokens
+        tokens, spent = self.all_together(with_reserved=False)
+        over = tokens - self.max_tokens
         if over > 0:
             return f"--max-tokens-total ({self.max_tokens:,.0f}) was passed by {over:,.0f} tokens"
-        dollars = (self.cost(*self.spent) or 0.0) - self.max_cost
+        dollars = spent - self.max_cost
         return f"--max-cost (${self.max_cost:g}) was passed by ${dollars:.4f}" * (dollars > 0)
 
     def cost(self, prompt: float, reply: float) -> float | None:
@@ -206,15 +225,23 @@ class Purse:
             return None
         return (prompt * self.price[0] + reply * self.price[1]) / 1e6
 
+    def all_together(self, with_reserved: bool = True) -> tuple[int, float]:
+        """Tokens and dollars that all models of the run have spent, and reserved."""
+        tokens = 0
+        dollars = 0.0
+        for purse in self.family:
+            for prompt, reply in (purse.spent, purse.reserved)[: 1 + with_reserved]:
+                tokens += prompt + reply
+                dollars += purse.cost(prompt, reply) or 0.0
+        return tokens, dollars
+
     def passes(self, prompt: int, reply: int) -> str:
         """The limit that a request of this size could pass, "" if none."""
-        spent = self.spent
         most = self.worst((prompt, reply))
-        prompt = most[0] + spent[0] + self.reserved[0]
-        reply = most[1] + spent[1] + self.reserved[1]
-        if prompt + reply > self.max_tokens:
+        tokens, dollars = self.all_together()
+        if tokens + sum(most) > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        if (self.cost(prompt, reply) or 0.0) > self.max_cost:
+        if dollars + (self.cost(*most) or 0.0) > self.max_cost:
             return f"--max-cost (${self.max_cost:g})"
         return ""
 
@@ -261,8 +288,9 @@ class Purse:
 class LimitedModel(workshop.Model):
     """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`.
 
-    `project`, as estimate.py has it, says about how many tokens of prompts and of replies the
-    whole run will have spent.
+    `to_come(model)`, as estimate.py has it, says about how many tokens of prompts and of replies
+    each stage will still take. Each model of a run has its own pace; limits on spending are for
+    all together.
     """
 
     stages = workshop.STAGES[:3]  # whose replies count as spent
@@ -272,53 +300,61 @@ class LimitedModel(workshop.Model):
         self,
         config: workshop.Config,
         options: argparse.Namespace,
-        project: Callable | None = None,
+        to_come: Callable[[Any], dict] | None = None,
         clock: Callable = time.monotonic,
     ) -> None:
-        # Limits on spending: a replay is free.
-        max_tokens = None if config.responses else options.max_tokens_total
-        max_cost = None if config.responses else options.max_cost
-        self.purse = Purse(max_tokens, max_cost, price_of(*who(config), options))
-
-        # Limits on the rate.
-        self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, clock)
+        self.options = options
+        self.clock = clock
+        self.to_come = to_come or (lambda model: {})
+        self.family: list[Purse] = []
         self.gate = threading.Lock()  # of those who wait for a turn, one looks at the clock
-        self.warned = False
+        # Instructions so far, and how well lists of stage 2 did on seed tasks.
+        self.so_far = SimpleNamespace(made=0, in_lists={})
+        # Of this thread's request: its number in the ledger, its size, ...
+        self.here = threading.local()
 
-        # What the bar shows.
-        self.made = 0  # instructions so far
-        self.stage = ""
-        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
-        self.project = project or (lambda model, ended: model.purse.spent)
-
-        # The name of the model is known from here on.
+        # The names of all models are known from here on.
         super().__init__(config)
-        self.together = together.group_size(config, self.name, options.classify_together)
-        self.here = (
-            threading.local()
-        )  # of this thread's request: its number in the ledger, its size, ...
         try:
-            path = Path(config.work_dir) / self.ledger_name
-            self.ledger = Ledger(path, self.name, self.model)
+            self.ledger = Ledger(Path(config.work_dir) / self.ledger_name)
         except workshop.WorkshopError:
             self.__exit__()
             raise
+        for model in self.everyone():
+            model.ledger = self.ledger
+            size = options.classify_together
+            model.together = together.group_size(config, model.name, size)
         self.count_earlier()
+
+    def introduce(self, config: workshop.Config, stage: str = "") -> None:
+        """As before; each model has its own price and pace. A replay is free."""
+        super().introduce(config, stage)
+        options = self.options
+        max_tokens = None if config.responses else options.max_tokens_total
+        max_cost = None if config.responses else options.max_cost
+        price = price_of(*who(config), options, of_run=not stage)
+        self.purse = Purse(max_tokens, max_cost, price, self.family)
+        self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
+        self.warned = False
 
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""
-        # The tokens of one answer out of a list are counted with the list's reply.
-        for record in replies(self.config, self.name, self.model, self.stages):
-            if "part_of" not in record:
+        # At two addresses, the replies of one model count once.
+        models = {(one.name, one.model): one for one in reversed(self.everyone())}
+        for record in records(self.config):
+            model = models.get((record["provider"], record["model"]))
+            # The tokens of one answer out of a list are counted with the list's reply.
+            if model and record["stage"] in self.stages and "part_of" not in record:
                 most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
                 told = [workshop.token_count(record[name]) for name in SIZES]
-                used = self.used(*told, most)
-                self.purse.learn(most, used)
-                self.purse.count(record["stage"], *used)
+                used = model.used(*told, most)
+                model.purse.learn(most, used)
+                model.purse.count(record["stage"], *used)
 
         # Of what got lost, the ledger knows.
-        self.purse.count("lost", *self.ledger.lost())
-        self.earlier = sum(self.purse.spent)
+        for who, model in models.items():
+            model.purse.count("lost", *self.ledger.lost(*who))
+        self.earlier = self.purse.all_together()[0]
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:
         """What a server says, or the most that it can be where the server does not say.
@@ -375,7 +411,7 @@ class LimitedModel(workshop.Model):
             return
         self.check_folder()
         try:
-            self.here.number = self.ledger.reserve(prompt, reply)
+            self.here.number = self.ledger.reserve((self.name, self.model), prompt, reply)
         except OSError as error:
             raise self.unwritable(self.ledger.path, str(error.strerror)) from None
 
@@ -451,11 +487,11 @@ class LimitedModel(workshop.Model):
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
         """As before; in stage 2, ask about lists first, whose answers then stand in the journal."""
         if stage in workshop.STAGES[1:]:
-            self.made = len(items)
+            self.so_far.made = len(items)
         if stage == "classify":
             path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
             seeds = workshop.load_seed_tasks(path)
-            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
+            self.so_far.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
     def refuse(self, name: str) -> None:
@@ -468,7 +504,7 @@ class LimitedModel(workshop.Model):
         # One stage runs at a time.
         self.stage = question[0]
         if self.stage == "generate" and self.bar is not None:
-            self.made = self.bar.n
+            self.so_far.made = self.bar.n
         reply = super().ask_once(*question)
         if self.bar is not None:
             self.bar.set_postfix_str(self.status(), refresh=False)
@@ -476,45 +512,65 @@ class LimitedModel(workshop.Model):
 
     def status(self) -> str:
         """Spent so far, of about how much in all."""
-        spent = self.purse.spent
-        projected = self.project(self, False)
-        text = f"{sum(spent):,} of {sum(projected):,} tokens"
-        cost = self.purse.cost(*spent)
-        if cost is None:
+        tokens, dollars = self.purse.all_together(with_reserved=False)
+        in_all = self.projected()
+        text = f"{tokens:,} of {in_all['prompt_tokens'] + in_all['reply_tokens']:,} tokens"
+        if in_all["cost"] is None:
             return text
-        return f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        return f"{text}, ${dollars:.4f} of ${in_all['cost']:.4f}"
+
+    def projected(self, ended: bool = False) -> dict:
+        """About what the whole run will have spent, as run.json has it.
+
+        A run that ended with nothing undone sends nothing more.
+        """
+        bills = [purse.bill(*purse.spent) for purse in self.family]
+        if not (ended and not self.undone):
+            for stage, sizes in self.to_come(self).items():
+                bills.append(self.of(stage).purse.bill(*sizes))
+        return sum_of(bills)
 
     def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost."""
         # What was in flight when the run broke off is lost too, as the most that it can be.
-        purse = self.purse
-        rows = dict(purse.rows)
-        requests, prompt, reply = rows.get("lost", (0, 0, 0))
-        rows["lost"] = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+        rows: dict[str, list[dict]] = {}
+        for purse in self.family:
+            requests, prompt, reply = purse.rows.get("lost", (0, 0, 0))
+            lost = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+            for stage, row in {**purse.rows, "lost": lost}.items():
+                rows.setdefault(stage, []).append(purse.bill(*row[1:]))
 
         # What lists of stage 2 did on seed tasks stands beside what single questions did.
-        if self.in_lists:
-            results.agreement["in_lists"] = self.in_lists
+        if self.so_far.in_lists:
+            results.agreement["in_lists"] = self.so_far.in_lists
         # What this run has spent above a limit is said.
-        passed = purse.passed()
-        if passed and sum(purse.spent) > self.earlier:
+        passed = self.purse.passed()
+        tokens = self.purse.all_together(with_reserved=False)[0]
+        if passed and tokens > self.earlier:
             text = f"{passed}: {self.name} counts more than was reserved"
             print(f"notice: {text}", file=sys.stderr)
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)
-        self.made = len(results.tasks)
-        projected = self.project(self, results.status != "interrupted")
-        all_prompts = sum(row[1] for row in rows.values())
-        all_replies = sum(row[2] for row in rows.values())
+        self.so_far.made = len(results.tasks)
+        stages = {stage: sum_of(bills) for stage, bills in rows.items()}
+        price = self.purse.price
         return {
             "currency": "USD",
-            "price_per_million_tokens": list(purse.price) if purse.price else "price not listed",
-            **purse.bill(all_prompts, all_replies),
-            "projected": purse.bill(*projected),
-            "stages": {stage: purse.bill(*row[1:]) for stage, row in rows.items()},
-            "tokens_per_kept_instance": round(sum(purse.spent) / kept, 1) if kept else None,
+            "price_per_million_tokens": list(price) if price else "price not listed",
+            **sum_of(list(stages.values())),
+            "projected": self.projected(results.status != "interrupted"),
+            "stages": stages,
+            "tokens_per_kept_instance": round(tokens / kept, 1) if kept else None,
         }
+
+
+def sum_of(bills: list[dict]) -> dict:
+    """Bills in one; its cost is None where one of them has tokens without a known price."""
+    total = {name: sum(bill[name] for bill in bills) for name in SIZES}
+    costs = [bill["cost"] for bill in bills if any(bill[name] for name in SIZES)]
+    known = [cost for cost in costs if cost is not None]
+    return {**total, "cost": sum(known) if len(known) == len(costs) else None}
 
 
 def listening(client: Any, hear: Callable[[Any], None]) -> Any:

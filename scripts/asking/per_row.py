@@ -70,7 +70,7 @@ class RowModel(limits.LimitedModel):
         self.ledger_name = f"spending-{stage}.jsonl"
         self.settings = settings_of(options)
         self.asked = 0  # questions of all rounds so far
-        super().__init__(config, options, project=projected)
+        super().__init__(config, options, to_come)
         if not self.provider.base_url:
             self.provider = replace(self.provider, send=partial(send_practice, practice))
 
@@ -92,13 +92,13 @@ def settings_of(options: argparse.Namespace) -> dict:
     return {"max_tokens": options.max_tokens, "temperature": options.temperature, **extra}
 
 
-def projected(model: RowModel, ended: bool) -> tuple[int, int]:
-    """About how many tokens of prompts and of replies all questions so far will have used."""
-    requests, prompts, replies = model.purse.rows.get(model.stages[0], (0, 0, 0))
-    if ended or not requests:
-        return model.purse.spent
-    times = max(1.0, model.asked / requests)
-    return round(times * prompts), round(times * replies)
+def to_come(model: RowModel) -> dict[str, tuple[int, int]]:
+    """About how many tokens of prompts and of replies the questions so far will still take."""
+    stage = model.stages[0]
+    requests, prompts, replies = model.purse.rows.get(stage, (0, 0, 0))
+    left = max(0, model.asked - requests)
+    sizes = (left * prompts, left * replies) if requests else (0, 0)
+    return {stage: (round(sizes[0] / max(1, requests)), round(sizes[1] / max(1, requests)))}
 
 
 def send_practice(

@@ -361,6 +361,10 @@ def is_of_run(record: dict, wanted: dict) -> bool:
     names = WHO
     if record["stage"] == "generate":
         names = (*WHO, *SHAPE, "temperature", "seed_tasks")
+    elif {"provider", "model"} <= wanted.keys():
+        # A stage may have a model of its own.
+        named = workshop.who_answered({"settings": wanted}, record["stage"])
+        wanted = {**wanted, "provider": named[0], "model": named[1]}
     known = [name for name in names if wanted.get(name, "") != ""]
     return all(record.get(name) == wanted[name] for name in known)
 
@@ -426,12 +430,12 @@ def shareable(settings: dict) -> dict:
         shown[name] = re.split(r"[\\/]", str(shown[name]).rstrip("\\/"))[-1]
 
     # A server may call a model by its file.
-    if "model" in shown:
-        shown["model"] = without_folders(str(shown["model"]))
+    for name in [name for name in shown if name == "model" or name.endswith("_model")]:
+        shown[name] = without_folders(str(shown[name]))
 
     # An address: what stands before an @ is a name, and what follows a ? may be a key.
-    if "base_url" in shown:
-        shown["base_url"] = re.sub(r"(?<=//)[^/@]*@|\?.*", "", str(shown["base_url"]))
+    for name in [name for name in shown if name.endswith("base_url")]:
+        shown[name] = re.sub(r"(?<=//)[^/@]*@|\?.*", "", str(shown[name]))
     return shown
 
 

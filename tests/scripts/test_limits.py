@@ -1010,13 +1010,15 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
         LimitedModel(
             settings(**about(wire, server)),
             limits(price_in=1, price_out=1),
-            lambda model, ended: (900, 100),
+            lambda model: {"instances": (900, 100)},
         ) as model,
     ):
         model.bar = Bar()
         ask(model)
     spent = sum(model.purse.spent)
-    assert Bar.said == [f"{spent} of 1,000 tokens, ${spent / 1e6:.4f} of $0.0010"]
+    in_all = spent + 1000
+    said = f"{spent} of {in_all:,} tokens, ${spent / 1e6:.4f} of ${in_all / 1e6:.4f}"
+    assert Bar.said == [said]
 
 
 # Everything at once.
