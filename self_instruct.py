@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.asking import check_providers, estimate, limits, together
+from scripts.asking import budget, check_providers, estimate, limits, together
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -166,7 +166,8 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     """Say what the run will take, ask before anything is paid, and run within the limits."""
     workshop.check_files(config)
     found = estimate.estimate(config, options)
-    text = estimate.as_text(found, config)
+    within = budget.fitting_text(config, options)
+    text = "\n".join(filter(None, [estimate.as_text(found, config), within]))
     if options.estimate:
         workshop.show(text)
         return None
@@ -175,6 +176,8 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
         return 1
     to_come = partial(estimate.to_come, found["stages"])
     model_class = partial(limits.LimitedModel, options=options, to_come=to_come)
+    if budget.has_limit(config, options):
+        return budget.run_within(config, options, model_class)
     return workshop.run(config, model_class=model_class)
 
 

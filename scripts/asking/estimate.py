@@ -32,6 +32,8 @@ TASK, OPTIONS, INSTANCE = 25, 6, 150  # tokens in a task, in its options, in an 
 AGAIN, ANSWER = 0.45, 8  # of the instances, those whose answer is asked for again; tokens in it
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
 
+Known = tuple[Counter[str], Counter[str]]  # by stage: replies in the journal, questions answered
+
 # The settings that shape a question.
 SHAPING = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
 
@@ -45,18 +47,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--yes", action="store_true", help="do not ask whether to go on")
 
 
-def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
+def estimate(
+    config: workshop.Config, options: argparse.Namespace, known: Known | None = None
+) -> dict:
     """What is still to be sent: requests and tokens by stage and in all, seconds, dollars.
 
-    With it stands how many replies the journal has. Raises UsageError where a price is missing.
+    With it stands how many replies the journal has; who has read it already gives that as `known`.
+    Raises UsageError where a price is missing.
     """
     # Who answers each stage, at which price, and what is there already.
     stages = workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]
-    whom = {stage: limits.who(workshop.config_of_stage(config, stage)) for stage in stages}
+    whom = who_answers(config)
     classifier = workshop.provider_name(workshop.config_of_stage(config, "classify"))
     size = together.group_size(config, classifier, options.classify_together)
     prompts = first_prompts(config, size)
-    in_journal, answered = journalled(config, whom)
+    in_journal, answered = known or known_replies(config)
 
     # A row for each stage that asks, as far as the run goes.
     rows = {}
@@ -76,7 +81,7 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
 
     # All stages together.
     return {
-        "models": {stage: model for stage, (_, model) in whom.items()},
+        "models": {stage: whom[stage][1] for stage in stages},
         "stages": rows,
         **total,
         "in_journal": in_journal.total(),
@@ -161,16 +166,19 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     return prompts
 
 
-def journalled(
-    config: workshop.Config, whom: dict[str, tuple[str, str]]
-) -> tuple[Counter[str], Counter[str]]:
-    """By stage: replies in the journal to questions of these settings, and questions answered.
+def who_answers(config: workshop.Config) -> dict[str, tuple[str, str]]:
+    """The provider and the model of each stage that asks."""
+    stages = workshop.STAGES[:3]
+    return {stage: limits.who(workshop.config_of_stage(config, stage)) for stage in stages}
 
-    `whom` has the provider and the model of each stage.
+
+def known_replies(config: workshop.Config) -> Known:
+    """By stage: replies in the journal to questions of these settings, and questions answered.
 
     An answer out of a list is no reply of its own, and where it could not be read, no answer.
     """
     # Count replies, and collect the questions: of some there is more than one reply.
+    whom = who_answers(config)
     found = Counter()
     answered = {stage: set() for stage in workshop.STAGES}
     for record in limits.records(config):
