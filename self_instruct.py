@@ -181,6 +181,16 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     return workshop.run(config, model_class=model_class)
 
 
+def run_within(config: workshop.Config, **limits: float) -> dict:
+    """For a notebook: `run_within(Config(...), max_cost=2)`, by the flags of the command line.
+
+    Limits are max_cost (dollars), max_tokens_total, price_in, price_out, requests_per_minute and
+    tokens_per_minute. Returns the summary, as `run` does. Raises WorkshopError.
+    """
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in limits.items()]
+    return limited_run(config, command_line().parse_args(["--yes", *flags]))
+
+
 def is_paid(config: workshop.Config, stages: dict[str, dict]) -> bool:
     """Whether a provider with a key, which costs money, is asked in any stage."""
     for stage, row in stages.items():

@@ -21,6 +21,7 @@ import math
 import sys
 from collections import Counter
 from contextlib import redirect_stderr
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from scripts.asking import limits, together
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, OPTIONS, INSTANCE = 25, 6, 150  # tokens in a task, in its options, in an instance
 AGAIN, ANSWER = 0.45, 8  # of the instances, those whose answer is asked for again; tokens in it
+OLD = 90  # days after which a list of prices may be wrong
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
 
 Known = tuple[Counter[str], Counter[str]]  # by stage: replies in the journal, questions answered
@@ -268,7 +270,8 @@ def as_text(found: dict, config: workshop.Config) -> str:
         lines.append(f"  {stage:<44}{counts}")
 
     # Money and time, what was guessed, and what is there already.
-    money = "price not listed (--price-in, --price-out)"
+    page = limits.see_page(workshop.provider_name(config))
+    money = f"price not listed: --price-in and --price-out tell it{page}"
     if found["cost"] is not None:
         money = f"about ${found['cost']:.2f}"
     minutes = max(1, math.ceil(found["seconds"] / 60))
@@ -276,10 +279,22 @@ def as_text(found: dict, config: workshop.Config) -> str:
     guessed = f"{KEPT:.0%} of new tasks are kept"
     guessed += f", a task has {TASK} tokens, an instance {INSTANCE}"
     lines.append(f"  guessed: {guessed}")
+    if found["cost"]:
+        lines += old_prices(datetime.now(UTC).date())
     if found["in_journal"]:
         paid = "replies are in the journal: paid for, and not asked again"
         lines.append(f"  {found['in_journal']:,} {paid}")
     return "\n".join(lines)
+
+
+def old_prices(today: date) -> list[str]:
+    """A line where the list of prices is older than 90 days."""
+    listed = date.fromisoformat(limits.price_list()["date"])
+    days = (today - listed).days
+    if days <= OLD:
+        return []
+    hint = "check them, or pass --price-in and --price-out"
+    return [f"  prices are of {listed}, {days} days ago: {hint}"]
 
 
 def agreed(text: str, options: argparse.Namespace) -> bool:

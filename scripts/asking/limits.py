@@ -59,8 +59,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = partial(group.add_argument, metavar="X")
     add("--requests-per-minute", type=positive, help="send no more than this")
     add("--tokens-per-minute", type=positive, help="prompts and replies together")
-    add("--max-cost", type=positive, help="stop before this many dollars; exit 3")
-    add("--max-tokens-total", type=positive, help="stop before this many tokens; exit 3")
+    add("--max-cost", type=positive, help="a budget in dollars, never passed; exit 3")
+    add("--max-tokens-total", type=positive, help="a budget in tokens, never passed; exit 3")
     add("--price-in", type=not_negative, help="dollars per million prompt tokens [prices.json]")
     add("--price-out", type=not_negative, help="dollars per million reply tokens [prices.json]")
 
@@ -98,7 +98,7 @@ def price_of(
     of the two, needs it.
     """
     # Look both up.
-    table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
+    table = price_list()["dollars_per_million_tokens"]
     listed_in, listed_out = table.get(provider, {}).get(model, (None, None))
     if not of_run:
         return other_price(model, listed_in, listed_out, options)
@@ -111,8 +111,20 @@ def price_of(
     one_given = options.price_in is not None or options.price_out is not None
     if options.max_cost or one_given:
         problem = f"price not listed for {model}"
-        raise workshop.UsageError(f"{problem}: give both --price-in and --price-out")
+        hint = f"give both --price-in and --price-out{see_page(provider)}"
+        raise workshop.UsageError(f"{problem}: {hint}")
     return None
+
+
+def price_list() -> dict:
+    """What data/prices.json says: date, pages of the providers, dollars per million tokens."""
+    return json.loads(PRICES.read_text(encoding="utf-8"))
+
+
+def see_page(provider: str) -> str:
+    """Where a provider lists its prices, as the end of a sentence; "" where that is not known."""
+    page = price_list().get("pages", {}).get(provider)
+    return f" (see {page})" if page else ""
 
 
 def other_price(

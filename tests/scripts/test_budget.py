@@ -144,6 +144,17 @@ def test_a_killed_run_within_a_budget_counts_what_it_paid(
     assert summary_of(tmp_path / "work")["spending"]["cost"] <= 0.005
 
 
+def test_a_notebook_has_the_same_limits(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    where = {"base_url": server.url + "/v1", "work_dir": str(tmp_path / "work")}
+    config = Config(300, provider="openai", model="gpt-6-luna", **where)
+    summary = self_instruct.run_within(config, max_cost=0.005)
+    assert summary["spending"]["cost"] <= 0.005
+    assert summary["budget"]["rows"] == summary["counts"]["filter"]["out"] > 20
+
+
 @pytest.mark.parametrize("broken", [[], {"counts": 3}, {"counts": {"instances": {"in": "x"}}}])
 def test_a_damaged_run_json_decides_nothing(tmp_path: Path, broken: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps(broken), encoding="utf-8")

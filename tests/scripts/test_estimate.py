@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from helpers.runs import PATIENCE, ROOT
 from helpers.server import LISTS, Server, scripted_model
 
 import self_instruct
-from scripts.asking.estimate import as_text, estimate
+from scripts.asking.estimate import as_text, estimate, old_prices
 from scripts.asking.limits import PRICES, LimitedModel, price_of
 from self_instruct_workshop import PROVIDERS, Config, UsageError, run
 
@@ -257,10 +258,9 @@ def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
         assert self_instruct.main(flags(wire, server, tmp_path, *more)) == 2
         assert not server.requests
     said = capsys.readouterr()
-    assert (
-        said.err == "error: price not listed for m: give both --price-in and --price-out\n"
-        and not said.out
-    )
+    hint = "give both --price-in and --price-out (see https://"
+    assert said.err.startswith(f"error: price not listed for m: {hint}")
+    assert said.err.count("\n") == 1 and not said.out
     assert not (tmp_path / "w").exists()
 
 
@@ -360,3 +360,31 @@ def test_without_a_terminal_there_is_no_question(
         )
         said, _ = running.communicate(timeout=60)
         assert running.returncode == 0 and b"Go on?" not in said and len(server.requests) >= 5
+
+
+# --------------------------------------------------------------------------------------------------
+# The list of prices.
+
+
+def test_every_default_model_has_a_price_and_every_provider_a_page() -> None:
+    listed = json.loads(PRICES.read_text(encoding="utf-8"))
+    for name, row in PROVIDERS.items():
+        if row.key:
+            assert row.model in listed["dollars_per_million_tokens"][name], name
+            assert listed["pages"][name].startswith("https://"), name
+    # The models of the lesson that this one began from.
+    table = listed["dollars_per_million_tokens"]
+    assert "gpt-4o-mini" in table["openai"] and "qwen-plus" in table["dashscope"]
+
+
+def test_a_list_that_is_old_says_so() -> None:
+    listed = date.fromisoformat(json.loads(PRICES.read_text(encoding="utf-8"))["date"])
+    assert old_prices(listed + timedelta(days=90)) == []
+    [line] = old_prices(listed + timedelta(days=91))
+    assert f"prices are of {listed}, 91 days ago" in line
+
+
+def test_a_price_that_is_not_known_says_where_to_look() -> None:
+    options = self_instruct.command_line().parse_args(["--max-cost=1"])
+    with pytest.raises(UsageError, match=r"price not listed for new-model.*see https://groq"):
+        price_of("groq", "new-model", options)
