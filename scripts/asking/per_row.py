@@ -64,14 +64,18 @@ class RowModel(limits.LimitedModel):
     """
 
     def __init__(
-        self, config: Config, options: argparse.Namespace, stage: str, practice: Callable
+        self,
+        config: Config,
+        options: argparse.Namespace,
+        stage: str,
+        practice: Callable | None = None,
     ) -> None:
         self.stages = (stage,)
         self.ledger_name = f"spending-{stage}.jsonl"
         self.settings = settings_of(options)
         self.asked = 0  # questions of all rounds so far
         super().__init__(config, options, to_come)
-        if not self.provider.base_url:
+        if practice and not self.provider.base_url:
             self.provider = replace(self.provider, send=partial(send_practice, practice))
 
     def missing(self, questions: list[Question]) -> list[Question]:
