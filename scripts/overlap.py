@@ -264,7 +264,10 @@ def summary(rows: list[Prompt], checked: list[Checked], options: argparse.Namesp
 
 
 def with_share(count: int, total: int) -> tuple[str, str]:
-    return f"{count:,}", f"{100 * count / total:.1f} %"
+    share = f"{100 * count / total:.1f} %"
+    if count and share == "0.0 %":
+        share = "< 0.1 %"
+    return f"{count:,}", share
 
 
 def table_line(cells: tuple[str, ...]) -> str:
@@ -411,7 +414,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, and return the exit code: 0, whether there is overlap or not."""
-    options = command_line().parse_args(arguments)
+    options = command_line().parse_intermixed_args(arguments)
     return workshop.main(None, lambda _: overlap(options))
 
 

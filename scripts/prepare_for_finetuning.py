@@ -53,7 +53,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from scripts.overlapping import record
+from scripts.overlapping import record as overlap
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
@@ -550,7 +550,7 @@ def shown(value: Any) -> str:
 CHECKED = """
 ## Checked for overlap
 
-Instructions and inputs of `{file}` were compared with these evaluation sets by `{mark}`: \
+Instructions and inputs of {file} were compared with these evaluation sets by `{mark}`: \
 the same text but for
 case, spaces and punctuation, {n} tokens in a row, and ROUGE-L above {threshold}. \
 Of {rows} rows, {outcome}.{seeds}
@@ -567,7 +567,7 @@ def checked(options: argparse.Namespace) -> str:
     The record is of scripts/overlap.py, and stands beside the data.
     """
     # What does it say of this file?
-    claims, problem = record.claims(options.file)
+    claims, problem = overlap.claims(options.file)
     if problem:
         notice(problem)
     if not claims:
@@ -576,8 +576,9 @@ def checked(options: argparse.Namespace) -> str:
     # A line for each evaluation set.
     sets = []
     for file in claims["checked"]:
-        found = [file["rows"][test] for test in record.COUNTS]
-        cells = [shown(file["file"]), file["items"], *found, f"`{shown(file['sha256'])}`"]
+        found = [file["rows"][test] for test in overlap.COUNTS]
+        name = PureWindowsPath(file["file"]).name
+        cells = [shown(name), file["items"], *found, f"`{shown(file['sha256'])}`"]
         sets.append("| " + " | ".join(map(str, cells)) + " |")
 
     # What came of it.
@@ -586,8 +587,8 @@ def checked(options: argparse.Namespace) -> str:
         outcome = f"{claims['dropped']} overlapped with one of them and were left out"
     seeds = " The seed tasks were not compared." if options.include_seed_tasks else ""
     return CHECKED.format(
-        file=options.file.name,
-        mark=record.MARK,
+        file=shown(options.file.name),
+        mark=overlap.MARK,
         n=claims["tests"]["ngram"]["n"],
         threshold=claims["tests"]["rouge_l"]["threshold"],
         rows=claims["rows"],

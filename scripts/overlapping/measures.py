@@ -185,18 +185,11 @@ def shared_ngrams(rows: list[Prompt], items: list[Prompt], n: int, common: int) 
     An n-gram in more than `common` items, or in rows of more than `common` instructions, is
     boilerplate. With `common` 0 nothing is.
     """
-    # Of each n-gram of the items: the first item that has it, and how many have it.
+    # The items' n-grams, and the rows that have one of them.
     coder = Coder([item.whole for item in items])
-    first: dict[str, int] = {}
-    times: Counter[str] = Counter()
-    for place, item in enumerate(coder.coded):
-        for gram in dict.fromkeys(grams(item, n)):
-            first.setdefault(gram, place)
-            times[gram] += 1
-
-    # The rows that have one of them, and the instructions of these rows.
+    first, times = index_of(coder.coded, n)
     coded = {}
-    asked = defaultdict(set)
+    asked = defaultdict(set)  # n-gram -> the instructions of the rows that have it
     for place, row in enumerate(rows):
         text = coder.code(row.whole)
         known = [gram for gram in grams(text, n) if gram in first]
@@ -204,10 +197,10 @@ def shared_ngrams(rows: list[Prompt], items: list[Prompt], n: int, common: int) 
             coded[place] = text
         for gram in known:
             asked[gram].add(row.instruction)
-
-    # The evidence of each row.
     counts = {gram: max(times[gram], len(texts)) for gram, texts in asked.items()}
     boilerplate = {gram for gram, count in counts.items() if 0 < common < count}
+
+    # The evidence of each row: the longest run of tokens that it shares with one item.
     found = Found()
     for place, text in coded.items():
         owners = items_of_ngrams(text, first, boilerplate, n)
@@ -224,11 +217,21 @@ def shared_ngrams(rows: list[Prompt], items: list[Prompt], n: int, common: int) 
     return found
 
 
+def index_of(coded_items: list[str], n: int) -> tuple[dict[str, int], Counter[str]]:
+    """Of each n-gram of the items: the first item that has it, and how many have it."""
+    first: dict[str, int] = {}
+    times: Counter[str] = Counter()
+    for place, coded in enumerate(coded_items):
+        for gram in dict.fromkeys(grams(coded, n)):
+            first.setdefault(gram, place)
+            times[gram] += 1
+    return first, times
+
+
 def items_of_ngrams(
     text: str, first: dict[str, int], boilerplate: set[str], n: int
 ) -> list[int | None]:
-    """The item of each n-gram of a coded text; None where no item has it, or where it does not
-    count.
+    """The item of each n-gram of a coded text; None where it has none, or does not count.
 
     An n-gram does not count that has a token in common with boilerplate: otherwise any word that
     follows a fixed text would make a new n-gram of it.
