@@ -203,9 +203,9 @@ def shared_ngrams(rows: list[Prompt], items: list[Prompt], n: int, common: int) 
     # The evidence of each row: the longest run of tokens that it shares with one item.
     found = Found()
     for place, text in coded.items():
-        owners = items_of_ngrams(text, first, boilerplate, n)
-        if any(owner is not None for owner in owners):
-            low, high = longest_run(owners, n)
+        owners, covered = items_of_ngrams(text, first, boilerplate, n)
+        low, high, own = longest_run(owners, covered, n)
+        if own >= min(n, PART):
             item = owners[low]
             names = (rows[place].name_of_whole, items[item].name_of_whole)
             share = 1 - owners.count(None) / len(owners)
@@ -230,34 +230,42 @@ def index_of(coded_items: list[str], n: int) -> tuple[dict[str, int], Counter[st
 
 def items_of_ngrams(
     text: str, first: dict[str, int], boilerplate: set[str], n: int
-) -> list[int | None]:
-    """The item of each n-gram of a coded text; None where it has none, or does not count.
+) -> tuple[list[int | None], set[int]]:
+    """The item of each n-gram of a coded text, and which tokens stand in boilerplate.
 
-    An n-gram does not count that has a token in common with boilerplate: otherwise any word that
-    follows a fixed text would make a new n-gram of it.
+    An n-gram that is boilerplate, or that no item has, has None.
     """
-    all_grams = grams(text, n)
-    covered: set[int] = set()  # tokens of boilerplate
-    for place, gram in enumerate(all_grams):
-        if gram in boilerplate:
-            covered.update(range(place, place + n))
     owners = []
-    for place, gram in enumerate(all_grams):
-        counts = covered.isdisjoint(range(place, place + n))
-        owners.append(first.get(gram) if counts else None)
-    return owners
+    covered: set[int] = set()
+    for place, gram in enumerate(grams(text, n)):
+        is_boilerplate = gram in boilerplate
+        owners.append(None if is_boilerplate else first.get(gram))
+        if is_boilerplate:
+            covered.update(range(place, place + n))
+    return owners, covered
 
 
-def longest_run(owners: list[int | None], n: int) -> tuple[int, int]:
-    """Where the longest run of tokens is whose n-grams are of one item: its first, and its end."""
-    best = (0, 0)
+def longest_run(owners: list[int | None], covered: set[int], n: int) -> tuple[int, int, int]:
+    """The longest run of tokens whose n-grams are of one item: its first token, and its end.
+
+    The third number is its length without the tokens that stand in boilerplate. That decides:
+    otherwise any word that follows a fixed text would make a new n-gram of it.
+    """
+    best = (0, 0, 0)
     start = 0
+    own = 0
     for place, owner in enumerate(owners):
-        # A run goes on while the n-grams are of one item.
+        # A run begins with a whole n-gram, and each further n-gram adds its last token.
+        if owner is None:
+            continue
+        end = place + n
         if place == 0 or owner != owners[place - 1]:
             start = place
-        if owner is not None and place + n - start > best[1] - best[0]:
-            best = (start, place + n)
+            own = sum(token not in covered for token in range(start, end))
+        elif end - 1 not in covered:
+            own += 1
+        if own > best[2]:
+            best = (start, end, own)
     return best
 
 

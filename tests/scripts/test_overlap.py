@@ -216,13 +216,21 @@ def test_an_ngram_that_many_items_or_instructions_share_is_boilerplate(side: str
     assert len(measures.shared_ngrams(fewer, others, n=13, common=10).hits) == len(fewer)
 
 
-def test_one_word_behind_boilerplate_makes_no_overlap_but_a_text_of_its_own_does() -> None:
+def test_seven_words_behind_boilerplate_make_no_overlap_but_eight_do() -> None:
     texts = [f"{words(15)} number{n}" for n in range(11)]
-    texts.append(f"{words(15)} alike {words(14, 100)}")
-    same_word = f"{words(15)} number3 is what matters"
-    same_text = f"{words(15)} unlike {words(14, 100)}"
-    found = measures.shared_ngrams(prompts(same_word, same_text), prompts(*texts), 13, 10)
-    assert {*found.hits} == {1} and found.hits[1].shared == words(14, 100)
+    texts.append(f"{words(15)} {words(14, 100)}")
+    for length, expected in ((1, set()), (7, set()), (8, {0}), (14, {0})):
+        row_of = prompts(f"{words(15)} {words(length, 100)} is what matters")
+        found = measures.shared_ngrams(row_of, prompts(*texts), n=13, common=10)
+        assert {*found.hits} == expected and bool(found.common) == (not expected)
+    assert found.hits[0].item == 11 and found.hits[0].shared.endswith(words(14, 100))
+
+
+def test_the_longest_run_with_one_item_is_the_evidence() -> None:
+    items = prompts(f"{words(14)} and {words(13, 50)}", f"{words(30, 100)}")
+    row_of = prompts(f"{words(14)} so {words(13, 50)} or {words(20, 105)}")
+    hit = measures.shared_ngrams(row_of, items, n=13, common=10).hits[0]
+    assert (hit.item, hit.shared) == (1, words(20, 105))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -255,8 +263,8 @@ def test_rouge_leaves_short_prompts_to_the_exact_test() -> None:
     assert {*measures.rouge(rows, items, threshold=0.7).hits} == {1}
 
 
-WORD = st.sampled_from("the big small city river name of by night day 3 7 x".split())
-TEXT = st.lists(WORD, min_size=4, max_size=12).map(" ".join)
+WORDS = ["the", "big", "small", "city", "river", "name", "of", "by", "night", "day", "3", "7", "x"]
+TEXT = st.lists(st.sampled_from(WORDS), min_size=4, max_size=12).map(" ".join)
 
 
 @settings(max_examples=60, deadline=None)
