@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from self_instruct_workshop import WorkshopError, rouge_l, tokenize
+from self_instruct_workshop import Config, WorkshopError, rouge_l, run, tokenize
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import overlap
@@ -267,7 +268,7 @@ WORDS = ["the", "big", "small", "city", "river", "name", "of", "by", "night", "d
 TEXT = st.lists(st.sampled_from(WORDS), min_size=4, max_size=12).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@how(max_examples=60, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6), st.lists(TEXT, min_size=1, max_size=6))
 def test_rouge_finds_what_rouge_score_finds(ours: list[str], theirs: list[str]) -> None:
     rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
@@ -282,7 +283,7 @@ def test_rouge_finds_what_rouge_score_finds(ours: list[str], theirs: list[str]) 
                 assert place not in found
 
 
-@settings(max_examples=60, deadline=None)
+@how(max_examples=60, deadline=None)
 @given(
     st.lists(st.text("ab 三四c.", max_size=40), max_size=12),
     st.lists(st.text("ab 三四c.", max_size=40), max_size=12),
@@ -662,6 +663,18 @@ def test_the_words_can_be_chinese(check: Callable) -> None:
     english, chinese = overlap.WORDS["en"], overlap.WORDS["zh"]
     for name in english:
         assert {*re.findall(r"\{\w+", english[name])} == {*re.findall(r"\{\w+", chinese[name])}
+
+
+def test_the_page_shows_what_the_command_prints(
+    settings: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- overlap -->\n```bash\n(.*?)```\n\n```text\n(.*?)```", page, re.S)
+    command, output = shown[1].split("overlap.py ", 1)[1], shown[2]
+    run(settings(work_dir="data/workshop"), say=lambda text: None)
+    named = [str(ROOT / name) for name in command.split()]
+    assert overlap.main([*named, "--data", str(tmp_path / "data/workshop/step4_final.jsonl")]) == 0
+    assert capsys.readouterr().out == output
 
 
 # --------------------------------------------------------------------------------------------------
