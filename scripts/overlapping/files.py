@@ -89,10 +89,7 @@ def decoded(text: str, where: str) -> Any:
 
 
 def json_document(path: Path) -> list[Record]:
-    """The records of a JSON array, or of the longest list in an object.
-
-    Many a file called .json holds a record on each line. An object without a list is one record.
-    """
+    """The records of a JSON array, or those in an object. Many a .json holds JSON Lines."""
     # JSON Lines: the first line is a record of its own, and more follow.
     text = text_of(path)
     first, _, rest = text.strip().partition("\n")
@@ -104,15 +101,35 @@ def json_document(path: Path) -> list[Record]:
     # A list, or an object that holds one.
     value = decoded(text, str(path))
     if isinstance(value, dict):
-        lists = [found for found in value.values() if is_list_of_records(found)]
-        value = max(lists, key=len, default=[value])
+        value = records_in(value)
     if not isinstance(value, list):
         raise WorkshopError(f"{path}: a JSON list of records is expected, or an object with one")
     return [(f"record {number}", record) for number, record in enumerate(value, 1)]
 
 
-def is_list_of_records(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+def records_in(document: dict) -> list[Any]:
+    """The records in an object: its longest list of records that ask something, or its members.
+
+    An object without any is one record itself, and so is one with an instruction.
+    """
+    if is_text(document.get("instruction")):
+        return [document]
+    members = [*document.values()]
+    lists = [value for value in members if isinstance(value, list) and are_records(value)]
+    if lists:
+        return max(lists, key=lambda found: (asks(found[0]), len(found)))
+    if len(members) > 1 and are_records(members):
+        return members
+    return [document]
+
+
+def are_records(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
+def asks(record: dict) -> bool:
+    """Whether a record has a text where questions usually stand."""
+    return any(texts_at(record, guess[0]) for guess in GUESSES)
 
 
 def table_rows(path: Path, without_names: bool = False) -> list[Record]:
@@ -226,7 +243,7 @@ def items(path: Path, named: list[str]) -> tuple[list[Prompt], tuple[str, ...], 
         for instruction, source in pairs:
             prompts.append(Prompt(len(prompts) + 1, place, instruction, source))
     if not prompts:
-        raise WorkshopError(f"{path} holds no text: {known_fields(values)}")
+        raise WorkshopError(f"{path} holds no text: {what_to_name(path, values)}")
     return prompts, fields, without
 
 
@@ -235,7 +252,7 @@ def named_fields(path: Path, values: list[Any], named: list[str]) -> tuple[str, 
     fields = tuple(name for name in named if any(texts_at(value, name) for value in values))
     if not fields:
         wanted = " or ".join(named)
-        raise WorkshopError(f"{path} has no text in {wanted}: {known_fields(values)}")
+        raise WorkshopError(f"{path} has no text in {wanted}: {what_to_name(path, values)}")
     return fields
 
 
@@ -245,7 +262,7 @@ def guessed_fields(path: Path, values: list[Any]) -> tuple[str, ...]:
     A further field must hold a text somewhere. Raises WorkshopError where none fits. A list of
     texts needs no field: the empty name stands for the record itself.
     """
-    if all(isinstance(value, str) for value in values):
+    if all(isinstance(value, (str, int, float)) for value in values):
         return ("",)
     for guess in GUESSES:
         first, *others = guess
@@ -253,14 +270,30 @@ def guessed_fields(path: Path, values: list[Any]) -> tuple[str, ...]:
         further = all(any(texts_at(value, name) for value in values) for name in others)
         if further and held >= ENOUGH * len(values):
             return guess
-    raise WorkshopError(f"{path}: which field is asked cannot be guessed: {known_fields(values)}")
+    problem = "the field that asks cannot be guessed"
+    raise WorkshopError(f"{path}: {problem}: {what_to_name(path, values)}")
 
 
-def known_fields(values: list[Any]) -> str:
+def what_to_name(path: Path, values: list[Any]) -> str:
     """What the user can do next: name one of the fields that are there."""
-    names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
-    there = one_line(", ".join(map(str, names)), 200) or "none"
-    return f"name one by --field (there: {there}; in a table without names a number, such as 1)"
+    names = dict.fromkeys(name for value in values[:100] for name in field_names(value))
+    there = one_line(", ".join(names), 200) or "none"
+    advice = f"name one by --field (there: {there})"
+    if path.suffix.lower() in TABLES:
+        advice += ", or a number, such as 1, in a table without names"
+    return advice
+
+
+def field_names(value: Any, before: str = "", depth: int = 4) -> list[str]:
+    """The fields of a record that hold texts, those inside others with a dot."""
+    if isinstance(value, list) and value:
+        return field_names(value[0], before, depth)
+    if not isinstance(value, dict) or not depth:
+        return [before.removesuffix(".")] if before and plain_texts(value) else []
+    found = []
+    for name, inner in value.items():
+        found += field_names(inner, f"{before}{name}.", depth - 1)
+    return found
 
 
 def pairs_of(value: Any, fields: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -272,7 +305,8 @@ def pairs_of(value: Any, fields: tuple[str, ...]) -> list[tuple[str, str]]:
     first, *others = (texts_at(value, name) for name in fields)
     if len(fields) == 1:
         if is_chat(fields[0]):
-            return [(first[0], "\n".join(first[1:]))] if first else []
+            turns = first[::2] if alternates(value, fields[0]) else first
+            return [(turns[0], "\n".join(turns[1:]))] if turns else []
         return [(text, "") for text in first]
 
     # The texts of further fields belong to the instruction. Each instance makes a pair.
@@ -286,7 +320,17 @@ def pairs_of(value: Any, fields: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def is_chat(field: str) -> bool:
     """Whether the texts of a field are the turns of one talk."""
-    return field.split(".")[-1] in ("messages", "conversations", "conversation", "turns")
+    return field in ("messages", "conversations", "conversation", "turns")
+
+
+def alternates(value: Any, field: str) -> bool:
+    """Whether plain texts are questions and answers by turns, as LIMA has them.
+
+    In `turns`, MT-Bench's name, only the user speaks.
+    """
+    turns = value.get(field) if isinstance(value, dict) else None
+    is_talk = field in ("conversations", "conversation") and isinstance(turns, list)
+    return is_talk and all(isinstance(turn, str) for turn in turns)
 
 
 def texts_at(value: Any, field: str) -> list[str]:

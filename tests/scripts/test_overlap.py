@@ -353,6 +353,7 @@ KINDS = {
         "conversations",
         (CAPITAL, ""),
     ),
+    "LIMA": ([{"conversations": [CAPITAL, "P", "Why?", "-"]}], "conversations", (CAPITAL, "Why?")),
     "numbers": ([{"question": 42}, {"question": 7.5}], "question", ("7.5", "")),
 }
 
@@ -383,6 +384,11 @@ SHAPES = {
     ),
     "e.json": json.dumps({"question": CAPITAL}) + "\n" + json.dumps({"question": CHINESE}),
     "f.json": json.dumps([CAPITAL, CHINESE]),
+    "two lists.json": json.dumps(
+        {"about": [{"a": 1}] * 3, "examples": [{"input": CAPITAL}, {"input": CHINESE}]}
+    ),
+    "by id.json": json.dumps({"1": {"question": CAPITAL}, "2": {"question": CHINESE}}),
+    "one.json": json.dumps({"instruction": CAPITAL, "instances": [{"input": ""}, {"input": "a"}]}),
     "g.csv": CSV,
     "h.csv": CSV.replace(",", ";"),
     "i.tsv": f"question\tanswer\n{CAPITAL}\tParis\n{CHINESE}\t8\n",
@@ -398,9 +404,9 @@ def test_each_kind_of_file_is_read(name: str, tmp_path: Path, check: Callable) -
     path = folder / name
     path.write_text(SHAPES[name], encoding="utf-8", newline="")
     lines = check([row("Unlike."), row(CAPITAL), row(CHINESE)], path)
-    expected = {2, 3} if name != "mark.jsonl" else {2}
+    expected = {"mark.jsonl": {2}, "one.json": set()}.get(name, {2, 3})
     assert {line["row"] for line in lines if line["test"] == "exact"} == expected
-    assert {line["file"] for line in lines} == {name}
+    assert {line["file"] for line in lines} <= {name}
 
 
 @needs_pyarrow
@@ -468,7 +474,10 @@ DAMAGED = {
     "empty.csv": ("", "holds no record"),
     "head.csv": ("question,answer\n", "holds no record"),
     "strings.json": ('["", " "]', "holds no text"),
-    "other.jsonl": ('{"colour": "blue"}', "there: colour"),
+    "other.jsonl": ('{"colour": "blue"}', "there: colour)"),
+    "inside.json": ('{"a": {"b": [{"c": "one two"}], "n": null}}', "there: a.b.c)"),
+    "other.csv": ("colour,form\nblue,round", "there: colour, form), or a number"),
+    "pairs.json": ('[["a", "b"]]', "cannot be guessed"),
     "old.txt": ("a", "must end in one of"),
     "gbk.jsonl": (json.dumps({"question": CHINESE}, ensure_ascii=False).encode("gbk"), "GBK"),
     "binary.csv": (b"\xff\xfe\x00\x01\x80", "UTF-16"),
