@@ -159,14 +159,19 @@ def test_the_evidence_says_which_parts_are_the_same(check: Callable) -> None:
 
 def test_a_part_that_many_items_share_is_boilerplate_and_said(check: Callable) -> None:
     template = "Choose the best answer from the options given below, and say why."
-    items = [{"instruction": template, "input": f"Option {n}"} for n in range(12)]
-    lines = check([row(template, "Something else entirely")], items, "--ngram", "40")
-    assert {line["test"] for line in lines} <= {"rouge_l"}
-    assert "boilerplate, not counted: 1 texts that more than 10" in check.out and template in (
-        check.out.replace("…", template)
-    )
-    lines = check([row(template, "Something else entirely")], items, "--common", "0")
-    assert "exact" in {line["test"] for line in lines} and "boilerplate" not in check.out
+    items = [{"instruction": template, "input": f"Option {n}"} for n in range(11)]
+    rows = [row(template, "Something else entirely")]
+    assert "exact" not in {line["test"] for line in check(rows, items)}
+    assert "not counted: 1 texts that more than 10 items" in check.out and template in check.out
+    assert "rows that share nothing else with a file: 0\n" in check.out  # ROUGE-L found it
+    assert "exact" in {line["test"] for line in check(rows, items[:10])}
+    assert "exact" in {line["test"] for line in check(rows, items, "--common", "0")}
+    assert "boilerplate" not in check.out
+
+
+def test_a_whole_prompt_is_no_boilerplate() -> None:
+    found = measures.exact(prompts("你好"), prompts(*["你好。"] * 30), common=10)
+    assert found.hits and not found.common
 
 
 # --------------------------------------------------------------------------------------------------
@@ -254,6 +259,12 @@ def test_rouge_reads_chinese_and_mixed_texts() -> None:
     items = prompts("用 Python 写一个函数来计算两个数之和", "介绍上海的美食")
     found = measures.rouge(rows, items, threshold=0.7)
     assert {place: hit.item for place, hit in found.hits.items()} == {0: 0}
+
+
+def test_of_equal_scores_the_longer_text_is_the_evidence() -> None:
+    pair = ("Answer with a number and nothing else, please.", LONG)
+    hit = measures.rouge(prompts(pair), prompts(pair), threshold=0.7).hits[0]
+    assert (hit.part, hit.item_part, hit.score) == ("both", "both", 1.0)
 
 
 def test_rouge_leaves_short_prompts_to_the_exact_test() -> None:
