@@ -352,8 +352,8 @@ def overlap(options: argparse.Namespace) -> None:
 
     # What came of it.
     words = WORDS[options.language]
-    shown = outcome(lines, kept, len(found), where, words)
-    workshop.show(f"{summary(rows, checked, options)}\n\n{shown}")
+    last = outcome(lines, kept, len(found), where, words)
+    workshop.show(f"{summary(rows, checked, options)}\n\n{last}")
 
 
 def check(options: argparse.Namespace) -> None:
