@@ -53,6 +53,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.overlapping import record as overlap
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
@@ -479,7 +480,7 @@ Nobody has checked each of them; of the paper's own, reviewers found
 | | |
 |---|---|
 {origin}
-
+{checked}
 ## Licence
 
 `license: other` is a placeholder: \
@@ -518,6 +519,7 @@ def card(
         mark=MARK,
         parts="\n".join(table_rows),
         origin="\n".join(cells),
+        checked=checked(options),
         remarks="".join(f"\n\n{remark}" for remark in remarks(options, run)),
     )
 
@@ -545,6 +547,57 @@ def shown(value: Any) -> str:
     if PATH.match(text):
         text = PureWindowsPath(text).name
     return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", text)
+
+
+CHECKED = """
+## Checked for overlap
+
+Instructions and inputs of {file} were compared with these evaluation sets by `{mark}`: \
+the same text but for
+case, spaces and punctuation, {n} tokens in a row, and ROUGE-L above {threshold}. \
+Of {rows} rows, {outcome}.{seeds}
+
+| evaluation set | items | exact | {n}-gram | ROUGE-L | rows | SHA-256 |
+|---|---|---|---|---|---|---|
+{sets}
+"""
+
+
+def checked(options: argparse.Namespace) -> str:
+    """Against which evaluation sets the rows were checked; empty where the record does not say.
+
+    The record is of scripts/overlap.py, and stands beside the data.
+    """
+    # What does it say of this file?
+    claims, problem = overlap.claims(options.file)
+    if problem:
+        notice(problem)
+    if not claims:
+        return ""
+
+    # A line for each evaluation set.
+    sets = []
+    for file in claims["checked"]:
+        found = [file["rows"][test] for test in overlap.COUNTS]
+        name = PureWindowsPath(file["file"]).name
+        cells = [shown(name), file["items"], *found, f"`{shown(file['sha256'])}`"]
+        sets.append("| " + " | ".join(map(str, cells)) + " |")
+
+    # What came of it.
+    outcome = f"{claims['rows_found']} overlap with one of them; none was left out for that"
+    if claims["dropped"] is not None:
+        outcome = f"{claims['dropped']} overlapped with one of them and were left out"
+    seeds = " The seed tasks were not compared." if options.include_seed_tasks else ""
+    return CHECKED.format(
+        file=shown(options.file.name),
+        mark=overlap.MARK,
+        n=claims["tests"]["ngram"]["n"],
+        threshold=claims["tests"]["rouge_l"]["threshold"],
+        rows=claims["rows"],
+        outcome=outcome,
+        seeds=seeds,
+        sets="\n".join(sets),
+    )
 
 
 def remarks(options: argparse.Namespace, run: dict[str, str]) -> list[str]:

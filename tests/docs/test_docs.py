@@ -21,6 +21,7 @@ import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import overlap
 import prepare_for_finetuning
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -126,6 +127,9 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
         flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
         assert self_instruct.main(flags) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(Path(source).read_text(encoding="utf-8").split("\n")[0], encoding="utf-8")
+    assert overlap.main([str(seen), "--data", source, "--drop", "--threshold", "1"]) == 0
     assert (
         prepare_for_finetuning.main(
             [source, "--format", "messages", "--split", "0.5", "--output-dir", folder]
