@@ -7,6 +7,8 @@ paper's.
                     a second; the shares of yes, beside the paper's
     python scripts/review.py score review-ana.csv review-bo.csv
                     how far two people agree, too
+    python scripts/review.py score review-ana.csv data/workshop/judged.jsonl
+                    how far a judge of scripts/judge.py agrees with a person
 
 Section 3.3 of the paper: 200 instructions, one instance of each, three questions. The sample here
 is in proportion to its kinds: classification or not, with or without input. Which tasks are
@@ -104,13 +106,13 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def data_lines(path: Path) -> list[str]:
+def data_lines(path: Path, hint: str = "run self_instruct.py, or give --data") -> list[str]:
     """The lines of a dataset. Raises WorkshopError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         problem = f"cannot read {path} ({error.strerror})"
-        raise WorkshopError(f"{problem}: run self_instruct.py, or give --data") from None
+        raise WorkshopError(f"{problem}: {hint}") from None
     except UnicodeDecodeError:
         raise WorkshopError(f"{path} is not UTF-8 text: give a dataset as --data") from None
 
@@ -440,12 +442,11 @@ def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
 
 
 def row_answers(row: dict[str, str], where: str) -> dict[str, bool | None]:
-    """The answers of a row, and `all three`: open where one answer is, even beside a no."""
+    """The answers of a row, and `all three`."""
     said = {}
     for name in QUESTIONS:
         said[name] = answer(row.get(name, ""), f"{where}, column {name}")
-    is_open = None in said.values()
-    return said | {"all three": None if is_open else all(said.values())}
+    return with_all_three(said)
 
 
 def all_answers(sheet: Sheet) -> list[bool | None]:
@@ -463,6 +464,92 @@ def answer(cell: str, where: str) -> bool | None:
         problem = f"{one_line(cell, 40)!r} is neither yes nor no"
         raise WorkshopError(f"{where}: {problem}: write yes, no, or nothing")
     return ANSWERS[said]
+
+
+# --------------------------------------------------------------------------------------------------
+# score: a judge as a rater.
+
+
+def is_judge(path: Path) -> bool:
+    """Whether this is a file of scripts/judge.py; all other files are sheets of people."""
+    return path.suffix.casefold() == ".jsonl"
+
+
+def read_rater(path: Path) -> Sheet:
+    """The answers of a person or of a judge. Raises WorkshopError."""
+    return read_judged(path) if is_judge(path) else read_sheet(path)
+
+
+def read_judged(path: Path) -> Sheet:
+    """The answers of a judge, as judge.py wrote them; None where an answer could not be read.
+
+    Raises WorkshopError where the file cannot be read, or is another one.
+    """
+    # A row that stands in a dataset twice has one id, and the same answers.
+    sheet: Sheet = {}
+    for number, line in enumerate(data_lines(path, "give the judged.jsonl of judge.py"), 1):
+        if line.strip():
+            record = parsed(line)
+            if not is_judged(record):
+                problem = f"{path}, line {number} is no row that a judge has answered"
+                raise WorkshopError(f"{problem}: give the judged.jsonl of scripts/judge.py")
+            sheet.setdefault(record["id"], record | with_all_three(record))
+
+    # A judge without an answer says nothing.
+    if all(said is None for said in all_answers(sheet)):
+        raise WorkshopError(f"{path} has no answer that can be read: take another judge")
+    return sheet
+
+
+def is_judged(record: Any) -> bool:
+    """Whether this is a row of judged.jsonl: an id, and yes, no or null to each question."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        return False
+    return all(isinstance(record.get(name, ""), bool | None) for name in QUESTIONS)
+
+
+def with_all_three(said: dict[str, bool | None]) -> dict[str, bool | None]:
+    """The three answers and `all three`: open where one answer is, even beside a no."""
+    answers = {name: said[name] for name in QUESTIONS}
+    is_open = None in answers.values()
+    return answers | {"all three": None if is_open else all(answers.values())}
+
+
+def both_answers(one: Sheet, other: Sheet, name: str) -> Pairs:
+    """What both said to a question, of the rows that both have answered."""
+    pairs = [(one[row][name], other[row][name]) for row in one if row in other]
+    return [pair for pair in pairs if None not in pair]
+
+
+def found_by_judge(person: Sheet, judge: Sheet, paths: list[Path]) -> str:
+    """How far a judge finds what a person found: its no and its yes, question by question."""
+    share = f"{'share':>9}   {'95 % interval':<18}"
+    lines = [f"{one_line(str(paths[1]), 40)} beside {one_line(str(paths[0]), 40)}"]
+    for name in PAPER:
+        lines += ["", f"{WORDS['en'].get(name, name):<50}{'':>11}{share}"]
+        for side, word in ((False, "no"), (True, "yes")):
+            lines += side_lines(both_answers(person, judge, name), side, word)
+    return "\n".join(lines)
+
+
+def side_lines(pairs: Pairs, side: bool, word: str) -> list[str]:
+    """Precision and recall of the judge's no, or of its yes. A pair is (person, judge)."""
+    same = pairs.count((side, side))
+    judge = sum(said == side for _, said in pairs)
+    person = sum(said == side for said, _ in pairs)
+    return [
+        share_line(f"  precision: of the judge's {word}, also the person's", same, judge),
+        share_line(f"  recall: of the person's {word}, also the judge's", same, person),
+    ]
+
+
+def share_line(title: str, part: int, whole: int) -> str:
+    """A part of a whole with its interval; a dash where there is nothing to divide."""
+    counts = f"{title:<50}{part:>4} of {whole:>3}"
+    if not whole:
+        return f"{counts}{'-':>9}"
+    low, high = wilson(part, whole)
+    return f"{counts}{percent(part / whole):>9}   {percent(low)} to {percent(high)}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -554,8 +641,7 @@ def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
     title = f"agreement on {len(common)} rows"
     lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
     for name in PAPER:
-        answers = [(one[row][name], other[row][name]) for row in common]
-        lines.append(agreement_line(name, [pair for pair in answers if None not in pair]))
+        lines.append(agreement_line(name, both_answers(one, other, name)))
     lines += [
         "kappa is agreement beyond chance: 1 is full, "
         "0 is what dice with the same shares of yes would reach",
@@ -662,11 +748,17 @@ def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
 
 
 def score_command(options: argparse.Namespace, _: Config) -> None:
-    """Print the results of each sheet, and of two sheets how far they agree."""
-    sheets = [read_sheet(path) for path in options.sheets]
-    parts = [results(path, sheet) for path, sheet in zip(options.sheets, sheets, strict=True)]
+    """Print the results of each sheet, and of two sheets how far they agree.
+
+    Of a person and a judge, say how far the judge finds what the person found, too.
+    """
+    paths = sorted(options.sheets, key=is_judge)  # the person first
+    sheets = [read_rater(path) for path in paths]
+    parts = [results(path, sheet) for path, sheet in zip(paths, sheets, strict=True)]
     if len(sheets) == 2:
-        parts.append(agreement(*sheets, options.sheets))
+        parts.append(agreement(*sheets, paths))
+    if [is_judge(path) for path in paths] == [False, True]:
+        parts.append(found_by_judge(*sheets, paths))
     workshop.show("\n\n".join(parts))
 
 
@@ -683,9 +775,9 @@ def command_line() -> argparse.ArgumentParser:
     add_sample_flags(sample)
 
     # One sheet, or two.
-    score = commands.add_parser("score", help="read one or two filled sheets")
+    score = commands.add_parser("score", help="read one or two filled sheets, or a judge's file")
     score.set_defaults(command=score_command)
-    sheets = "a filled CSV; two: agreement as well"
+    sheets = "a filled CSV, or a judge's judged.jsonl; two: agreement as well"
     score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help=sheets)
     return parser
 
