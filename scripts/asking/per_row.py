@@ -254,9 +254,15 @@ def read_record(path: Path) -> dict:
     return record if isinstance(record, dict) else {}
 
 
+def our_files(record: Path) -> dict:
+    """The files that a record names; none where there is no record, or a foreign one."""
+    files = read_record(record).get("files")
+    return files if isinstance(files, dict) else {}
+
+
 def check_outputs(record: Path, names: list[str]) -> None:
     """Raise UsageError where a file that would be written is not one that the record names."""
-    ours = read_record(record).get("files", {})
+    ours = our_files(record)
     foreign = [record.with_name(name) for name in names if name not in ours]
     if record.exists() and not ours:
         foreign.append(record)
@@ -272,7 +278,7 @@ def write_files(record: Path, files: dict[str, list[dict]], said: dict) -> None:
 
     First the record claims the names: after a kill between two files they are still ours.
     """
-    ours = {**read_record(record).get("files", {}), **dict.fromkeys(files)}
+    ours = {**our_files(record), **dict.fromkeys(files)}
     workshop.write_json(record, {"status": "these files are being written", "files": ours})
     for name, rows in files.items():
         workshop.write_whole(record.with_name(name), map(workshop.to_json, rows))
