@@ -356,19 +356,23 @@ def texts_of(row: Row) -> dict[str, str]:
 def judged_row(model: RowModel, judged: Judged, row: Row) -> dict:
     """A row of judged.jsonl. `rule`: what dropped it, "" where it is kept, null: not decided."""
     verdict = judged.verdicts[row["id"]]
-    said = {**verdict.answers, "reasons": verdict.reasons}
-    said |= {"rule": judged.rule(row), "model": model.model}
+    said = {**verdict.answers, "reasons": verdict.reasons, "rule": judged.rule(row)}
+    said |= {"evidence": evidence(judged, row), "model": model.model}
     return {"id": row["id"], **texts_of(row), **said}
 
 
 def rejected_row(judged: Judged, row: Row) -> dict:
     """A row of rejected.jsonl: the evidence is the judge's reason."""
+    named = {"stage": STAGE, "rule": judged.rule(row)}
+    return {**named, **texts_of(row), "evidence": evidence(judged, row), "score": None}
+
+
+def evidence(judged: Judged, row: Row) -> str:
+    """Why a rule dropped a row: the judge's reason, or the start of a reply that was not read."""
     rule = judged.rule(row)
     verdict = judged.verdicts[row["id"]]
     reasons = [verdict.reasons.get(name, "") for name in RULES if RULES[name] == rule]
-    evidence = reasons[0] if reasons else verdict.said
-    named = {"stage": STAGE, "rule": rule}
-    return {**named, **texts_of(row), "evidence": evidence, "score": None}
+    return reasons[0] if reasons else verdict.said if rule else ""
 
 
 def record_of(model: RowModel, options: argparse.Namespace, judged: Judged) -> dict:
@@ -396,8 +400,11 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     for question, answers in judged.answers().items():
         numbers = "".join(f"{answers[name]:>8}" for name in ("yes", "no", "unread"))
         lines.append(f"{WORDS['en'][question]:<50}{numbers}")
-    lines.append(f"it {judged.probes}")
-    if not judged.calibrations:
+    if judged.probes.planted:
+        lines.append(f"it {judged.probes}")
+    elif not judged.stopped:
+        lines.append("no fault was planted: nothing says whether the judge tells anything")
+    if judged.probes.planted and not judged.calibrations:
         lines.append("planted faults are gross: how it does on others, a sheet tells (--calibrate)")
     workshop.show("\n".join(lines))
 

@@ -237,10 +237,12 @@ def answer_in(item: str) -> bool | None:
     labels = [read_answer(found["said"]) for found in LABEL.finditer(item)]
     if labels:
         return labels[-1]
-    last = re.split(r"[.。!！:：;；,，\n—-]\s*", item.rstrip(" \t\n.。!！*_\"'"))[-1]
-    first = re.split(r"[.。!！:：;；,，\n—-]", item)[0]
-    said = {read_answer(first), read_answer(last)} - {None}
-    return said.pop() if len(said) == 1 else None
+    # The first word may be turned round by what follows, the last one closes the item.
+    parts = re.split(r"[.。!！:：;；,，\n—-]", item.rstrip(" \t\n.。!！*_\"'"))
+    first, last = read_answer(parts[0]), read_answer(parts[-1])
+    if {first, last} == {True, False}:
+        return None
+    return read_answer(item) if last is None else last
 
 
 def without_answer(item: str) -> str:

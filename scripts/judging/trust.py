@@ -154,7 +154,7 @@ class Calibration:
     def kappa(self) -> float | None:
         """Kappa of `kept`; None where it is undefined, or no row has two answers."""
         found = kappa(self.kept) if self.kept else None
-        return found[0] if found else None
+        return round(found[0], 6) if found else None  # 0.2 is no 0.19999
 
     def record(self) -> dict:
         """For judge.json: the sheet's name and, by question, pairs and kappa."""

@@ -69,7 +69,15 @@ def numbers(run: Run, requests: int) -> dict:
         "novelty": novelty(run, requests),
         "tokens": run.summary.get("tokens", {}),
         "spending": run.summary.get("spending") or {},
+        "judge": judged(run),
     }
+
+
+def judged(run: Run) -> dict:
+    """What the page shows of a judge; {} where none has said anything of these rows."""
+    names = ("model", "data", "status", "keep", "counts", "answers", "probes")
+    shown = {name: run.judge[name] for name in names if run.judge}
+    return without_paths(shown)
 
 
 def head(run: Run) -> dict:

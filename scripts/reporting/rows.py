@@ -211,15 +211,26 @@ class Rows:
         if request is None:
             request = next(iter(self.sources.get(instruction, [])), None)
         found = list(self.replies.to("generate", request))
-        for before in STAGES[1 : STAGES.index(stage) + 1]:
+        last = STAGES.index(stage) if stage in STAGES else len(STAGES) - 1  # the judge comes last
+        for before in STAGES[1 : last + 1]:
             text = self.texts.get((before, instruction))
             found += self.replies.to(before, instruction, text)
         return found
 
     def kept(self) -> Iterator[list]:
-        """What the last stage left: instances where there are any, else instructions."""
+        """What the judge kept, and what it said nothing of; without one, what the last stage left.
+
+        Those are instances where there are any, else instructions.
+        """
+        for row in self.run.judged:
+            if not row["rule"]:
+                stage = "filter" if row["rule"] is None else "judge"
+                yield self.row("kept", stage, row["instruction"], (row["input"], row["output"]))
         stage = self.run.last
+        told = {row["instruction"] for row in self.run.judged}
         for row in self.run.steps.get(stage, []):
+            if row["instruction"] in told:
+                continue
             for pair in pairs_of(row, stage):
                 texts = (pair.get("input"), pair.get("output"))
                 yield self.row("kept", stage, row["instruction"], texts)
@@ -231,8 +242,11 @@ class Rows:
         """
         kept = {row["instruction"] for row in self.run.steps.get("generate", [])}
         for row in self.run.rejected:
-            # An instance that was cut off is counted in stage 4, though stage 3 noted it.
+            # An instance that was cut off is counted in stage 4, though stage 3 noted it. What
+            # comes behind stage 4 is not of the run: the judge's rows stand in its own file.
             stage = row["stage"]
+            if stage not in STAGES:
+                continue
             if (stage, row["rule"]) == ("instances", "cut_off"):
                 stage = "filter"
 
@@ -254,6 +268,17 @@ class Rows:
                 score=row.get("score") if evidence else None,
                 request=request,
             )
+        yield from self.rejected_by_judge()
+
+    def rejected_by_judge(self) -> Iterator[list]:
+        """What the judge turned away, each with the judge's reason."""
+        for row in self.run.judged:
+            if row["rule"]:
+                pair = (row["input"], row["output"])
+                rule, reason = str(row["rule"]), str(row.get("evidence") or "")
+                yield self.row(
+                    "rejected", "judge", row["instruction"], pair, rule=rule, evidence=reason
+                )
 
     def take_source(self, instruction: str, is_kept: bool) -> int | None:
         """The request that brought an instruction which stage 1 turned away.

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,17 @@ SHAPES = {
         "*": (NUMBER, None),
     },
 }
+JUDGE = {  # judge.json of scripts/judge.py
+    "data": str,
+    "data_sha256": str,
+    "model": str,
+    "status": str,
+    "keep": [str],
+    "counts": {"rejected": {"*": COUNT}, "*": COUNT},
+    "answers": {"*": {"*": COUNT}},
+    "probes": {"p": NUMBER, "tells": bool, "*": COUNT},
+    "*": object,
+}
 LARGEST = 10**15  # no number of a run is larger
 
 # A path from the top of a disk, up to its last part.
@@ -86,6 +98,8 @@ class Run:
     notices: list[tuple] = field(default_factory=list)  # (name in words.json, what it speaks of)
     journal: Journal | None = None
     digest: str = ""  # of the seed tasks, as the journal has it; empty: not known
+    judge: dict = field(default_factory=dict)  # judge.json; {} where it is not about these rows
+    judged: list[dict] = field(default_factory=list)  # the rows with the judge's answers
 
     @property
     def language(self) -> str:
@@ -122,7 +136,29 @@ def read_run(folder: Path) -> Run:
     run.counts = summary.get("counts") or counted(run)
     run.notices = first_notices(run)
     run.seeds = read_seeds(run)
+    run.judge, run.judged = read_judge(folder)
     return run
+
+
+def read_judge(folder: Path) -> tuple[dict, list[dict]]:
+    """What a judge said of the dataset: its record, and the rows with its answers.
+
+    Nothing where there is none, or where it is about other rows than those that stand there now.
+    """
+    try:
+        record = parsed((folder / "judge.json").read_bytes())
+        known = isinstance(record, dict) and record.keys() >= JUDGE.keys() - {"*"}
+        if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
+            return {}, []
+        data = (folder / record["data"]).read_bytes()
+        lines = (folder / "judged.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}, []
+    rows = [parsed(line) for line in lines]
+    whole = all(has_texts(row, NEEDED["filter"]) and "rule" in row for row in rows)
+    if sha256(data).hexdigest() != record["data_sha256"] or not whole:
+        return {}, []
+    return record, rows
 
 
 def read_steps(folder: Path) -> dict[str, list[dict]]:

@@ -473,6 +473,71 @@ def test_two_sheets_are_compared_on_the_rows_they_share(
     )
 
 
+def judged(path: Path, answers: list[str]) -> Path:
+    """A judge's file with the ids of `filled`; "-" is what could not be read."""
+    said = {"y": True, "n": False, "-": None}
+    rows = []
+    for n, word in enumerate(answers):
+        told = dict(zip(review.QUESTIONS, map(said.get, word), strict=True))
+        rows.append({"id": f"r{n}", "instruction": f"Do it {n}.", "input": "", **told})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_judge_is_a_rater_whose_yes_and_no_are_held_against_a_person_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of 20 wrong rows the judge finds 15, and calls 10 of 40 right ones wrong."""
+    person = filled(tmp_path / "ana.csv", ["yyn"] * 20 + ["yyy"] * 40 + ["yyy"])
+    said = ["yyn"] * 15 + ["yyy"] * 5 + ["yyn"] * 10 + ["yyy"] * 30 + ["yy-"]
+    judge = judged(tmp_path / "judged.jsonl", said)
+    text = score(capsys, judge, person)  # the person is first, whatever the order
+    assert text == score(capsys, person, judge)
+    assert text.index(f"{person}: 61 rows") < text.index(f"{judge}: 61 rows")
+    assert "not rated: 1 of 183 answers" in text
+    assert re.search(r"acceptable response\? +60 +75\.0 % +0\.47 ", text)
+    table = text.split("acceptable response?")[-1].split("all three")[0]
+    lines = re.findall(r"(precision|recall): .*? (\d+) of +(\d+) +([\d.]+) %   ([\d.]+) %", table)
+    assert lines == [
+        ("precision", "15", "25", "60.0", "40.7"),
+        ("recall", "15", "20", "75.0", "53.1"),
+        ("precision", "30", "35", "85.7", "70.6"),
+        ("recall", "30", "40", "75.0", "59.8"),
+    ]
+
+
+def test_a_judge_alone_and_two_judges_are_scored_without_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = judged(tmp_path / "one.jsonl", ["yyy", "yyn", "nyn"])
+    other = judged(tmp_path / "other.jsonl", ["yyy", "yyy", "nyn"])
+    assert f"{one}: 3 rows" in score(capsys, one)
+    text = score(capsys, one, other)
+    assert "agreement on 3 rows" in text and "precision" not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"id": "r0", "valid_task": true, "input_fits": true}', "line 1 is no row"),
+        ('{"id": 7, "valid_task": true, "input_fits": true, "output_right": true}', "no row"),
+        ('{"id": "r0", "valid_task": 1, "input_fits": 1, "output_right": "yes"}', "no row"),
+        ("{", "line 1 is no row"),
+        (
+            '{"id": "r0", "valid_task": null, "input_fits": null, "output_right": null}',
+            "no answer that can be read",
+        ),
+    ],
+)
+def test_a_file_that_is_no_judge_s_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, line: str, told: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    assert told in error(capsys, "score", str(path))
+    assert "cannot read" in error(capsys, "score", str(tmp_path / "none.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("pairs", "told"),
     [
