@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -419,7 +420,8 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     rules = "".join(f", {rule} {n}" for rule, n in counts["rejected"].items())
     print(f"kept {counts['kept']}{rules}, undone {counts['undone']}")
     step_6 = options.data.with_name(STEP_6)
-    print(f"written: {step_6}; next: python scripts/prepare_for_finetuning.py --data {step_6}")
+    command = shlex.join(["python", "scripts/prepare_for_finetuning.py", str(step_6)])
+    print(f"written: {step_6}; next: {command}")
     return 3 if model.undone else 0
 
 

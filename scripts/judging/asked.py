@@ -70,6 +70,7 @@ class Verdict:
 # The question.
 
 
+@cache
 def words_of(language: str) -> dict:
     """The words of the prompt."""
     return workshop.wording(Config(language=language), "judge", JUDGE_PROMPT)

@@ -18,6 +18,7 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
+from scripts import judge
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -126,6 +127,7 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
         flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
         assert self_instruct.main(flags) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
+    judge.main(["--provider", "practice", "--data", source, "--anyway"])
     assert (
         prepare_for_finetuning.main(
             [source, "--format", "messages", "--split", "0.5", "--output-dir", folder]

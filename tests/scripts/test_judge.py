@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -618,7 +619,11 @@ def test_the_practice_model_says_that_it_is_no_judge(
     workshop.run(config, say=lambda text: None)
     assert call(None, folder / "step4_final.jsonl") == 0
     done = capsys.readouterr()
-    assert "is no judge" in done.err and "step6_judged.jsonl" in done.out
+    assert "is no judge" in done.err
+    name, arguments = re.search(r"next: python (\S+) (.*)\n", done.out).groups()
+    command = [sys.executable, ROOT / name, *shlex.split(arguments)]
+    ready = subprocess.run([*command, "--output-dir", tmp_path / "out"], capture_output=True)
+    assert ready.returncode == 0 and (tmp_path / "out" / "README.md").exists(), ready.stderr
     told = record(folder / "step4_final.jsonl")
     assert told["probes"]["tells"]
     # Its slips are about one in ten.
@@ -628,3 +633,15 @@ def test_the_practice_model_says_that_it_is_no_judge(
     words = {"en": "The bank has it so.", "zh": "题库里就是这样。"}
     judged = read(folder / "judged.jsonl")
     assert words[language] in {row["reasons"]["output_right"] for row in judged}
+
+
+def test_the_page_shows_what_the_program_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- judge -->\n```bash\n.*?```\n\n```text\n(.*?)```", text, re.S)[1]
+    config = workshop.Config(provider="practice", work_dir=str(tmp_path / "run"))
+    workshop.run(config, say=lambda text: None)
+    capsys.readouterr()
+    assert call(None, tmp_path / "run" / "step4_final.jsonl") == 0
+    assert capsys.readouterr().out.startswith(shown)
