@@ -509,6 +509,7 @@ def test_the_rewritten_dataset_is_judged_where_it_is_not_older(
     os.utime(second, (2**31, 2**31))
     assert judge.newest_data(folder) == first
     second.unlink()
+    capsys.readouterr()
     assert judge.newest_data(folder) == first and not capsys.readouterr().err
 
 
