@@ -152,22 +152,24 @@ def ask_all(
     verdicts = verdicts_of(model, first)
     said = trust.judge_sheet(verdicts, rows)
     calibrations = [Calibration(path, sheet, said, options.keep) for path, sheet in sheets]
-    doubt = doubt_of_people(calibrations)
     for calibration in calibrations:
         workshop.show(calibration.text() + "\n")
+    doubts = [doubt_of_people(calibrations)]
 
     # All others, among them the planted ones.
-    stopped = bool(doubt) and not options.anyway
+    stopped = bool(doubts[0]) and not options.anyway
     if not stopped:
         rest = {row_id: questions[row_id] for row_id in questions if row_id not in first}
         verdicts |= verdicts_of(model, rest)
     probes = probes_of(verdicts, rows, questions)
-    if not doubt and options.probes:
-        doubt = doubt_of_probes(probes, verdicts, questions)
-    if doubt and options.anyway:
-        print(f"notice: {doubt}; --anyway goes on", file=sys.stderr)
-        doubt = ""
-    return Judged(rows, verdicts, probes, calibrations, options.keep, doubt, stopped)
+    if options.probes and not stopped:
+        doubts.append(doubt_of_probes(probes, verdicts, questions))
+    doubts = [doubt for doubt in doubts if doubt]
+    if options.anyway:
+        for doubt in doubts:
+            print(f"notice: {doubt}; --anyway goes on", file=sys.stderr)
+        doubts = []
+    return Judged(rows, verdicts, probes, calibrations, options.keep, "; ".join(doubts), stopped)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
-from self_instruct_workshop import STAGES, Config
+from scripts import judge
+from self_instruct_workshop import STAGES, STEP_FILES, Config
 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
@@ -93,7 +94,16 @@ def priced_run(folder: Path) -> dict:
     return {}
 
 
+def judged_run(folder: Path) -> dict:
+    """A run whose rows the practice model has judged."""
+    summary = practice_run(folder)
+    who = ["--provider", "practice", "--data", str(folder / STEP_FILES[3])]
+    assert judge.main(who) == 0
+    return summary
+
+
 MAKE: dict[str, Callable[[Path], dict]] = {
+    "judged": judged_run,
     "en": practice_run,
     "zh": lambda folder: practice_run(folder, language="zh"),
     "cut": lambda folder: practice_run(folder, max_tokens=60),
@@ -544,3 +554,26 @@ def test_fifty_thousand_rows_are_in_view_within_two_seconds(
     page.locator("#search").fill("number 24999.")
     until(page, "fitting.length === 2", seconds=5)
     assert path.stat().st_size < 20e6
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_s_answers_and_reasons_are_shown_and_hidden_where_there_is_none(
+    look: Callable, report: Callable
+) -> None:
+    page = look("judged")
+    folder = report("judged")[0].parent
+    told = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+    rows = page.locator("#judge-table tbody tr").all_inner_texts()
+    shown = [[*map(int, re.findall(r"\t(\d+)", row))] for row in rows]
+    assert shown == [[*answers.values()] for answers in told["answers"].values()]
+    assert f"{told['probes']['planted']} planted faults" in page.locator("#judge-note").inner_text()
+
+    # The rule of the judge is a filter, and each row has the judge's reason.
+    page.locator("#rule").select_option("judge:judge_output_wrong")
+    wrong = told["counts"]["rejected"]["judge_output_wrong"]
+    assert count_in(page.locator("#found").inner_text()) == wrong
+    first = page.locator("#results li").first.inner_text()
+    assert "the judge's reason" in first and "The bank has it otherwise." in first
+    assert look("en").locator("#judge").is_hidden()
