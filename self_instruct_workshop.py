@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5439: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 640-5447: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3768,6 +3768,9 @@ UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
 )
+NO_SHAPE = (  # how servers say that they cannot write JSON of a given shape
+    r"(?i)response.?(format|schema)|json.?schema|json_validate_failed|structured output"
+)
 REPLY_ENDS = {  # what a reply's end means -> how servers say it
     "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
     "null none tool_calls function_call",
@@ -3826,6 +3829,9 @@ def is_loading(fault: Fault) -> bool:
 
 def is_passing(fault: Fault) -> bool:
     """Whether the same request may get a reply later."""
+    # llama_cpp.server says so with 500 of a parameter that it does not take.
+    if fault.status == 500 and "validation error" in fault.message:
+        return False
     busy = fault.status in (408, 409, 429) or fault.status >= 500
     return busy or fault.code.startswith("Throttling") or fault.code in PASSING
 
@@ -3858,6 +3864,8 @@ def refused_parameter(fault: Fault, sent: dict) -> str:
 
     A limit of tokens may also just be too high. A temperature of 0 may be too low.
     """
+    if "response_format" in sent and re.search(NO_SHAPE, f"{fault.code} {fault.message}"):
+        return "response_format"
     named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
     name = fault.parameter or next(iter(named), "")
     if name not in sent or (name in CAPS and not re.search(UNKNOWN, fault.message)):

@@ -147,6 +147,7 @@ def config_of(options: argparse.Namespace) -> Config:
         raise UsageError("--provider replay is for self_instruct.py: the journal is used anyway")
     names = (*WHO.split(), *HOW.split())
     typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    typed["max_tokens"] = options.max_tokens
     folder = options.data.parent
     return Config(**typed, work_dir=str(folder), language=language_of(folder))
 
@@ -258,18 +259,32 @@ def read_record(path: Path) -> dict:
     return record if isinstance(record, dict) else {}
 
 
+def our_files(record: Path) -> dict:
+    """The files that a record names; none where there is no record, or a foreign one."""
+    files = read_record(record).get("files")
+    return files if isinstance(files, dict) else {}
+
+
 def check_outputs(record: Path, names: list[str]) -> None:
     """Raise UsageError where a file that would be written is not one that the record names."""
-    ours = read_record(record).get("files", {})
-    for name in names:
-        path = record.with_name(name)
-        if path.exists() and name not in ours:
+    ours = our_files(record)
+    foreign = [record.with_name(name) for name in names if name not in ours]
+    if record.exists() and not ours:
+        foreign.append(record)
+    foreign += [path for path in workshop.foreign_views(record.parent) if path.name != "run.json"]
+    for path in foreign:
+        if path.exists():
             problem = f"{path} was not written by this program"
             raise UsageError(f"{problem}: move it away, or give --data in another folder")
 
 
 def write_files(record: Path, files: dict[str, list[dict]], said: dict) -> None:
-    """Write rows by file name, and last the record, which says so. Raises OSError."""
+    """Write rows by file name, and last the record, which says so. Raises OSError.
+
+    First the record claims the names: after a kill between two files they are still ours.
+    """
+    ours = {**our_files(record), **dict.fromkeys(files)}
+    workshop.write_json(record, {"status": "these files are being written", "files": ours})
     for name, rows in files.items():
         workshop.write_whole(record.with_name(name), map(workshop.to_json, rows))
     workshop.write_json(

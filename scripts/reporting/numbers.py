@@ -69,7 +69,21 @@ def numbers(run: Run, requests: int) -> dict:
         "novelty": novelty(run, requests),
         "tokens": run.summary.get("tokens", {}),
         "spending": run.summary.get("spending") or {},
+        "judge": judged(run),
+        "rewrite": rewritten(run),
     }
+
+
+def judged(run: Run) -> dict:
+    """What the page shows of a judge; {} where none has said anything of these rows."""
+    names = ("model", "data", "status", "keep", "counts", "answers", "probes")
+    shown = {name: run.judge[name] for name in names if run.judge}
+    return without_paths(shown)
+
+
+def rewritten(run: Run) -> dict:
+    """What the page shows of rewriting; {} where these rows were not rewritten."""
+    return without_paths({name: run.rewrite[name] for name in ("model", "counts") if run.rewrite})
 
 
 def head(run: Run) -> dict:

@@ -18,6 +18,7 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
+from scripts import judge, rewrite
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -130,17 +131,22 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     seen = tmp_path / "seen.jsonl"
     seen.write_text(Path(source).read_text(encoding="utf-8").split("\n")[0], encoding="utf-8")
     assert overlap.main([str(seen), "--data", source, "--drop", "--threshold", "1"]) == 0
+    judge.main(["--provider", "practice", "--data", source, "--anyway"])
     assert (
         prepare_for_finetuning.main(
             [source, "--format", "messages", "--split", "0.5", "--output-dir", folder]
         )
         == 0
     )
+    assert rewrite.main(["--provider", "practice", "--data", source]) == 0
     made = {path.name for name in ("work", "files") for path in (tmp_path / name).iterdir()}
     text = re.sub(r"https?://\S+", " ", readme.read_text(encoding="utf-8"))
     text = re.sub(r"--(output-path|seed-file|out|data)[ =]\S+", " ", text)  # the reader's own
     text = re.sub(
-        r"\breview(-\w+)?\.(csv|html)\b|\S+ score FILLED\.csv", " ", text
+        r"\b(review|pairs)(-\w+)?\.(csv|html|jsonl)\b|\S+ score FILLED\.csv"
+        r"|\bjudged_first\.jsonl",
+        " ",
+        text,
     )  # sheets that the reader makes
     names = re.findall(
         r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text
