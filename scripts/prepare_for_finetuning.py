@@ -616,7 +616,7 @@ configs:
 
 Instructions with inputs and outputs, written by a language model that was shown seed tasks, as in
 [Self-Instruct](https://arxiv.org/abs/2212.10560). \
-{checked} The format is `{format}`, made by `{mark}`.
+{rated} The format is `{format}`, made by `{mark}`.
 
 | split | file | instructions | instances |
 |---|---|---|---|
@@ -636,7 +636,7 @@ the terms of its provider, some of which do not allow to train other models on i
 """
 
 
-CHECKED = (  # a dataset, preferences
+RATED = (  # a dataset, preferences
     "Nobody has checked each of them; of the paper's own, reviewers found\n"
     "54 in 100 right in every field.",
     "Of two answers, `chosen` was preferred to `rejected`: \nbetter, which is not yet right.",
@@ -669,7 +669,7 @@ def card(
         language=f"language:\n- {language}\n" if language else "",
         size=next(name for limit, name in SIZES.items() if total < limit),
         data_files="\n".join(files),
-        checked=CHECKED[options.format == "preference"],
+        rated=RATED[options.format == "preference"],
         format=options.format,
         mark=MARK,
         parts="\n".join(table_rows),
