@@ -41,7 +41,7 @@ GROUPS = {  # the settings under their headings, in the order of --help
     "where it comes out": "work_dir output_path overwrite until",
     "what it may cost": "max_tokens second_try second_answer",
     "how stage 1 looks for new tasks": "tasks_shown machine_tasks_shown tasks_asked "
-    "classification_every rouge_threshold patience seed recipe",
+    "classification_every rouge_threshold patience seed topics recipe",
     "how requests go": "concurrency max_attempts request_timeout deadline first_wait",
 }
 
@@ -139,9 +139,11 @@ def show_prompts(config: workshop.Config) -> str:
     labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
 
-    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
+    # With topics, the first turn.
+    lead = workshop.Turns(config).ahead(0, 1)[0][1]
+    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0, lead)}
     if every:
-        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
+        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1, lead)
         prompts["stage 1, classification"] = prompt
     prompts["stage 2"] = workshop.classify_prompt(config, instructions[0])
     if not workshop.RECIPES[config.recipe].continues_text:
