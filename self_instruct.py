@@ -90,6 +90,12 @@ def command_line() -> argparse.ArgumentParser:
         help="show one request of each stage of the run in --work-dir, or one task by its id or "
         "by how its text begins; ask nothing, unless no run is there: then make one",
     )
+    group.add_argument(
+        "--provenance",
+        action="store_true",
+        help="write step4_provenance.jsonl, the dataset with where each row comes from: of the "
+        "finished run in --work-dir; behind a run where none is there, or other settings are typed",
+    )
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
@@ -190,6 +196,23 @@ def report(config: workshop.Config) -> None:
     print(f"report: {path} (a double click opens it)")
 
 
+def provenance(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
+    """Where each row comes from, by scripts/provenance.py; asks nothing of a finished run."""
+    from scripts.provenance import is_finished, show
+
+    folder = Path(config.work_dir)
+    names = {setting.name for setting in fields(workshop.Config)} - {"work_dir"}
+    alone = all(getattr(options, name) is None for name in names)
+    done = None
+    if not (alone and is_finished(folder)):
+        done = limited_run(config, options)
+        # An estimate, a "no", or a run that stops earlier has no dataset.
+        if not isinstance(done, dict) or done["status"] != "complete":
+            return done
+    show(folder)
+    return done
+
+
 def explain(config: workshop.Config, options: argparse.Namespace) -> int:
     """One task through all four stages, by scripts/explain.py."""
     from scripts.explain import explain
@@ -208,6 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
         return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
     if options.explain is not None:
         return workshop.main(config, partial(explain, options=options))
+    if options.provenance:
+        return workshop.main(config, partial(provenance, options=options))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

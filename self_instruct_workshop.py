@@ -2475,7 +2475,9 @@ STEP_FILES = [
 ]
 
 
-VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+PROVENANCE = "step4_provenance.jsonl"  # by scripts/provenance.py: the dataset, and whence it is
+# Made again of the journal at any time.
+VIEWS = (*STEP_FILES, PROVENANCE, "rejected.jsonl", "run.json")
 
 
 def to_json(row: dict) -> str:
@@ -2583,6 +2585,8 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     alone = same and stage != config.until
     if loses or (ended and not alone and later_files(config, number)):
         keep_aside(config, results)
+    if path.name == STEP_FILES[-1] and not same:
+        path.with_name(PROVENANCE).unlink(missing_ok=True)  # it is of another dataset
     write_rows(path, rows)
     results.written.append(path.name)
 
@@ -4570,7 +4574,10 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     fitting = within_reach(config, fitting, list(filter(is_numbered, lines)))
     if config.topics:
         topic = Turns(config).topic_of("\n".join(lines))
-        fitting = on_topic(config, topic, fitting) or fitting
+        near = on_topic(config, topic, fitting)
+        others = [task for task in fitting if task not in near]
+        few = max(0, config.tasks_asked - len(near))
+        fitting = near + rng.sample(others, min(few, len(others)))
     # At temperature 0 it always says the same.
     rng = rng if config.temperature else random.Random(config.seed)
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
@@ -4607,7 +4614,7 @@ def within_reach(config: Config, bank: list[str], shown: list[str]) -> list[str]
 
 
 def on_topic(config: Config, topic: str, known: list[str]) -> list[str]:
-    """Those tasks of the bank that use a word of the topic; none where they are too few."""
+    """Those tasks of the bank that use a word of the topic."""
     tokens = [token for token in tokenize(topic) if len(token) > 3 or not token.isascii()]
     words = tokens or tokenize(topic)
     if config.language == "zh":
@@ -4622,14 +4629,14 @@ def on_topic(config: Config, topic: str, known: list[str]) -> list[str]:
     for row in read_data("practice_tasks", config.language):
         given = [instance["input"] for instance in row["instances"]]
         texts[row["instruction"]] = "\n".join([row["instruction"], *given])
-    found = [task for task in known if pattern.search(texts[task])]
-    return found if len(found) >= config.tasks_asked else []
+    return [task for task in known if pattern.search(texts[task])]
 
 
 def topics_out_of_reach(config: Config) -> list[str]:
     """The topics on which the practice bank has too few tasks."""
     bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
-    return [name for name in load_topics(config.topics) if not on_topic(config, name, bank)]
+    found = {name: len(on_topic(config, name, bank)) for name in load_topics(config.topics)}
+    return [name for name, tasks in found.items() if tasks < config.tasks_asked]
 
 
 def similarities_with(bank: list[str], texts: list[str]) -> Any:

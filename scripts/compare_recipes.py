@@ -146,8 +146,10 @@ def is_whole(record: dict) -> bool:
 
 def belongs(record: dict, run: dict) -> bool:
     """Whether a record is of this run. Stages 2 and 3 need only have the same model."""
-    shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
-    return all(record.get(name) == run[name] for name in shared)
+    shared = ("provider", "model", "recipe")
+    if record["stage"] == "generate":
+        shared = (*run, "topics")  # which only a run with topics has
+    return all(record.get(name) == run.get(name) for name in shared)
 
 
 def questions_of(record: dict) -> list[tuple[Any, str]]:
