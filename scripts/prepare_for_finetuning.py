@@ -815,11 +815,17 @@ def check_upload(options: argparse.Namespace) -> None:
     """Raises UsageError for a name that cannot be, and WorkshopError for a missing package."""
     if options.public and not options.push_to:
         raise UsageError("--public is for --push-to")
-    if options.push_to and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push_to):
+    if options.push_to and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.push_to):
         raise UsageError(f"--push-to must be USER/NAME, not {options.push_to!r}")
-    if options.push_to and not util.find_spec("huggingface_hub"):
+    if options.push_to and not has_package("huggingface_hub"):
         install = workshop.pip_install("huggingface_hub")
         raise WorkshopError(f"--push-to needs a package: run  {install}  first")
+
+
+def has_package(name: str) -> bool:
+    with suppress(ValueError):  # what stands in its place is no package
+        return util.find_spec(name) is not None
+    return False
 
 
 def title(path: Path) -> str:
