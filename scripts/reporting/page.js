@@ -133,6 +133,19 @@ function showFunnel() {
   }
 }
 
+function showTopics() {
+  if (!told.topics.length) {
+    byId("topics").remove();
+    return;
+  }
+  const names = ["topic", "topic_wanted", "topic_kept", "topic_rejected", "topic_new"];
+  const body = heading(byId("topics-table"), names.map((name) => words(name)));
+  for (const [name, wanted, kept, rejected, requests] of told.topics) {
+    const perRequest = requests ? number(kept / requests, 1) : "–";
+    row(body, [modelText("span", "", name), number(wanted), number(kept), number(rejected), perRequest]);
+  }
+}
+
 function showTable1() {
   const { ours, paper } = told.table1;
   const body = heading(byId("table1-table"), [words("figure"), words("this_run"), words("paper")]);
@@ -734,6 +747,7 @@ function watch() {
 
 showHead();
 showFunnel();
+showTopics();
 showTable1();
 showTokens();
 showSettings();
