@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5569: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5570: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2726,17 +2726,18 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")  # endings of --output-path
 
 def check_files(config: Config) -> None:
     """Raise UsageError where the run would write over a file that it reads, or over a user's."""
-    problem = seed_file_problem(config) or output_problem(config)
+    problem = input_problem(config) or output_problem(config)
     if problem:
         raise UsageError(problem)
 
 
-def seed_file_problem(config: Config) -> str:
-    """Why a run in this folder cannot read that seed file, "" if it can."""
-    written = own_files(config)
-    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
-        advice = "copy it to another name, or choose another --work-dir"
-        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+def input_problem(config: Config) -> str:
+    """Why a run in this folder cannot read the seed file, or the topics; "" if it can."""
+    read = {"--seed-file": config.seed_file, "--topics": config.topics}
+    for flag, path in read.items():
+        if path and any(same_file(path, own) for own in own_files(config)):
+            advice = "copy it to another name, or choose another --work-dir"
+            return f"{flag} {path} is a file that the run itself writes: {advice}"
     return ""
 
 
@@ -2750,7 +2751,7 @@ def output_problem(config: Config) -> str:
     if Path(path).is_dir():
         return f"--output-path must be a file, and {path} is a folder"
     # What the run reads and writes is never replaced, not even with --overwrite.
-    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses, config.topics]
     if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
         return f"--output-path {path} is a file that the run needs: name another one"
     if is_stream(path):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.killing import complete, kills
 from helpers.runs import check_counts, finish, local, quiet, rows, summary_of, views
 from helpers.server import Server, scripted_model, storm
 from hypothesis import given
 from hypothesis import strategies as st
 
+import self_instruct
+from scripts.asking import estimate
 from self_instruct_workshop import (
     DEFAULT_SEEDS,
     Config,
@@ -153,6 +157,20 @@ def test_the_recipe_of_the_paper_has_no_topics(topics: str) -> None:
         Config(topics=topics, recipe="paper")
 
 
+def test_the_file_of_topics_is_never_written_over(
+    settings: Settings, topics: str, tmp_path: Path
+) -> None:
+    before = Path(topics).read_bytes()
+    with pytest.raises(WorkshopError, match=r"--output-path .* is a file that the run needs"):
+        quiet(settings(provider="practice", topics=topics, output_path=topics, overwrite=True))
+    own = tmp_path / "own"
+    own.mkdir()
+    path = written(own, before, "rejected.jsonl")
+    with pytest.raises(WorkshopError, match=r"--topics .* is a file that the run itself writes"):
+        quiet(settings(provider="practice", topics=str(path), work_dir=str(own)))
+    assert Path(topics).read_bytes() == path.read_bytes() == before
+
+
 @given(
     st.lists(st.floats(1e-6, 1e6) | st.integers(1, 100), min_size=1, max_size=30),
     st.integers(1, 60_000),
@@ -252,6 +270,21 @@ def test_workers_faults_and_kills_do_not_change_the_files(
             half = lines[kept][: len(lines[kept]) // 2]
             (folder / "responses.jsonl").write_bytes(b"".join(lines[:kept]) + half)
             assert made(folder.name, **local(server)) == whole
+
+
+def test_real_kills_change_nothing(tmp_path: Path, topics: str) -> None:
+    flags = ("--num-instructions", "64", "--concurrency", "4", "--topics", topics)
+    flags += ("--until", "generate")
+    with Server(scripted_model(), delay=0.02) as server:
+        whole = complete(server, tmp_path / "whole", *flags)
+        asked = len({request["prompt"] for request in server.requests})
+        found = list(
+            kills(server, tmp_path / "work", ["start", *["generate"] * 4], random.Random(2), *flags)
+        )
+        assert complete(server, tmp_path / "work", *flags) == whole
+        # Both runs had the same questions.
+        assert len({request["prompt"] for request in server.requests}) == asked
+    assert len(found) >= 3
 
 
 def test_prompts_that_ask_for_classification_are_not_always_of_one_topic(
@@ -428,6 +461,23 @@ def test_a_cell_of_a_notebook_that_runs_again_counts_anew(settings: Settings, to
         assert results.turns.note(prompt, 0, results) == 0  # of the others none was asked yet
         row = results.turns.table()["law"]
         assert (row["requests"], row["rejected"], row["kept"]) == (1, 1, 0)
+
+
+def test_the_estimate_counts_the_replies_of_these_topics_alone(
+    settings: Settings, topics: str, tmp_path: Path
+) -> None:
+    other = written(tmp_path, "law\nart\n")
+    options = self_instruct.command_line().parse_args([])
+    with Server(scripted_model()) as server:
+        config = settings(**local(server), model="m", topics=topics, num_instructions=24)
+        quiet(config)
+
+        def to_send(path: str) -> int:
+            config.topics = path
+            return estimate.estimate(config, options)["requests"]
+
+        assert to_send(topics) == 0
+        assert to_send("") > 20 and to_send(str(other)) > 20
 
 
 # ----- the practice model
