@@ -192,7 +192,7 @@ nothing with pictures, sound, files or the web, nothing about your own life.
 {number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
     "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
-    "topic": "Every task is about {}. ",  # with --topics, this leads the hint
+    "topic": "Every task is about {}, each about another side of it. ",  # with --topics
 }
 
 

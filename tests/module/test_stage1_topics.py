@@ -62,7 +62,7 @@ def stage_1(server: Server) -> list[str]:
 
 
 def topic_in(prompt: str) -> str:
-    return re.search(r"\n- Every task is about (.*?)\. (?:Mix|Each)", prompt)[1]
+    return re.search(r"\n- Every task is about (.*?), each about another side", prompt)[1]
 
 
 # ----- the file
@@ -237,7 +237,7 @@ def test_every_topic_gets_its_share_and_rows_name_it(
     assert by_topic(folder) == {names[0]: 21, names[1]: 11, names[2]: 10}
 
     # The prompt of a row names the row's topic, and counts are those of the rows.
-    ends = {"en": ". ", "zh": "”有关。"}[language]
+    ends = {"en": ", each about another side", "zh": "”有关，"}[language]
     for row in rows(folder, "step1_instructions.jsonl"):
         assert f"{row['topic']}{ends}" in row["metadata"]["prompt"]
     table = summary["topics"]
@@ -420,7 +420,7 @@ def test_a_request_that_failed_for_good_is_asked_again_on_its_topic(
     down = True
 
     def fault(index: int, prompt: str) -> str:
-        return "500" if down and "Every task is about law." in prompt else ""
+        return "500" if down and "Every task is about law, each" in prompt else ""
 
     with Server(scripted_model(), faults=fault) as server:
         config = settings(
@@ -446,9 +446,9 @@ def test_the_longer_of_two_topics_that_begin_alike_is_told_from_the_other(
     turns = Turns(settings(topics=topics))
     for name, lead in turns.leads.items():
         prompt = instruction_prompt(settings(topics=topics), SEEDS, [], 0, lead)
-        assert turns.topic_of(prompt) == name and f"\n- Every task is about {name}. " in prompt
+        assert turns.topic_of(prompt) == name and f"\n- Every task is about {name}, each" in prompt
     assert turns.topic_of(instruction_prompt(settings(), SEEDS, [], 0)) == ""
-    assert turns.room("1. Every task is about law. \n2.") == 0
+    assert turns.room(f"1. {turns.leads['law']}\n2.") == 0
 
 
 def test_a_cell_of_a_notebook_that_runs_again_counts_anew(settings: Settings, topics: str) -> None:
