@@ -492,7 +492,12 @@ def test_the_practice_model_answers_on_the_topic_where_its_bank_allows_and_says_
     path = written(tmp_path, "\n".join(names))
     said: list[str] = []
     config = settings(
-        provider="practice", language=language, topics=str(path), num_instructions=10, tasks_asked=4
+        provider="practice",
+        language=language,
+        topics=str(path),
+        num_instructions=10,
+        tasks_asked=4,
+        classification_every=0,
     )
     summary = run(config, say=said.append)
     assert names[1] in said[0] and names[0] not in said[0]
