@@ -35,6 +35,7 @@ import self_instruct_workshop as workshop
 from scripts.reporting.run import (
     AGAIN,
     Run,
+    completion,
     has_texts,
     parsed,
     read_run,
@@ -131,10 +132,11 @@ def instances_of(run: Run) -> dict[tuple[str, str, str], list[int]]:
     tidy = RECIPES[run.settings.get("recipe", "modern")].tidy_input
     places: dict[tuple[str, str, str], list[int]] = {}
     for row in run.steps.get("instances", []):
-        for number, instance in enumerate(row["instances"]):
-            source = tidy(row["instruction"], instance["input"])
-            pair = (row["instruction"], source, instance["output"])
-            places.setdefault(pair, []).append(number)
+        for number, instance in enumerate(row.get("instances") or []):
+            if has_texts(instance, ("input", "output")):
+                source = tidy(row["instruction"], instance["input"])
+                pair = (row["instruction"], source, instance["output"])
+                places.setdefault(pair, []).append(number)
     return places
 
 
@@ -167,8 +169,9 @@ def origin(task: dict[str, dict], number: int, sources: dict[Key, list[Source]])
 def reply_behind(row: dict, sources: list[Source]) -> Source | None:
     """The reply of which a row of a step file was made: its time and its text are in the row."""
     metadata = record_of(row.get("metadata"))
-    choices = record_of(metadata.get("response")).get("choices")
-    text = row.get("response") if "response" in row else record_of((choices or [{}])[0]).get("text")
+    text = row.get("response")
+    for record in completion(row):  # stage 1 keeps it so
+        text = record.get("text")
     at_its_time = [one for one in sources if one.created_at == metadata.get("created_at")]
     same = [one for one in at_its_time if one.text == text]
     return ([*at_its_time, *same] or [None])[-1]
