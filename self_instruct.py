@@ -43,7 +43,7 @@ GROUPS = {  # the settings under their headings, in the order of --help
     "where it comes out": "work_dir output_path overwrite until",
     "what it may cost": "max_tokens second_try second_answer",
     "how stage 1 looks for new tasks": "tasks_shown machine_tasks_shown tasks_asked "
-    "classification_every rouge_threshold patience seed recipe",
+    "classification_every rouge_threshold patience seed topics recipe",
     "how requests go": "concurrency max_attempts request_timeout deadline first_wait",
 }
 
@@ -91,6 +91,12 @@ def command_line() -> argparse.ArgumentParser:
         metavar="ID",
         help="show one request of each stage of the run in --work-dir, or one task by its id or "
         "by how its text begins; ask nothing, unless no run is there: then make one",
+    )
+    group.add_argument(
+        "--provenance",
+        action="store_true",
+        help="write step4_provenance.jsonl, the dataset with where each row comes from: of the "
+        "finished run in --work-dir; behind a run where none is there, or other settings are typed",
     )
     estimate.add_flags(parser)
     limits.add_flags(parser)
@@ -141,9 +147,11 @@ def show_prompts(config: workshop.Config) -> str:
     labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
 
-    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
+    # With topics, the first turn.
+    lead = workshop.Turns(config).ahead(0, 1)[0][1]
+    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0, lead)}
     if every:
-        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
+        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1, lead)
         prompts["stage 1, classification"] = prompt
     prompts["stage 2"] = workshop.classify_prompt(config, instructions[0])
     if not workshop.RECIPES[config.recipe].continues_text:
@@ -210,6 +218,23 @@ def report(config: workshop.Config) -> None:
     print(f"report: {path} (a double click opens it)")
 
 
+def provenance(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
+    """Where each row comes from, by scripts/provenance.py; asks nothing of a finished run."""
+    from scripts.provenance import is_finished, show
+
+    folder = Path(config.work_dir)
+    names = {setting.name for setting in fields(workshop.Config)} - {"work_dir"}
+    alone = all(getattr(options, name) is None for name in names)
+    done = None
+    if not (alone and is_finished(folder)):
+        done = limited_run(config, options)
+        # An estimate, a "no", or a run that stops earlier has no dataset.
+        if not isinstance(done, dict) or done["status"] != "complete":
+            return done
+    show(folder)
+    return done
+
+
 def explain(config: workshop.Config, options: argparse.Namespace) -> int:
     """One task through all four stages, by scripts/explain.py."""
     from scripts.explain import explain
@@ -228,6 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
         return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
     if options.explain is not None:
         return workshop.main(config, partial(explain, options=options))
+    if options.provenance:
+        return workshop.main(config, partial(provenance, options=options))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

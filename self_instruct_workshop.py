@@ -25,8 +25,8 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5447: reading what chat models write, checking settings, seed tasks,
-files, asking, providers, practice, the recipe `paper`, what is shown, the program.
+the machine room, lines 640-5715: reading what chat models write, checking settings, seed tasks,
+topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Config:
     classification_every: int = setting(4, "every n-th prompt asks for classification; 0: none", 0)
     patience: int = setting(10, "requests in a row without anything new that end stage 1", 1)
     seed: int = setting(42, "random seed: which tasks a prompt shows, what the practice model says")
+    topics: str = setting("", "file of topics that prompts take in turn, each with its share")
     # How requests are sent.
     concurrency: int = setting(8, "requests in flight: changes how fast, never what", 1, 256)
     max_attempts: int = setting(6, "times a request is sent before its task is left undone", 1)
@@ -178,6 +179,7 @@ nothing with pictures, sound, files or the web, nothing about your own life.
 {number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
     "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
+    "topic": "Every task is about {}, each about another side of it. ",  # with --topics
 }
 
 
@@ -204,10 +206,8 @@ def generate_instructions(
     >>> pool.similarities(candidates).round(2).tolist()
     [[0.33], [0.92]]
     """
-    if not seed_tasks:
-        raise WorkshopError("stage 1 needs at least one seed task")
     results = results or Results()
-    results.begin("generate")
+    results.begin("generate", config)
     # The pool begins with the seed tasks.
     pool = InstructionPool(config.recipe)
     for task in seed_tasks:
@@ -221,33 +221,32 @@ def generate_instructions(
 
     # Requests go out in rounds: each prompt shows tasks of the pool as it stands by then.
     request_idx = 0
-    dry = 0  # requests in a row that brought nothing new
+    dry = 0  # requests in a row that brought nothing new; with topics, of each topic at least
     with progress(model, "1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
-            tasks = results.tasks
-            numbers = range(request_idx, request_idx + requests_ahead(config, len(tasks), dry))
-            requests = [(i, instruction_prompt(config, seed_tasks, tasks, i)) for i in numbers]
+            ahead = requests_ahead(config, len(results.tasks), dry)
+            requests = []
+            for i, lead in results.turns.ahead(request_idx, ahead):
+                requests.append((i, instruction_prompt(config, seed_tasks, results.tasks, i, lead)))
             # Replies are taken in the order of the requests, so --concurrency changes nothing.
-            for (i, _), reply in model.ask_each("generate", ask, requests):
+            for (i, prompt), reply in model.ask_each("generate", ask, requests):
                 new = take_candidates(config, pool, reply, i, results) if reply else 0
                 request_idx = i + 1
-                dry = 0 if new else dry + 1
+                dry = results.turns.note(reply.prompt if reply else prompt, new, results)
                 results.novelty.append(new)
                 show_novelty(bar, results.novelty)
     return results.tasks
 
 
 def instruction_prompt(
-    config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int
+    config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int, lead: str = ""
 ) -> str:
     """The prompt: what is asked, tasks in a shuffled list, and the next number without a task."""
     rng = random.Random(f"{config.seed}/{request_idx}")
     # Every n-th prompt asks for classification tasks and shows only such seeds.
     every = config.classification_every
     labelled = every > 0 and request_idx % every == every - 1
-    seeds = seed_tasks
-    if labelled:
-        seeds = [task for task in seed_tasks if task.is_classification] or seed_tasks
+    seeds = [task for task in seed_tasks if task.is_classification or not labelled] or seed_tasks
 
     # Show a few machine tasks (paper: 2 of 8), and fill up with seed tasks.
     machine = min(config.machine_tasks_shown, config.tasks_shown, len(accepted))
@@ -261,9 +260,9 @@ def instruction_prompt(
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
-    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "shown": "\n".join(lines)}
-    last = len(lines) + config.tasks_asked
-    return words["prompt"].format(**slots, number=len(lines) + 1, last=last)
+    slots = {"asked": config.tasks_asked, "kind": kind, "hint": lead + hint}
+    slots |= {"shown": "\n".join(lines), "number": number + 1, "last": number + config.tasks_asked}
+    return words["prompt"].format(**slots)
 
 
 def take_candidates(
@@ -271,6 +270,7 @@ def take_candidates(
 ) -> int:
     """Accept or reject each candidate of a reply, in order; return how many were accepted."""
     before = len(results.tasks)
+    room = results.room(config, reply.prompt)  # how many more are wanted, on the reply's topic
     recipe = RECIPES[config.recipe]
     # Of a reply that was cut at max_tokens, the last candidate is lost.
     whole, cut_off = read_candidates(recipe, reply)
@@ -286,7 +286,7 @@ def take_candidates(
             results.reject("generate", rule, candidate)
         elif scores.max() > limit:
             results.reject("generate", "too_similar", candidate, why=pool.top(scores, 1)[0])
-        elif len(results.tasks) >= config.num_instructions:
+        elif len(results.tasks) - before >= room:
             results.reject("generate", "not_needed", candidate)
         else:
             notes = candidate_notes(reply, request_idx, pool.top(scores), scores.mean())
@@ -1592,6 +1592,8 @@ def check_settings(config: Config) -> None:
     if config.language not in languages:
         allowed = f"--recipe {config.recipe} is for --language {', '.join(languages)}"
         raise UsageError(f"{allowed}: its rules turn away all others")
+    if config.topics and RECIPES[config.recipe].continues_text:
+        raise UsageError(f"--topics is not for --recipe {config.recipe}: its prompts name none")
     if config.output_path and Path(config.output_path).is_dir():
         problem = f"--output-path must be a file, and {config.output_path} is a folder"
         raise UsageError(problem)
@@ -1743,9 +1745,8 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    text = seed_text(path)
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
-    lines = [(where, line) for where, line in lines if line.strip()]
+    text = file_text("the seed file", path)
+    lines = numbered_lines(path, text)
     if kind == ".txt":
         return text_records(lines)
     # Many a file called .json holds a record on each line.
@@ -1754,19 +1755,25 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     return [(where, json_or_none(line)) for where, line in lines]
 
 
-def seed_text(path: Path) -> str:
-    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+def numbered_lines(path: Path, text: str) -> list[tuple[str, str]]:
+    """The lines with something on them, as (where it stands, line)."""
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
+    return [(where, line) for where, line in lines if line.strip()]
+
+
+def file_text(what: str, path: Path) -> str:
+    """The text of a user's file. Raises WorkshopError where it cannot be read as UTF-8."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+        raise WorkshopError(f"{what} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         name = other_encoding(data)
-        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
-        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+        found = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"{what} {path} is {found}: save it as UTF-8") from None
     except ValueError as error:
-        raise WorkshopError(f"the seed file {path}: {error}") from None
+        raise WorkshopError(f"{what} {path}: {error}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -2290,9 +2297,17 @@ def example_text(instance: dict, fields: list[str], labelled: bool, number: int 
 
 
 def question_shape(config: Config, seed_tasks: list[Task]) -> dict:
-    """What shapes the prompts of stage 1: a part of the journal's keys."""
+    """What shapes the prompts of stage 1: a part of the journal's keys.
+
+    Raises WorkshopError where there is no seed task, or the file of topics cannot be read.
+    """
+    if not seed_tasks:
+        raise WorkshopError("stage 1 needs at least one seed task")
     shape = {name: getattr(config, name) for name in SHAPE}
-    return shape | {"seed_tasks": digest(seed_tasks)}
+    shape["seed_tasks"] = digest(seed_tasks)
+    if config.topics:
+        shape["topics"] = digest_of_topics(load_topics(config.topics))
+    return shape
 
 
 def digest(seed_tasks: list[Task]) -> str:
@@ -2317,6 +2332,194 @@ def requests_ahead(config: Config, accepted: int, dry: int) -> int:
 
 
 # --------------------------------------------------------------------------------------------------
+# Topics: with --topics, each prompt of stage 1 asks for tasks on one topic, and each topic gets its
+# share of the instructions. Without it all requests are of one topic without a name.
+
+LONGEST_TOPIC = 200  # characters
+LARGEST_WEIGHT = 1_000_000
+
+
+class Turns:
+    """Whose turn it is: the open topic that is furthest behind its share.
+
+    A topic is open until it has its share, or until `patience` requests in a row on it brought
+    nothing new: then it is given up, and the others go on. Of which topic a reply is, its prompt
+    tells, as the journal has it, whatever would be asked today. Raises WorkshopError where the
+    file of topics cannot be read.
+    """
+
+    def __init__(self, config: Config, rejected: int = 0) -> None:
+        self.config = config
+        weights = load_topics(config.topics) if config.topics else {"": 1.0}
+        words = wording(config, "generate", GENERATE_PROMPT)
+        self.leads = {name: words["topic"].format(name) if name else "" for name in weights}
+        self.shares = shares_of(weights, config.num_instructions)
+        # By topic: requests, what was kept of them, what was not, and requests in a row without
+        # anything new.
+        self.requests: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.dry: Counter[str] = Counter()
+        self.rejected_before = rejected  # rows of rejected.jsonl so far
+
+    def ahead(self, start: int, number: int) -> list[tuple[int, str]]:
+        """The next requests, at most so many: their numbers, and what names their topics."""
+        planned: Counter[str] = Counter()
+        requests = []
+        for request_idx in range(start, start + number):
+            names = [name for name in self.shares if self.is_open(name, planned[name])]
+            if not names:
+                break
+            # Where several are as far behind, the turn is drawn: every fourth prompt, which asks
+            # for classification, must not always be of the same topic.
+            random.Random(f"{self.config.seed}/{request_idx}/topic").shuffle(names)
+            name = min(names, key=lambda name: self.progress(name, planned[name]))
+            planned[name] += 1
+            requests.append((request_idx, self.leads[name]))
+        return requests
+
+    def is_open(self, name: str, planned: int) -> bool:
+        """Whether one more request on the topic makes sense beside those that are planned."""
+        dry = self.dry[name]
+        expected = self.kept[name] + planned * self.config.tasks_asked
+        return expected < self.shares[name] and (not dry or dry + planned < self.config.patience)
+
+    def progress(self, name: str, planned: int) -> float:
+        """How far a topic is, as a part of its share.
+
+        A request that is planned, or brought nothing, counts as if it had brought all that was
+        asked for: so a dry topic waits until the others had their turn.
+        """
+        requests = planned + self.dry[name]
+        return (self.kept[name] + requests * self.config.tasks_asked) / self.shares[name]
+
+    def topic_of(self, prompt: str) -> str:
+        """The topic that a prompt names in the line of its hint."""
+        found = [name for name, lead in self.leads.items() if f"\n- {lead}" in prompt]
+        return max(found, key=len, default="")
+
+    def room(self, prompt: str) -> int:
+        """How many more instructions are wanted on the topic of this prompt."""
+        name = self.topic_of(prompt)
+        return self.shares.get(name, 0) - self.kept[name]
+
+    def note(self, prompt: str, new: int, results: Results) -> int:
+        """Count a request that brought so many new instructions, and note their topic in them.
+
+        Returns the requests in a row without anything new, of the topic that is best off in this
+        among those that lack something.
+        """
+        name = self.topic_of(prompt)
+        self.requests[name] += 1
+        self.kept[name] += new
+        self.rejected[name] += len(results.rejected) - self.rejected_before
+        self.rejected_before = len(results.rejected)
+        self.dry[name] = 0 if new else self.dry[name] + 1
+        for task in results.tasks[len(results.tasks) - new :]:
+            if name:
+                task.notes["generate"]["topic"] = name
+        lacking = [name for name, share in self.shares.items() if self.kept[name] < share]
+        return min((self.dry[name] for name in lacking), default=0)
+
+    def table(self) -> dict[str, dict[str, int]]:
+        """What run.json says of each topic."""
+        return {
+            name: {
+                "wanted": share,
+                "kept": self.kept[name],
+                "rejected": self.rejected[name],
+                "requests": self.requests[name],
+            }
+            for name, share in self.shares.items()
+            if name
+        }
+
+
+def shares_of(weights: dict[str, float], total: int) -> dict[str, int]:
+    """Whole numbers in proportion to the weights, each less than one from it; their sum is `total`.
+
+    >>> shares_of({"law": 2, "art": 1}, 10)
+    {'law': 7, 'art': 3}
+    """
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
+    shares = {name: int(share) for name, share in exact.items()}
+    # What rounding down has left over goes to those that lost most by it.
+    left = total - sum(shares.values())
+    for name in sorted(exact, key=lambda name: shares[name] - exact[name])[:left]:
+        shares[name] += 1
+    return shares
+
+
+def load_topics(path: str | Path) -> dict[str, float]:
+    """The topics of a file and their weights, in their order.
+
+    The file has a topic a line, or it is JSON: a list of topics, records {"topic": ..., "weight":
+    ...} in a list or one a line, or one object {topic: weight}. Raises WorkshopError, naming file
+    and place.
+    """
+    path = Path(path)
+    weights: dict[str, float] = {}
+    known = set()
+    for where, record in topic_records(path, file_text("the file of topics", path)):
+        name, weight = checked_topic(where, record)
+        same = unicodedata.normalize("NFKC", name).casefold()
+        if same in known:
+            raise WorkshopError(f"{where}: {name!r} is there twice: leave one of them out")
+        known.add(same)
+        weights[name] = weight
+    if not weights:
+        raise WorkshopError(f"{path} holds no topic: write one a line into it")
+    return weights
+
+
+def topic_records(path: Path, text: str) -> list[tuple[str, Any]]:
+    """What a file of topics holds, as (where it stands, record)."""
+    lines = numbered_lines(path, text)
+    if not text.lstrip().startswith(("{", "[")):
+        return lines
+    try:
+        found = json.loads(text, object_pairs_hook=partial(without_repeats, path))
+    except (ValueError, RecursionError):
+        return [(where, json_or_none(line)) for where, line in lines]  # a record a line, or broken
+    # One object holds all topics, unless it is a single record.
+    if isinstance(found, dict) and not isinstance(found.get("topic"), str):
+        pairs = found.items()
+        return [(str(path), {"topic": name, "weight": weight}) for name, weight in pairs]
+    records = found if isinstance(found, list) else [found]
+    return [(f"{path}, record {n}", record) for n, record in enumerate(records, 1)]
+
+
+def without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object. Raises WorkshopError where a name comes twice: JSON keeps the last one."""
+    twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
+    if twice:
+        raise WorkshopError(f"{path}: {twice[0]!r} is there twice: leave one of them out")
+    return dict(pairs)
+
+
+def checked_topic(where: str, record: Any) -> tuple[str, float]:
+    """A topic and its weight, 1 if there is none. Raises WorkshopError where it is no topic."""
+    if isinstance(record, str):
+        record = {"topic": record}
+    if not isinstance(record, dict) or not isinstance(record.get("topic"), str):
+        raise WorkshopError(f'{where}: a topic is needed, as {{"topic": "law", "weight": 2}}')
+    name = " ".join(record["topic"].encode("utf-8", "replace").decode().split())
+    weight = record.get("weight", 1)
+    if not name or len(name) > LONGEST_TOPIC:
+        raise WorkshopError(f"{where}: a topic has from 1 to {LONGEST_TOPIC} characters")
+    if type(weight) not in (int, float) or not 0 < weight <= LARGEST_WEIGHT:
+        allowed = f"a number above 0, up to {LARGEST_WEIGHT:,}"
+        raise WorkshopError(f"{where}: the weight of {name!r} must be {allowed}, not {weight!r}")
+    return name, weight
+
+
+def digest_of_topics(names: Iterable[str]) -> str:
+    """Tells one set of topics from another, whatever their order and weights."""
+    return sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------------
 # Files. A paid reply is on disk, in responses.jsonl, before anything is made of it; all other files
 # are views of that.
 
@@ -2329,7 +2532,9 @@ STEP_FILES = [
 ]
 
 
-VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+PROVENANCE = "step4_provenance.jsonl"  # by scripts/provenance.py: the dataset, and whence it is
+# Made again of the journal at any time.
+VIEWS = (*STEP_FILES, PROVENANCE, "rejected.jsonl", "run.json")
 
 
 def to_json(row: dict) -> str:
@@ -2395,9 +2600,12 @@ def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
 def first_results(config: Config, seed_tasks: list[Task]) -> Results:
     """The results of a run before its first stage; they know the run whose files stand there.
 
-    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    Raises UsageError where a file of the user is in the way, OSError where a folder is, and
+    WorkshopError where the file of topics cannot be used.
     """
     check_files(config)
+    if config.topics:
+        load_topics(config.topics)
     for name in VIEWS:
         path = Path(config.work_dir) / name
         if path.is_dir():
@@ -2435,6 +2643,8 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     alone = same and stage != config.until
     if loses or (ended and not alone and later_files(config, number)):
         keep_aside(config, results)
+    if path.name == STEP_FILES[-1] and not same:
+        path.with_name(PROVENANCE).unlink(missing_ok=True)  # it is of another dataset
     write_rows(path, rows)
     results.written.append(path.name)
 
@@ -2570,17 +2780,18 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")  # endings of --output-path
 
 def check_files(config: Config) -> None:
     """Raise UsageError where the run would write over a file that it reads, or over a user's."""
-    problem = seed_file_problem(config) or output_problem(config)
+    problem = input_problem(config) or output_problem(config)
     if problem:
         raise UsageError(problem)
 
 
-def seed_file_problem(config: Config) -> str:
-    """Why a run in this folder cannot read that seed file, "" if it can."""
-    written = own_files(config)
-    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
-        advice = "copy it to another name, or choose another --work-dir"
-        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+def input_problem(config: Config) -> str:
+    """Why a run in this folder cannot read the seed file, or the topics; "" if it can."""
+    read = {"--seed-file": config.seed_file, "--topics": config.topics}
+    for flag, path in read.items():
+        if path and any(same_file(path, own) for own in own_files(config)):
+            advice = "copy it to another name, or choose another --work-dir"
+            return f"{flag} {path} is a file that the run itself writes: {advice}"
     return ""
 
 
@@ -2594,7 +2805,7 @@ def output_problem(config: Config) -> str:
     if Path(path).is_dir():
         return f"--output-path must be a file, and {path} is a folder"
     # What the run reads and writes is never replaced, not even with --overwrite.
-    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses, config.topics]
     if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
         return f"--output-path {path} is a file that the run needs: name another one"
     if is_stream(path):
@@ -4494,6 +4705,12 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     labelled = any(kinds[1][0] in line for line in lines if not is_numbered(line))
     fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
     fitting = within_reach(config, fitting, list(filter(is_numbered, lines)))
+    if config.topics:
+        topic = Turns(config).topic_of("\n".join(lines))
+        near = on_topic(config, topic, fitting)
+        others = [task for task in fitting if task not in near]
+        few = max(0, config.tasks_asked - len(near))
+        fitting = near + rng.sample(others, min(few, len(others)))
     # At temperature 0 it always says the same.
     rng = rng if config.temperature else random.Random(config.seed)
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
@@ -4527,6 +4744,32 @@ def within_reach(config: Config, bank: list[str], shown: list[str]) -> list[str]
         size = NEAR
     share = min(1.0, config.temperature / Config.temperature)
     return known[: max(config.tasks_asked, round(share * size))]
+
+
+def on_topic(config: Config, topic: str, known: list[str]) -> list[str]:
+    """Those tasks of the bank that use a word of the topic."""
+    tokens = [token for token in tokenize(topic) if len(token) > 3 or not token.isascii()]
+    words = tokens or tokenize(topic)
+    if config.language == "zh":
+        # A Chinese word has two characters as a rule: one alone is a part of many words.
+        letters = "".join(token for token in tokenize(topic) if not token.isascii())
+        words = [letters[i : i + 2] for i in range(max(1, len(letters) - 1))]
+    stems = [re.sub(r"(?<=\w{4})(?:ing|es|s)$", "", word) for word in words]
+    start = "" if config.language == "zh" else r"\b"
+    pattern = re.compile("|".join(start + re.escape(stem) for stem in stems), re.IGNORECASE)
+    # An instance tells as much of what a task is about as its instruction.
+    texts = {}
+    for row in read_data("practice_tasks", config.language):
+        given = [instance["input"] for instance in row["instances"]]
+        texts[row["instruction"]] = "\n".join([row["instruction"], *given])
+    return [task for task in known if pattern.search(texts[task])]
+
+
+def topics_out_of_reach(config: Config) -> list[str]:
+    """The topics on which the practice bank has too few tasks."""
+    bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
+    found = {name: len(on_topic(config, name, bank)) for name in load_topics(config.topics)}
+    return [name for name, tasks in found.items() if tasks < config.tasks_asked]
 
 
 def similarities_with(bank: list[str], texts: list[str]) -> Any:
@@ -4851,19 +5094,27 @@ class Results:
     novelty: list[int] = field(default_factory=list)  # new instructions of each stage-1 request
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
+    turns: Turns | None = None  # of the topics in stage 1
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
     kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
-    def begin(self, stage: str) -> None:
+    def begin(self, stage: str, config: Config | None = None) -> None:
         """Forget what an earlier call of a stage has left, as when a notebook's cell runs again."""
         self.rejected = [row for row in self.rejected if row["stage"] != stage]
         self.dataset = []
-        if stage == "generate":
+        if config:  # stage 1
             self.tasks = []
             self.novelty = []
+            self.turns = Turns(config, len(self.rejected))
+
+    def room(self, config: Config, prompt: str) -> int:
+        """How many more instructions stage 1 wants, with topics on the topic of this prompt."""
+        if config.topics and self.turns:
+            return self.turns.room(prompt)
+        return config.num_instructions - len(self.tasks)
 
     def reject(
         self,
@@ -5017,6 +5268,10 @@ def greeting(config: Config, model: Model, results: Results) -> str:
         text += "\n" + words["go_live"]
     if model.name == "practice" and bank_is_far(config, results.seeds):
         text += "\n" + words["bank_far"]
+    if model.name == "practice" and config.topics:
+        far = [one_line(name, 40) for name in topics_out_of_reach(config)]
+        topics = words["between"].join(far)
+        text += "\n" + words["topics_far"].format(topics=topics) if far else ""
     if model.journal.torn:
         text += "\n" + words["torn"]
     return printable(text + language_notice(config, results.seeds))
@@ -5191,6 +5446,7 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "settings": asdict(config) | who_answers(model),
         "versions": versions,
         "counts": counts | count(model, results),
+        **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
         "undone_because": Counter(reasons),
         "faults": model.faults,
@@ -5275,8 +5531,10 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     rule = next(iter(counts["rejected"]), "no reply")
     ended = words["few_by_now"]
     if made < wanted:
-        ended = words["nothing_new"].format(patience=config.patience)
+        name = "nothing_new_on" if config.topics else "nothing_new"
+        ended = words[name].format(patience=config.patience)
     line = words["few"].format(made=made, wanted=wanted, ended=ended, rule=rule)
+    line += topics_short(config, summary)
     steered = config.seed_file or config.temperature < Config.temperature
     if summary["settings"]["provider"] == "practice" and not steered:
         bank = len(read_data("practice_tasks", config.language))
@@ -5284,6 +5542,16 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     elif not counts["undone"]:
         line += " " + words["vary"]
     return wrapped(line)
+
+
+def topics_short(config: Config, summary: dict) -> str:
+    """The topics that did not get their share, and how far they came."""
+    words = screen(config)
+    short = []
+    for name, row in summary.get("topics", {}).items():
+        if row["kept"] < row["wanted"]:
+            short.append(words["topic_short"].format(name=one_line(name, 40), **row))
+    return words["topics_short"].format(topics=words["between"].join(short)) if short else ""
 
 
 def agreement_notice(config: Config, summary: dict) -> list[str]:

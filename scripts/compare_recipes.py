@@ -155,7 +155,8 @@ def is_whole(record: dict) -> bool:
 def belongs(record: dict, run: dict, who: dict[str, tuple]) -> bool:
     """Whether a record is of this run. In stages 2 and 3 its model and its recipe tell."""
     if record["stage"] == "generate":
-        return all(record.get(name) == run[name] for name in run)
+        shared = (*run, "topics")  # which only a run with topics has
+        return all(record.get(name) == run.get(name) for name in shared)
     asked = (record["provider"], record["model"])
     return asked == who.get(record["stage"]) and record["recipe"] == run["recipe"]
 

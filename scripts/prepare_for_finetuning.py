@@ -43,6 +43,10 @@ takes an instruction and input of which one output is right and another one is w
 What is drawn depends on --seed and on the instruction alone. So the instructions of a smaller
 --num-instructions are among those of a larger one. The folder is one dataset: a new call
 replaces what an earlier call wrote there. So edit the card last.
+
+--keep-id carries the id of each row, by which step4_provenance.jsonl says where it comes from
+(`python self_instruct.py --provenance` writes that file). --push-to USER/NAME uploads the folder to
+the Hugging Face hub, as a private dataset unless --public is given. Nothing is uploaded without it.
 """
 
 from __future__ import annotations
@@ -52,12 +56,14 @@ import json
 import math
 import random
 import re
+import shlex
 import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -67,9 +73,11 @@ import self_instruct_workshop as workshop
 from scripts import review
 from scripts.overlapping import record as overlap
 from scripts.reviewing import pairs as pair_sheets
+from scripts.training.shared import push
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
+    PROVENANCE,
     RECIPES,
     UsageError,
     WorkshopError,
@@ -78,6 +86,7 @@ from self_instruct_workshop import (
 )
 
 Row = dict[str, str]  # instruction, input, output
+Ids = dict[tuple[str, str, str], str]  # (instruction, input, output) -> id
 
 # What a setting may be: the lowest and the highest value.
 BOUNDS = {
@@ -101,6 +110,21 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises WorkshopError, which names the file and the place in it.
     """
+    rows = []
+    for where, record in read_records(path):
+        # A record can hold several instances.
+        rows += instances(where, record)
+    if not rows:
+        problem = "holds no instance: run all four stages, or name another file"
+        raise WorkshopError(f"{path} {problem}")
+    return rows
+
+
+def read_records(path: Path) -> list[tuple[str, Any]]:
+    """The records of a JSON array, or the lines of JSON Lines, each with its place.
+
+    Raises WorkshopError where the file cannot be read.
+    """
     # One array is the whole file. Otherwise each line is a record.
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -111,16 +135,9 @@ def read_rows(path: Path) -> list[Row]:
         problem = f"cannot read {path} as JSON in UTF-8 ({why})"
         raise WorkshopError(f"{problem}: run self_instruct.py, or name a file") from None
 
-    # A record can hold several instances.
-    rows = []
     kind = "record" if whole else "line"
-    for number, record in enumerate(found, 1):
-        if whole or record.strip():
-            rows += instances(f"{path}, {kind} {number}", record)
-    if not rows:
-        problem = "holds no instance: run all four stages, or name another file"
-        raise WorkshopError(f"{path} {problem}")
-    return rows
+    numbered = enumerate(found, 1)
+    return [(f"{path}, {kind} {n}", one) for n, one in numbered if whole or one.strip()]
 
 
 def instances(where: str, record: Any) -> list[Row]:
@@ -383,6 +400,74 @@ def seed_rows(path: Path) -> list[Row]:
 
 
 # --------------------------------------------------------------------------------------------------
+# Ids, with --keep-id. They stand beside the rows: nothing that is drawn depends on them.
+
+
+def read_ids(path: Path, recipe: str) -> Ids:
+    """The ids of the instances in a file, or in step4_provenance.jsonl beside it.
+
+    Raises WorkshopError where neither has ids.
+    """
+    ids = ids_in(path, recipe)
+    beside = path.parent / PROVENANCE
+    if not ids and beside.exists():
+        ids = ids_in(beside, recipe)
+    if not ids:
+        raise WorkshopError(f"{path} has no ids: {advice_on_ids(path)}")
+    return ids
+
+
+def advice_on_ids(path: Path) -> str:
+    """What to do to have ids."""
+    program = DATA.parent / "self_instruct.py"
+    name = program.name if Path.cwd() == program.parent else str(program)
+    folder = str(path.parent)
+    command = shlex.join([sys.executable, name, "--provenance", "--work-dir", folder])
+    return f"run  {command}  first, or leave out --keep-id"
+
+
+def ids_in(path: Path, recipe: str) -> Ids:
+    """The ids that the records of a file have.
+
+    The instances of a record with several are numbered: "seed_task_0-1". Of equal instances the
+    first one counts.
+    """
+    ids: Ids = {}
+    tidy = RECIPES[recipe].tidy_input
+    for where, record in read_records(path):
+        task = decoded(record)
+        name = task.get("id") if isinstance(task, dict) else None
+        if isinstance(name, str) and name:
+            for number, row in enumerate(instances(where, record), 1):
+                source = tidy(row["instruction"], row["input"])
+                one = f"{name}-{number}" if "instances" in task else name
+                ids.setdefault((row["instruction"], source, row["output"]), one)
+    return ids
+
+
+def with_ids_of_seeds(ids: Ids, path: Path, recipe: str) -> Ids:
+    """The ids, and those of the instances of seed tasks, which are no rows of a run."""
+    seeds: Ids = {}
+    tidy = RECIPES[recipe].tidy_input
+    for task in workshop.load_seed_tasks(path):
+        for number, instance in enumerate(task.instances, 1):
+            source = tidy(task.instruction, instance["input"])
+            key = (task.instruction, source, instance["output"])
+            seeds.setdefault(key, f"{task.id}-{number}")
+    return seeds | ids
+
+
+def id_of(row: Row, ids: Ids, path: Path) -> str:
+    """The id of a row. Raises WorkshopError where the ids are of another dataset."""
+    found = ids.get((row["instruction"], row["input"], row["output"]))
+    if found is None:
+        raise WorkshopError(
+            f"{path} and {PROVENANCE} do not belong together: {advice_on_ids(path)}"
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
 # What is kept, and on which side of the split.
 
 
@@ -557,6 +642,7 @@ class Format:
     # To LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's; None: it takes
     # another shape.
     told: dict | None
+    refuses_more: str = ""  # who takes no column beside these, an id say; empty: nobody
 
 
 CHAT = {
@@ -574,7 +660,7 @@ SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
 PROMPT = {"columns": {"prompt": "prompt", "response": "completion"}}
 FORMATS = {
     "alpaca": Format(".json", alpaca, {}),
-    "messages": Format(".jsonl", messages, CHAT),
+    "messages": Format(".jsonl", messages, CHAT, "OpenAI"),
     "sharegpt": Format(".json", sharegpt, SHAREGPT),
     "prompt-completion": Format(".jsonl", prompt_completion, PROMPT),
     "preference": Format(".jsonl", preference, None),
@@ -804,6 +890,7 @@ def contents(
     run: dict[str, str],
     language: str,
     parts: dict[str, list[Row]],
+    ids: Ids,
 ) -> dict[str, list[str]]:
     """The files: their names and lines. The data come first, the card comes last."""
     # The data, and what LLaMA-Factory is told of them.
@@ -812,7 +899,11 @@ def contents(
     described = {}
     for part, rows in parts.items():
         name = part + form.suffix
-        lines = [to_json(form.encode(row, language, options.seed)) for row in rows]
+        lines = []
+        for row in rows:
+            made = form.encode(row, language, options.seed)
+            more = {"id": id_of(row, ids, options.file)} if options.keep_id else {}
+            lines.append(to_json(made | more))
         files[name] = lines if form.suffix == ".jsonl" else as_array(lines)
         title = "self_instruct" if part == "train" else "self_instruct_validation"
         described[title] = {"file_name": name, **(form.told or {})}
@@ -895,6 +986,8 @@ def prepare(options: argparse.Namespace) -> None:
         language = language_of(run, rows)
         rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
 
+    ids = read_ids(options.file, recipe) if options.keep_id else {}
+
     # Choose the rows.
     if options.num_instructions:
         rows = draw_some(rows, options, dropped)
@@ -903,16 +996,21 @@ def prepare(options: argparse.Namespace) -> None:
         seeds = seed_rows(path)
         read[title(path)] = seeds
         rows = sift(rows + seeds, recipe, options.max_instances, options.seed, dropped)
+        ids = with_ids_of_seeds(ids, path, recipe) if options.keep_id else {}
     if not rows:
         raise WorkshopError(f"nothing of {options.file} is left: {', '.join(dropped)}")
 
     # Write the files, and say what is in them.
     parts = split(rows, options.split, options.seed)
-    files = contents(options, run, language, parts)
+    files = contents(options, run, language, parts, ids)
     write(options.output_dir, files)
     print(table(read, dropped, dict(zip(files, parts.values(), strict=False))))
     print(f"\nFiles in {options.output_dir}: {', '.join(files)}")
     give_notice(options, run, len(parts["train"]))
+
+    # Upload them where --push-to says.
+    names = [name for name in files if name != "README.md"]
+    push(options, "dataset", options.output_dir, names, "".join(files["README.md"]))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -929,6 +1027,11 @@ def check(options: argparse.Namespace) -> None:
     check_preference(options)
     if options.seed_file and not options.include_seed_tasks:
         raise UsageError("--seed-file is for --include-seed-tasks")
+    refuses = FORMATS[options.format].refuses_more
+    if options.keep_id and refuses:
+        problem = f"--keep-id is not for --format {options.format}"
+        raise UsageError(f"{problem}: {refuses} takes no further column")
+    check_upload(options)
 
     # A folder for the files, not the folder of the run.
     options.output_dir = options.output_dir or DATA / "finetuning" / options.format
@@ -950,6 +1053,23 @@ def check_preference(options: argparse.Namespace) -> None:
         )
     elif options.sheet and len(options.files) > 1:
         raise UsageError("with --sheet name one file, the pairs-key.jsonl of the sheets")
+
+
+def check_upload(options: argparse.Namespace) -> None:
+    """Raises UsageError for a name that cannot be, and WorkshopError for a missing package."""
+    if options.public and not options.push_to:
+        raise UsageError("--public is for --push-to")
+    if options.push_to and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.push_to):
+        raise UsageError(f"--push-to must be USER/NAME, not {options.push_to!r}")
+    if options.push_to and not has_package("huggingface_hub"):
+        install = workshop.pip_install("huggingface_hub")
+        raise WorkshopError(f"--push-to needs a package: run  {install}  first")
+
+
+def has_package(name: str) -> bool:
+    with suppress(ValueError):  # what stands in its place is no package
+        return util.find_spec(name) is not None
+    return False
 
 
 def title(path: Path) -> str:
@@ -1008,6 +1128,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--include-seed-tasks", action="store_true", help=seeds)
     add("--seed-file", default="", help=seed_file)
     add("--seed", type=int, default=42, help="random seed of all draws [42]")
+    add("--keep-id", action="store_true", help="an id in each row; not in messages")
+
+    # The upload.
+    hub = "upload the folder to the hub; log in by: hf auth login"
+    add("--push-to", default="", metavar="USER/NAME", help=hub)
+    add("--public", action="store_true", help="let all see what is uploaded [private]")
 
     # Do it.
     options = parser.parse_intermixed_args(arguments)

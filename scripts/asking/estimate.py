@@ -153,10 +153,11 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     with redirect_stderr(io.StringIO()):
         seeds = workshop.load_seed_tasks(path)
 
-    # A task of middle length stands for all.
+    # With topics, the first turn. A task of middle length stands for all.
+    lead = workshop.Turns(config).ahead(0, 1)[0][1]
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
     prompts = {
-        "generate": workshop.instruction_prompt(config, seeds, [], 0),
+        "generate": workshop.instruction_prompt(config, seeds, [], 0, lead),
         "classify": workshop.classify_prompt(config, task),
         "instances": workshop.instances_prompt(config, workshop.Task("", task)),
         "answers": workshop.answer_prompt(config, workshop.Task("", task), task),
@@ -202,7 +203,17 @@ def is_ours(config: workshop.Config, record: dict) -> bool:
     """Has a reply's question these settings? A setting that it does not name is no difference."""
     wanted = {name: getattr(config, name) for name in SHAPING}
     wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
+    if record["stage"] == "generate":
+        record = {"topics": "", **record}  # of a run without topics
+        wanted["topics"] = topics_of(config)
     return all(record.get(name, value) == value for name, value in wanted.items())
+
+
+def topics_of(config: workshop.Config) -> str:
+    """By what the journal knows the topics of a run, "" where it has none."""
+    if not config.topics:
+        return ""
+    return workshop.digest_of_topics(workshop.load_topics(config.topics))
 
 
 def to_come(stages: dict, model: Any) -> dict[str, tuple[int, int]]:

@@ -163,6 +163,19 @@ function showJudge() {
   byId("judge-note").textContent = parts.join(SPACE);
 }
 
+function showTopics() {
+  if (!told.topics.length) {
+    byId("topics").remove();
+    return;
+  }
+  const names = ["topic", "topic_wanted", "topic_kept", "topic_rejected", "topic_new"];
+  const body = heading(byId("topics-table"), names.map((name) => words(name)));
+  for (const [name, wanted, kept, rejected, requests] of told.topics) {
+    const perRequest = requests ? number(kept / requests, 1) : "–";
+    row(body, [modelText("span", "", name), number(wanted), number(kept), number(rejected), perRequest]);
+  }
+}
+
 function showTable1() {
   const { ours, paper } = told.table1;
   const body = heading(byId("table1-table"), [words("figure"), words("this_run"), words("paper")]);
@@ -772,6 +785,7 @@ function watch() {
 
 showHead();
 showFunnel();
+showTopics();
 showTable1();
 showRewrite();
 showJudge();

@@ -34,7 +34,7 @@ NEEDED = {
 }
 SEEDS_ASKED = 100  # replies of a journal that are looked at for stage 1
 AGAIN = "run the same self_instruct.py command again"
-PATHS = ("work_dir", "seed_file", "output_path", "responses")  # settings that are paths
+PATHS = ("work_dir", "seed_file", "topics", "output_path", "responses")  # settings that are paths
 
 # What run.json holds, as far as the report reads it. A type, several types of which one fits, or
 # a record with a shape for each of its names; "*" stands for all other names.
@@ -54,6 +54,7 @@ SHAPES = {
     "agreement": {"asked": COUNT, "same": COUNT, "trusted": bool, "*": object},
     "faults": {"*": COUNT},
     "tokens": {"*": {"*": COUNT}},
+    "topics": {"*": {"*": COUNT}},
     "spending": {
         "currency": str,
         "price_per_million_tokens": ([NUMBER], str),
@@ -108,6 +109,7 @@ class Run:
     judged: list[dict] = field(default_factory=list)  # the rows with the judge's answers
     rewrite: dict = field(default_factory=dict)  # rewrite.json; {} where it is of other rows
     rewritten: list[dict] = field(default_factory=list)  # step 5, of that
+    topics: str = ""  # the same of the topics; empty: there are none
 
     @property
     def language(self) -> str:
@@ -143,6 +145,7 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, summary, settings, {}, steps, rejected, journal=journal)
     run.counts = summary.get("counts") or counted(run)
     run.notices = first_notices(run)
+    run.topics = digest_of_topics(run)
     run.seeds = read_seeds(run)
     run.judge, run.judged = read_judge(folder)
     run.rewrite, run.rewritten = read_rewrite(folder)
@@ -331,6 +334,12 @@ def has_first_reply(journal: Journal, steps: dict) -> bool:
 
 def newest_settings(journal: Journal | None) -> dict:
     """Without run.json, what the newest reply of stage 1 was asked with."""
+    record = newest_of_stage_1(journal)
+    return {name: record[name] for name in (*SHAPE, *WHO, "temperature") if name in record}
+
+
+def newest_of_stage_1(journal: Journal | None) -> dict:
+    """The record of the newest reply of stage 1; {} where there is none."""
     if not journal:
         return {}
 
@@ -338,9 +347,16 @@ def newest_settings(journal: Journal | None) -> dict:
     for key in sorted(journal.starts, key=journal.starts.get, reverse=True):
         record = journal.get(key)
         if record.get("stage") == "generate":
-            names = (*SHAPE, *WHO, "temperature")
-            return {name: record[name] for name in names if name in record}
+            return record
     return {}
+
+
+def digest_of_topics(run: Run) -> str:
+    """By what the journal knows the topics of a run; "" where it has none."""
+    if run.summary:
+        names = run.summary.get("topics", {})
+        return workshop.digest_of_topics(names) if names else ""
+    return str(newest_of_stage_1(run.journal).get("topics", ""))
 
 
 def counted(run: Run) -> dict:
@@ -418,7 +434,7 @@ def records(run: Run) -> Iterator[dict]:
 
     # What the reply to a list says to a single task is a part of that reply.
     starts = run.journal.starts
-    wanted = {**run.settings, "seed_tasks": run.digest}
+    wanted = {**run.settings, "seed_tasks": run.digest, "topics": run.topics}
     for key in sorted(starts, key=starts.get):
         record = {"stage": "", **run.journal.get(key)}
         if "part_of" not in record and is_of_run(record, wanted):
@@ -429,6 +445,8 @@ def is_of_run(record: dict, wanted: dict) -> bool:
     """Whether a reply was asked for with these settings; a setting that is not known fits."""
     names = WHO
     if record["stage"] == "generate":
+        if record.get("topics", "") != wanted["topics"]:
+            return False
         names = (*WHO, *SHAPE, "temperature", "seed_tasks")
     elif {"provider", "model"} <= wanted.keys():
         # A stage may have a model of its own.

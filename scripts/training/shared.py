@@ -396,6 +396,7 @@ def add_machine_flags(add: Callable) -> None:
     add("--seed", type=int, default=42, metavar="N", help="random seed [%(default)s]")
     hub = "upload the result to the hub; log in by: hf auth login"
     add("--push-to", default="", metavar="USER/NAME", help=hub)
+    add("--public", action="store_true", help="let all see what is uploaded [private]")
     sample = "our own small data and a tiny random model: seconds, on any CPU"
     add("--sample", action="store_true", help=sample)
 
@@ -493,24 +494,32 @@ def do(action: Callable[[Options], int | None], options: Options) -> int | None:
 def push(options: Options, kind: str, folder: Path, names: list[str], card: str) -> None:
     """Upload files of a folder, as a "model" or a "dataset", with their card.
 
-    Uploads nothing without --push-to. Raises WorkshopError where the hub refuses.
+    Uploads nothing without --push-to. What it makes on the hub is private unless --public is given.
+    Raises WorkshopError where the hub refuses, and where all could see what is there already.
     """
     # Most users do not upload.
     if not options.push_to:
         return
     from huggingface_hub import HfApi
 
-    # Make the place, then upload the files and the card.
+    # Make the place, then upload the files and the card. A place that is there stays as it is.
     hub = HfApi()
     where = {"repo_id": options.push_to, "repo_type": kind}
     try:
-        hub.create_repo(**where, exist_ok=True)
-        hub.upload_folder(**where, folder_path=str(folder), allow_patterns=names)
-        hub.upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
+        seen = (
+            not options.public and hub.repo_exists(**where) and not hub.repo_info(**where).private
+        )
+        if not seen:
+            hub.create_repo(**where, private=not options.public, exist_ok=True)
+            hub.upload_folder(**where, folder_path=str(folder), allow_patterns=names)
+            hub.upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
     except Exception as error:  # the hub's client passes on errors of its HTTP library
         problem = f"cannot upload to {options.push_to} ({one_line(str(error))})"
         advice = f"run  hf auth login  and the same command; all is in {folder}"
         raise WorkshopError(f"{problem}: {advice}") from None
+    if seen:
+        problem = f"{options.push_to} is public, so that all would see the upload"
+        raise WorkshopError(f"{problem}: add --public, or name another place")
     print(f"uploaded to {options.push_to}")
 
 

@@ -117,6 +117,14 @@ def rewritten_run(folder: Path) -> dict:
     return summary
 
 
+def topics_run(folder: Path) -> dict:
+    """A run with topics, one of them with markup in it and one so long that it fills a line."""
+    path = folder.parent / "topics.txt"
+    names = ["cooking", "<b>law</b>", "a topic with a very long name " * 6]
+    path.write_text("\n".join(names), encoding="utf-8")
+    return practice_run(folder, topics=str(path), num_instructions=24)
+
+
 MAKE: dict[str, Callable[[Path], dict]] = {
     "judged": judged_run,
     "rewritten": rewritten_run,
@@ -124,6 +132,7 @@ MAKE: dict[str, Callable[[Path], dict]] = {
     "zh": lambda folder: practice_run(folder, language="zh"),
     "cut": lambda folder: practice_run(folder, max_tokens=60),
     "until generate": lambda folder: practice_run(folder, until="generate"),
+    "topics": topics_run,
     "undone": undone_run,
     "lost": lost_run,
     "empty": empty_run,
@@ -260,6 +269,23 @@ def test_the_numbers_on_the_page_are_those_of_run_json(
     assert count_in(table1["classification"]) == counts["classify"]["classification"]
     assert count_in(table1["not_classification"]) == counts["classify"]["not_classification"]
     assert count_in(table1["instances"]) == counts["filter"]["out"]
+
+
+def test_the_table_of_topics_is_that_of_run_json_and_is_there_only_with_topics(
+    look: Callable, report: Callable
+) -> None:
+    page, summary = look("topics"), report("topics")[1]
+    lines = page.locator("#topics-table tbody tr").all()
+    shown = [line.locator("th, td").all_inner_texts() for line in lines]
+    wanted = []
+    for name, row in summary["topics"].items():
+        counts = [str(row[one]) for one in ("wanted", "kept", "rejected")]
+        wanted.append([name, *counts, f"{row['kept'] / row['requests']:.1f}"])
+    assert shown == wanted and len(shown) == 3
+    assert page.locator("#topics b").count() == 0
+    narrow = look("topics", 390)
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
+    assert look("en").locator("#topics").count() == 0
 
 
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (1280, "dark"), (1920, "light")])

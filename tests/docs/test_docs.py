@@ -19,6 +19,7 @@ from helpers.server import Server, scripted_model
 import self_instruct
 import self_instruct_workshop as workshop
 from scripts import judge, rewrite
+from scripts.provenance import write_provenance
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -126,7 +127,7 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     with Server(scripted_model()) as server:
         flags = ["--provider", "local", "--base-url", f"{server.url}/v1", "--model", "m"]
         flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
-        assert self_instruct.main(flags) == 0
+        assert self_instruct.main([*flags, "--provenance"]) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
     seen = tmp_path / "seen.jsonl"
     seen.write_text(Path(source).read_text(encoding="utf-8").split("\n")[0], encoding="utf-8")
@@ -316,10 +317,12 @@ def test_each_field_that_the_reference_ascribes_to_a_step_file_is_in_it(tmp_path
     table = re.findall(
         r"^\| `(step\d_\w+\.jsonl|rejected\.jsonl)` \| (.*) \|$", REFERENCE.read_text("utf-8"), re.M
     )
-    assert len(table) == 5
+    write_provenance(tmp_path / "work")
+    assert len(table) == 6
     for name, told in table:
         first = (tmp_path / "work" / name).read_text(encoding="utf-8").split("\n")[0]
         values = {"null", "too_similar", "copied_example", "answers_differ"}
+        values |= {"topic", "judged"}  # which only some runs have
         assert set(re.findall(r"`(\w+)`", told)) <= {*json.loads(first), *values}, name
 
 

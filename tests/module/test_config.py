@@ -155,6 +155,7 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
         "classify_together",
         "report",
         "explain",
+        "provenance",
     }
     assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:

@@ -42,6 +42,7 @@ OTHER = {
     "classification_every": 2,
     "patience": 3,
     "seed": 9,
+    "topics": "/theirs/topics.txt",
     "concurrency": 200,
     "max_attempts": 99,
     "request_timeout": 86000.0,

@@ -47,7 +47,7 @@ COMMON = {
     "--load-in-4bit",
     "--seed",
 }
-COMMON |= {"--push-to", "--sample"}
+COMMON |= {"--push-to", "--public", "--sample"}
 
 
 class Letters:
@@ -916,7 +916,9 @@ def test_push_to_uploads_the_result_and_its_card_and_nothing_beside_it(
     monkeypatch.setitem(sys.modules, "huggingface_hub", Namespace(HfApi=Hub))
     with Server(lambda prompt, body: "Score: 4") as server:
         assert curate(server, pairs, "--push-to", "me/pairs") == 0
+    assert calls.pop(0)[0] == "repo_exists"
     assert [name for name, _ in calls] == ["create_repo", "upload_folder", "upload_file"]
+    assert calls[0][1]["private"] is True
     assert all(how["repo_id"] == "me/pairs" and how["repo_type"] == "dataset" for _, how in calls)
     assert calls[1][1]["allow_patterns"] == ["curated.json", "curated_all_evaluated.json"]
     assert calls[2][1]["path_in_repo"] == "README.md" and b"LIMA" in calls[2][1]["path_or_fileobj"]

@@ -19,7 +19,8 @@ from helpers.runs import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, filter_instances, load_seed_tasks, run
+from scripts.provenance import write_provenance
+from self_instruct_workshop import PROVENANCE, Config, filter_instances, load_seed_tasks, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import prepare_for_finetuning as prepare
@@ -450,6 +451,13 @@ def test_a_call_without_split_leaves_no_validation_file_of_an_earlier_one(make: 
         (["--max-instances", "-1"], "--max-instances must be at least 1, not -1"),
         (["--seed-file", "a.jsonl"], "--seed-file is for --include-seed-tasks"),
         (["--output-dir", "in"], "--output-dir must be another folder"),
+        (["--public"], "--public is for --push-to"),
+        (["--push-to", "pairs"], "--push-to must be USER/NAME, not 'pairs'"),
+        (["--push-to", "me/../x"], "--push-to must be USER/NAME"),
+        (
+            ["--keep-id", "--format", "messages"],
+            "--keep-id is not for --format messages: OpenAI takes no further column",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -534,6 +542,68 @@ def test_no_key_no_address_and_no_path_of_the_maker_is_in_any_file(
     for name in ("README.md", "dataset_info.json"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert not re.search(r"ana\b|sk-secret|10\.0\.0\.7", text) and str(tmp_path) not in text
+
+
+# Ids.
+
+
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "messages"])
+def test_an_id_is_one_more_column_and_changes_nothing_else(
+    make: Callable, practice: Path, form: str
+) -> None:
+    write_provenance(practice.parent)
+    flags = ["--format", form, "--split", "0.2", "--include-seed-tasks"]
+    plain = make(practice, *flags)
+    named = make(practice, *flags, "--keep-id")
+    ids = {part: [row.pop("id") for row in rows] for part, rows in named.items()}
+    assert named == plain
+    everything = ids["train"] + ids["validation"]
+    assert len({*everything}) == len(everything)
+    beside = (practice.parent / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    known = {row["id"] for row in map(json.loads, beside)}
+    assert {name for name in everything if name.startswith("machine_task")} <= known
+    assert {name.rsplit("_", 1)[0] for name in everything} == {"machine_task", "seed_task"}
+
+
+def test_each_id_is_that_of_its_row(make: Callable, practice: Path) -> None:
+    path = write_provenance(practice.parent)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    known = {row["id"]: [row[name] for name in ("instruction", "input", "output")] for row in rows}
+    # The file itself may be named too.
+    for source in (practice, path):
+        for row in make(source, "--keep-id")["train"]:
+            assert [row["instruction"], row["input"], row["output"]] == known[row["id"]]
+
+
+def test_ids_that_are_not_there_or_of_another_dataset_are_one_line(
+    practice: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [str(practice), "--keep-id", "--output-dir", str(tmp_path / "out")]
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    command = re.search(r"step4_final.jsonl has no ids: run  (.*?)  first", said)[1]
+    # The command works as it is printed.
+    done = subprocess.run(command, shell=True, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    lines = (practice.parent / PROVENANCE).read_text(encoding="utf-8").splitlines(keepends=True)
+    (practice.parent / PROVENANCE).write_text("".join(lines[1:]), encoding="utf-8")
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert f"step4_final.jsonl and {PROVENANCE} do not belong together: run  " in said
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_an_upload_without_its_package_is_one_line_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    flags = [str(path), "--output-dir", str(tmp_path / "out"), "--push-to", "me/rows"]
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: --push-to needs a package: run  .*huggingface_hub  first\n", said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: Path) -> None:

@@ -333,6 +333,73 @@ def test_replies_of_another_run_in_the_folder_are_left_out(tmp_path: Path) -> No
     assert sum(reply[0] == "generate" for reply in page.replies) == told["generate"]["replies"]
 
 
+TOPICS = {"cooking": 2, "<script>window.hacked = 1</script>": 1, "法律": 1}
+
+
+def run_with_topics(tmp_path: Path, name: str = "work", **settings: object) -> tuple[Path, dict]:
+    path = tmp_path / "topics.json"
+    path.write_text(json.dumps(TOPICS), encoding="utf-8")
+    folder = tmp_path / name
+    config = Config(
+        provider="practice",
+        num_instructions=24,
+        topics=str(path),
+        work_dir=str(folder),
+        **settings,
+    )
+    return folder, workshop.run(config, say=lambda text: None)
+
+
+def test_each_topic_has_a_row_that_adds_up_with_the_files(tmp_path: Path) -> None:
+    folder, summary = run_with_topics(tmp_path)
+    page = page_of(folder, tmp_path)
+    shown = page.numbers["topics"]
+    columns = ("wanted", "kept", "rejected", "requests")
+    assert shown == [[name, *map(row.get, columns)] for name, row in summary["topics"].items()]
+    assert {name: wanted for name, wanted, *_ in shown} == dict(
+        zip(TOPICS, (12, 6, 6), strict=True)
+    )
+    kept = Counter(row["topic"] for row in read(folder, "step1_instructions.jsonl"))
+    assert {name: kept for name, _, kept, *_ in shown} == kept
+    counts = summary["counts"]["generate"]
+    assert sum(row[3] for row in shown) == sum(counts["rejected"].values())
+    assert sum(row[4] for row in shown) == page.numbers["novelty"]["requests"]
+    # A topic is text, and the folder of its file is nobody's business.
+    assert "<script>window.hacked" not in page.text
+    assert page.numbers["run"]["settings"]["topics"] == "topics.json"
+    assert (
+        "每次请求带来的新指令数" in page_of(folder, tmp_path, "zh").numbers["words"]["topics_note"]
+    )
+
+
+def test_without_run_json_only_what_was_kept_of_a_topic_is_known(tmp_path: Path) -> None:
+    folder, summary = run_with_topics(tmp_path)
+    page = page_of(copy(folder, tmp_path / "killed", "run.json"), tmp_path)
+    kept = {name: row["kept"] for name, row in summary["topics"].items()}
+    assert {row[0]: row[1:] for row in page.numbers["topics"]} == {
+        name: [None, n, None, None] for name, n in kept.items()
+    }
+    assert all(row["replies"] for row in page.of(status="kept"))
+
+
+def test_a_run_without_topics_has_no_such_table(practice: Callable, tmp_path: Path) -> None:
+    assert page_of(practice("en")[0], tmp_path).numbers["topics"] == []
+
+
+def test_replies_of_a_run_without_these_topics_are_left_out(tmp_path: Path) -> None:
+    folder, _ = run_with_topics(tmp_path)
+    for topics in (str(tmp_path / "topics.json"), ""):
+        config = Config(
+            provider="practice", num_instructions=24, topics=topics, work_dir=str(folder)
+        )
+        summary = workshop.run(config, say=lambda text: None)
+        page = page_of(folder, tmp_path)
+        told = summary["tokens"]["generate"]["replies"]
+        assert sum(reply[0] == "generate" for reply in page.replies) == told
+        asked = [reply for reply in page.replies if reply[0] == "generate"]
+        assert all(("Every task is about" in str(reply)) == bool(topics) for reply in asked)
+
+
 def test_what_is_undone_is_shown(tmp_path: Path) -> None:
     """Held back for good: one request of stage 1, and three tasks of stage 3."""
     model, asked, stages = scripted_model(), Counter(), {"generate": 1, "instances": 3}

@@ -30,6 +30,7 @@ trl = pytest.importorskip("trl")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
+from scripts.provenance import write_provenance  # noqa: E402
 from self_instruct_workshop import Config, run  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -54,6 +55,8 @@ def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
             provider="practice", num_instructions=30, language=language, work_dir=str(work)
         )
         run(config, say=lambda text: None)
+        if "--keep-id" in flags:
+            write_provenance(work)
         arguments = [
             str(work / "step4_final.jsonl"),
             "--format",
@@ -186,6 +189,17 @@ def test_trl_trains_on_completions_alone_and_adds_the_end_mark(
     folder = prepared(language, "prompt-completion", "--split", "0.2")
     trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
     assert len(trainer.train_dataset) == len(rows)
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        asked, learnt = trained_on(trainer, encoded)
+        assert (asked, learnt) == (row["prompt"], row["completion"] + "</s>")
+
+
+def test_an_id_in_each_row_does_no_harm_to_trl(
+    prepared: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = prepared("en", "prompt-completion", "--split", "0.2", "--keep-id")
+    trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
+    assert all(row["id"] for row in rows)
     for encoded, row in zip(trainer.train_dataset, rows, strict=True):
         asked, learnt = trained_on(trainer, encoded)
         assert (asked, learnt) == (row["prompt"], row["completion"] + "</s>")
