@@ -24,7 +24,6 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import argparse
 import random
 import re
-import sys
 from contextlib import suppress
 from functools import partial
 
@@ -81,7 +80,7 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
         if agreement["asked"]:
             why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
             notice = f"notice: in lists stage 2 gets {why}: it asks one by one"
-            print(notice, file=sys.stderr)
+            workshop.tell(notice, model.config.language)
         return agreement
 
     # Ask about all others.
