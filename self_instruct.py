@@ -163,7 +163,7 @@ def report(config: workshop.Config) -> None:
     # Without --language the page is in the language of the run.
     typed = config.language != workshop.Config.language
     path = write_report(Path(config.work_dir), language=config.language if typed else "")
-    print(f"report: {path} (a double click opens it)")
+    print(workshop.spoken(f"report: {path} (a double click opens it)", config.language))
 
 
 def explain(config: workshop.Config, options: argparse.Namespace) -> int:

@@ -4849,18 +4849,21 @@ def windows_is_chinese() -> bool:
 def messages() -> list[tuple[re.Pattern, str]]:
     """Errors, notices and help texts as patterns, with their Chinese, in the order of trying.
 
-    The parts of the file are tried in turn, in each part the longest text first.
-    A slot with a number is somebody's text, say a path. One with a name is a message of its own.
+    Those that stand around others come first, "error: ..." say; then the longest text does.
+    A slot with a number is somebody's text, say a path. One with a name is a message of its own,
+    and {number} is one.
     """
     found = []
     parts = json.loads((DATA / "messages.zh.json").read_text(encoding="utf-8"))
-    for number, part in enumerate(parts.values()):
+    for name, part in parts.items():
+        turn = {"openings": 0, "frames": 1}.get(name, 2)
         for english, chinese in part.items():
             pieces = list(string.Formatter().parse(english))
             pattern = ""
             for text, slot, *_ in pieces:
-                pattern += re.escape(text) + ("" if slot is None else f"(?P<_{slot}>.*?)")
-            order = (number, -sum(len(text) for text, *_ in pieces))
+                any_text = r"\d+" if slot == "number" else ".*?"
+                pattern += re.escape(text) + ("" if slot is None else f"(?P<_{slot}>{any_text})")
+            order = (turn, -sum(len(text) for text, *_ in pieces))
             found.append((order, re.compile(pattern, re.DOTALL), chinese))
     found.sort(key=lambda entry: entry[0])
     return [(pattern, chinese) for _, pattern, chinese in found]
@@ -5280,11 +5283,16 @@ def pip_install(*what: str) -> str:
 # The program.
 
 
-def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
-    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted."""
+def main(
+    config: Config | None = None, action: Callable[[Config], Any] = run, language: str = ""
+) -> int:
+    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted.
+
+    `language` is that of its errors where there is no config that says so.
+    """
     prepare_terminal()
     code = 1
-    language = config.language if config else ""
+    language = config.language if config else language
     try:
         config = config or Config()
         result = action(config)

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise WorkshopError(f"{problem}, or name its folder with --work-dir")
         show_page(options.work_dir, options.wanted, options.language)
 
-    return workshop.main(None, show)
+    return workshop.main(None, show, options.language)
 
 
 if __name__ == "__main__":

@@ -321,17 +321,21 @@ def sample_command(options: argparse.Namespace, _: Config) -> None:
     write_sheets(paths, sample, WORDS[options.language])
 
     # Each kind: how many were drawn, and how many there are.
+    say = partial(workshop.spoken, language=options.language)
     drawn = Counter(row["kind"] for row in sample)
-    print(f"{len(sample)} of {sizes.total()} instructions, one instance of each")
+    print(say(f"{len(sample)} of {sizes.total()} instructions, one instance of each"))
     for kind, size in sizes.items():
-        print(f"  {kind:<36}{drawn[kind]:>6} of {size:>6}")
+        name = say(kind)
+        space = " " * (36 - workshop.columns(name))
+        print(f"  {name}{space}{drawn[kind]:>6}{say(' of ')}{size:>6}")
 
     # What is missing, and what comes next.
     if len(sample) < options.num:
-        print(f"notice: {options.num} were asked for, and there are no more", file=sys.stderr)
+        told = f"notice: {options.num} were asked for, and there are no more"
+        workshop.tell(told, options.language)
     written = ", ".join(map(str, paths.values()))
     command = "python scripts/review.py score FILLED.csv"
-    print(f"written: {written}; fill in one, then: {command}")
+    print(say(f"written: {written}; fill in one, then: {command}"))
 
 
 def sheet_paths(out: Path, form: str) -> dict[str, Path]:
@@ -714,7 +718,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(getattr(options, "sheets", [])) > 2:
         parser.error("score takes one sheet or two")
-    return workshop.main(None, partial(options.command, options))
+    language = getattr(options, "language", "")
+    return workshop.main(None, partial(options.command, options), language)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 import re
 import sys
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from self_instruct_workshop import in_chinese, is_chinese, prepare_terminal, wrapped
@@ -84,7 +85,7 @@ class ChineseFormatter(argparse.HelpFormatter):
 
 def typed_language(typed: list[str]) -> str:
     """The language that the flags name, before they are read; "" if none."""
-    for flag, value in zip(typed, [*typed[1:], ""], strict=True):
+    for flag, value in pairwise([*typed, ""]):
         if flag == "--language":
             return value
         if flag.startswith("--language="):

@@ -8,6 +8,7 @@ of an `if`. What cannot be followed, say an attribute, is a slot.
 from __future__ import annotations
 
 import ast
+import re
 from itertools import product
 from pathlib import Path
 
@@ -108,5 +109,6 @@ def has_words(text: str) -> bool:
 
 def numbered(text: str) -> str:
     """The text with a mark of its own in each slot."""
+    text = re.sub(f"(?<=line |.row ){SLOT}", "7", text)  # a number must be one
     first, *others = text.split(SLOT)
     return first + "".join(f"«{n}»{part}" for n, part in enumerate(others))

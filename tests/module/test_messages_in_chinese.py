@@ -21,6 +21,8 @@ from self_instruct_workshop import Config, in_chinese
 
 FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
+NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
+FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
 NAMES = r"[\w.]+/[\w./]+|--[\w-]+|https?://\S*|/v1\S*|[\w*]+(\.\w+)+|\.\w+|_\w+\b|\w+_\w+"
@@ -28,6 +30,7 @@ NAMES += (
     r"|\b(API|JSON|UTF-8|LF|Self-Instruct|ROUGE-L|Ctrl-C|NAME|N|replay|practice|local|openai)\b"
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
+NAMES += r"|\b(CSV|plotly|sample)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv)\b"
 
 
@@ -69,7 +72,7 @@ OTHERS += ["requests", "tokens in", "tokens out", "in all", "no reply", "notice:
 OTHERS += [
     " and ",
     "error: argument «0»: expected one argument",
-    "error: «0», record «1» is damaged",
+    "error: «0», record 7 is damaged",
     "error: «0»: did you mean «1»?",
 ]
 OTHERS += [f"{why}, twice: it stays so with this model" for why in workshop.WITHHELD.values()]
