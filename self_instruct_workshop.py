@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5302: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5408: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4315,7 +4315,7 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
 
 
 def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
-    """A list of tasks, a verdict, or instances, as the prompt asks; "" to what it does not know."""
+    """A list of tasks, verdicts, or instances, as the prompt asks; "" to what it does not know."""
     bank = read_data("practice_tasks", config.language)
     lines = prompt.split("\n")
     if dangling_number(prompt):
@@ -4330,7 +4330,7 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
         return practice_verdict(config, rng, task)
     if task and task["instances"]:
         return practice_instances(config, rng, task)
-    return ""
+    return "" if task else practice_verdicts(config, rng, known, lines)
 
 
 @cache
@@ -4350,6 +4350,32 @@ def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:
     if labelled and len(outputs) < 2 and not RECIPES[config.recipe].continues_text:
         answer = "Yes"
     return rng.choice(styles("verdict", config)).format(answer=answer)
+
+
+def practice_verdicts(config: Config, rng: random.Random, known: list[dict], lines: list) -> str:
+    """A numbered line for each task of the list at the end of the prompt; "" where none is there.
+
+    All lines are in one style. Where that cannot be read, one line is in it.
+    """
+    words = wording(config, "classify", CLASSIFY_PROMPT)
+    tasks = {" ".join(row["instruction"].split()): row for row in known}
+    listed = []
+    for line in lines[:-2]:
+        listed = [*listed, line] if is_numbered(line) else []
+    style = rng.choice(styles("verdict", config))
+    spoilt = rng.randint(1, max(1, len(listed)))
+    answers = []
+    for number, line in enumerate(listed, 1):
+        task = tasks.get(line.partition(" ")[2], {"instances": [], "is_classification": False})
+        outputs = dict.fromkeys(instance["output"] for instance in task["instances"])
+        options = words["between"].join(outputs if len(outputs) > 1 else BOTH[config.language])
+        answer = words["answer"][bool(task["is_classification"])].format(options)
+        way = style if "{answer}" in style or number == spoilt else "{answer}"
+        answers.append(f"{number}. {way.format(answer=answer)}")
+    return "\n".join(answers)
+
+
+BOTH = {"en": ("yes", "no"), "zh": ("是", "否")}  # options where the bank has only one output
 
 
 def styles(kind: str, config: Config) -> list[str]:

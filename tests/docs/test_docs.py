@@ -18,6 +18,7 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
+from scripts.asking import together
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -227,9 +228,7 @@ def test_a_flag_that_is_no_setting_is_in_the_table_of_the_command_line() -> None
     ours = {flag for flag, _, _ in settings_as_shown()}
     assert len(told) == len(rows)
     assert {*told} == known_flags() - {"-h", "--help"} - ours
-    assert told["--classify-together"] == str(
-        self_instruct.command_line().get_default("classify_together")
-    )
+    assert told["--classify-together"] == str(together.TOGETHER)
 
 
 @every_readme
