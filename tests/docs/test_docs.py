@@ -374,6 +374,7 @@ def shape(readme: Path) -> dict[str, list]:
     text = readme.read_text(encoding="utf-8").replace(".zh-CN.", ".")
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     text = text.replace("self_instruct.py --language zh\n", "self_instruct_workshop.py\n", 1)
+    text = re.sub(r"(lesson/check\.py.*?) --language zh", r"\1", text)
     code = blocks(text)
     return {
         "headings": re.findall(r"^#+(?= )", outside, re.M),

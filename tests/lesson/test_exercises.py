@@ -588,7 +588,11 @@ def shape(text: str) -> dict[str, object]:
     return {
         "headings": re.findall(r"^#+", prose, re.M),
         "blocks": [language for language, _ in code],
-        "commands": [content for language, content in code if language in ("bash", "python")],
+        "commands": [
+            content.replace(" --language zh", "")
+            for language, content in code
+            if language in ("bash", "python")
+        ],
         "table rows": len(re.findall(r"^\|", prose, re.M)),
         "list items": len(re.findall(r"^- ", prose, re.M)),
         "words in code": sorted(set(re.findall(r"`[^`\n]+`", prose)) - {"`--language zh`"}),

@@ -170,12 +170,12 @@ def test_a_second_answer_is_shown_beside_the_first(scripted: Path) -> None:
 
 def test_the_fixed_part_of_a_prompt_is_one_line(practice: Path) -> None:
     page = page_of(practice, "7", width=100)
-    fold = r"\[the same in every prompt: \d+ lines\]|\[每个提示都相同：\d+ 行\]"
+    fold = r"\[the same in every prompt: \d+ lines\]|\[每条提示词都相同：\d+ 行\]"
     for stage in (1, 2, 3):
         assert re.search(fold, part(page, stage)), stage
     begin = rows(practice, STEP_FILES[0])[7]["instruction"][:10]
     for stage in (2, 3):
-        prompt = re.search(r"(?ms)^(?:prompt|提示) .*?^(?:reply|回复) ", part(page, stage))
+        prompt = re.search(r"(?ms)^(?:prompt|提示词) .*?^(?:reply|回复) ", part(page, stage))
         assert begin in prompt[0]
 
 
