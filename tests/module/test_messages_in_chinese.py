@@ -17,6 +17,7 @@ from helpers.runs import ROOT
 
 import self_instruct
 import self_instruct_workshop as workshop
+from lesson import check
 from self_instruct_workshop import Config, in_chinese
 
 FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
@@ -40,10 +41,12 @@ def sources() -> set[str]:
 
 def helps() -> set[str]:
     """The texts of --help, as they are given to argparse."""
-    parser = self_instruct.command_line()
-    found = {group.title for group in parser._action_groups}
-    found |= {action.help for action in parser._actions}
-    return found | {parser.usage, parser.description, parser.epilog}
+    found = set()
+    for parser in (self_instruct.command_line(), check.command_line()):
+        found |= {group.title for group in parser._action_groups}
+        found |= {action.help for action in parser._actions}
+        found |= {parser.usage, parser.description, parser.epilog}
+    return found - {None}
 
 
 def faults(text: str) -> list[str]:
