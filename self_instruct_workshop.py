@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5408: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 651-5409: reading what chat models write, checking settings, seed tasks,
 files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3606,7 +3606,7 @@ def progress(model: Model, what: str, total: int, steps: Iterator | None = None)
 def show_novelty(bar: Any, novelty: list[int]) -> None:
     """Move the bar of stage 1 by what the last request brought."""
     mean = fmean(novelty[-10:])
-    bar.set_description(f"1 generate, {mean:.1f} new per request", refresh=False)
+    bar.set_description(spoken(f"1 generate, {mean:.1f} new per request"), refresh=False)
     bar.update(novelty[-1])
 
 
@@ -5053,7 +5053,8 @@ def made_lines(stage: str, config: Config, row: dict) -> list[str]:
         said = words["nearest"].format(score=near["score"], limit=limit)
         lines.append(fitted(labelled_text(said, near["instruction"]), "   "))
     if stage == "classify":
-        lines.append(fitted(labelled_text(words["options"], ", ".join(row["labels"])), "   "))
+        options = words["comma"].join(row["labels"])
+        lines.append(fitted(labelled_text(words["options"], options), "   "))
     for instance in row.get("instances", [])[:1]:
         given = instance["input"] or words["no_input"]
         lines.append(fitted(labelled_text(words["input"], given), "   "))
@@ -5073,7 +5074,7 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
     shown = {"rule": rule, "output": repr(one_line(row["output"] or "", 40))}
     if row["score"]:
         said = words["nearest"].format(score=row["score"], limit=config.rouge_threshold)
-        why = f"{rule}: {labelled_text(said, row['evidence'])}"
+        why = words["rule"].format(rule=rule) + labelled_text(said, row["evidence"])
     elif row["stage"] == "generate":
         why = rule
     elif rule == "answers_differ":

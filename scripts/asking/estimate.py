@@ -250,9 +250,9 @@ def as_text(found: dict, config: workshop.Config) -> str:
     # A row for each stage, and one for all.
     title = spoken("estimate for " + workshop.one_line(found["model"], 32))
     lines = [row_of(title, *map(spoken, ("requests", "tokens in", "tokens out")))]
-    for stage, row in {**found["stages"], "in all": found}.items():
+    for stage, row in {**found["stages"], spoken("in all"): found}.items():
         counts = [f"{row[name]:,}" for name in ("requests", "prompt_tokens", "reply_tokens")]
-        lines.append(row_of(f"  {spoken(stage)}", *counts))
+        lines.append(row_of(f"  {stage}", *counts))
 
     # Money and time, what was guessed, and what is there already.
     money = "price not listed (--price-in, --price-out)"

@@ -471,10 +471,12 @@ class LimitedModel(workshop.Model):
         spent = self.purse.spent
         projected = self.project(self, False)
         text = f"{sum(spent):,} of {sum(projected):,} tokens"
+        text = workshop.spoken(text, self.config.language)
         cost = self.purse.cost(*spent)
         if cost is None:
             return text
-        return f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        money = f"${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        return f"{text}, {workshop.spoken(money, self.config.language)}"
 
     def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost."""
