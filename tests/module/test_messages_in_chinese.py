@@ -31,7 +31,7 @@ NAMES += (
     r"|\b(API|JSON|UTF-8|LF|Self-Instruct|ROUGE-L|Ctrl-C|NAME|N|replay|practice|local|openai)\b"
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
-NAMES += r"|\b(CSV|plotly|sample)\b"
+NAMES += r"|\b(generate|CSV|plotly|sample)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv)\b"
 
 

@@ -366,6 +366,24 @@ def test_the_companion_by_itself_makes_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "notice: {} holds no run: one by practice is made there first\n"),
+        ("zh", "注意：{} 里还没有运行：先用 practice 在那里运行一次\n"),
+    ],
+)
+def test_where_no_run_is_explain_says_that_it_makes_one(
+    tmp_path: Path, language: str, said: str
+) -> None:
+    folder = str(tmp_path / "none")
+    flags = ["--work-dir", folder, "--num-instructions", "4", "--language", language]
+    first = called(["self_instruct.py", "--explain", *flags])
+    assert (first.returncode, first.stderr) == (0, said.format(folder))
+    again = called(["self_instruct.py", "--explain", *flags])
+    assert (again.returncode, again.stderr) == (0, "")
+
+
 def test_an_id_its_number_and_its_text_are_the_same_task(practice: Path) -> None:
     row = rows(practice, STEP_FILES[0])[5]
     names = [row["id"], "5", row["instruction"], row["instruction"].upper()]
