@@ -19,15 +19,14 @@ if sys.version_info < (3, 11):
     raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
 import argparse
-import re
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import budget, check_providers, estimate, limits, together
+from scripts.asking.parser import Parser
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -46,26 +45,6 @@ GROUPS = {  # the settings under their headings, in the order of --help
     "classification_every rouge_threshold patience seed topics recipe",
     "how requests go": "concurrency max_attempts request_timeout deadline first_wait",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that guesses what a mistyped flag or value was meant to be."""
-
-    def error(self, message: str) -> None:
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
-        near = [find_near(flag, flags) for flag in unknown]
-        value = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if value:
-            near = [find_near(value[1], re.findall(r"[\w-]+", value[2]))]
-        hint = " ".join(filter(None, near))
-        super().error(f"{message}: did you mean {hint}?" if hint else message)
-
-
-def find_near(typed: str, known: list[str]) -> str:
-    """The known word that was probably meant, "" if none is near."""
-    begins = [word for word in known if typed and word.startswith(typed)]
-    return next(iter(begins or get_close_matches(typed, known, 1, 0.6)), "")
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -141,8 +120,7 @@ def settings(options: argparse.Namespace) -> workshop.Config:
 
 def show_prompts(config: workshop.Config) -> str:
     """The first prompt of each kind, made from the seed tasks."""
-    seed_file = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
-    seed_tasks = workshop.load_seed_tasks(seed_file)
+    seed_tasks = workshop.load_seed_tasks(workshop.seed_path(config), config.language)
     instructions = [task.instruction for task in seed_tasks]
     labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
@@ -179,8 +157,9 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     if options.estimate:
         workshop.show(text)
         return None
-    if is_paid(config, found["stages"]) and not estimate.agreed(text, options):
-        print("nothing was asked, nothing was paid")
+    agreed = partial(estimate.agreed, text, options, config.language)
+    if is_paid(config, found["stages"]) and not agreed():
+        print(workshop.spoken("nothing was asked, nothing was paid", config.language))
         return 1
     to_come = partial(estimate.to_come, found["stages"])
     model_class = partial(limits.LimitedModel, options=options, to_come=to_come)
@@ -215,7 +194,7 @@ def report(config: workshop.Config) -> None:
     # Without --language the page is in the language of the run.
     typed = config.language != workshop.Config.language
     path = write_report(Path(config.work_dir), language=config.language if typed else "")
-    print(f"report: {path} (a double click opens it)")
+    print(workshop.spoken(f"report: {path} (a double click opens it)", config.language))
 
 
 def provenance(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:

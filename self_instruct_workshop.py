@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5715: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 640-5822: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -136,7 +136,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     The same call goes on where an earlier one stopped: the journal has what was paid for.
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
-    seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
+    seed_tasks = load_seed_tasks(seed_path(config), config.language)
     results = first_results(config, seed_tasks)
     # The model holds the journal, and a lock on the folder as long as the run goes on.
     with (model_class or Model)(config) as model:
@@ -1572,6 +1572,11 @@ ADDRESS = r"https?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?(?:
 DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
 
 
+def seed_path(config: Config) -> str | Path:
+    """The file with the seed tasks: the user's, or this project's in the language of the run."""
+    return config.seed_file or DEFAULT_SEEDS[config.language]
+
+
 def choices(name: str) -> tuple[str, ...]:
     """The values that a setting may have; none: any."""
     tables = {"provider": PROVIDERS, "recipe": RECIPES, "language": DEFAULT_SEEDS, "until": STAGES}
@@ -1713,8 +1718,8 @@ def first_record(journal: str) -> dict:
 # classification). And the other files in data/.
 
 
-def load_seed_tasks(path: str | Path) -> list[Task]:
-    """Read seed tasks; exact duplicates are merged with a notice.
+def load_seed_tasks(path: str | Path, language: str = "") -> list[Task]:
+    """Read seed tasks; exact duplicates are merged with a notice, in the language of the run.
 
     The file is .jsonl or .json with records of the official schema, at least
     {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
@@ -1722,7 +1727,7 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """
     tasks, merged = merged_seed_tasks(path)
     if merged:
-        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
+        tell(f"notice: {path}: {merged} duplicates merged", language)
     return tasks
 
 
@@ -2711,8 +2716,8 @@ def keep_foreign(config: Config, results: Results) -> None:
     place = new_place(Path(config.work_dir))
     for path in paths:
         os.replace(path, place / path.name)
-    names = " and ".join(path.name for path in paths)
-    print(printable(f"notice: no run wrote {names}: moved to {place}"), file=sys.stderr)
+    names = spoken(" and ", config.language).join(path.name for path in paths)
+    tell(f"notice: no run wrote {names}: moved to {place}", config.language)
     if "run.json" in names:
         results.earlier = {}
 
@@ -2805,7 +2810,7 @@ def output_problem(config: Config) -> str:
     if Path(path).is_dir():
         return f"--output-path must be a file, and {path} is a folder"
     # What the run reads and writes is never replaced, not even with --overwrite.
-    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses, config.topics]
+    needed = [seed_path(config), config.responses, config.topics]
     if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
         return f"--output-path {path} is a file that the run needs: name another one"
     if is_stream(path):
@@ -3777,7 +3782,7 @@ class Model(AbstractContextManager):
                 return
             self.told.add(text)
         notice = one_line(f"notice: {text}", 300) + (f": {more}" if more else "")
-        print(printable(notice), file=sys.stderr)
+        tell(notice, self.config.language)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -3834,9 +3839,10 @@ class Model(AbstractContextManager):
                 self.names["max_tokens"] = other
             else:
                 self.names[name] = ""
-            self.refused[name] = f"sent as {other}" if other else "left out"
-            notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(printable(notice), file=sys.stderr)
+            how = f"sent as {other}" if other else "left out"
+            self.refused[name] = how
+            notice = f"notice: {self.model} refuses {name}: {how} from now on"
+            tell(notice, self.config.language)
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key or another login."""
@@ -3933,7 +3939,7 @@ def progress(model: Model, what: str, total: int, steps: Iterator | None = None)
 def show_novelty(bar: Any, novelty: list[int]) -> None:
     """Move the bar of stage 1 by what the last request brought."""
     mean = fmean(novelty[-10:])
-    bar.set_description(f"1 generate, {mean:.1f} new per request", refresh=False)
+    bar.set_description(spoken(f"1 generate, {mean:.1f} new per request"), refresh=False)
     bar.update(novelty[-1])
 
 
@@ -4619,9 +4625,9 @@ def provider_row(config: Config, name: str) -> Provider:
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
-        problem = f"--recipe {config.recipe} needs a model that continues texts"
+        needed = f"--recipe {config.recipe} needs a model that continues texts"
         hint = "--provider local, or --provider openai --model davinci-002"
-        raise WorkshopError(f"{problem}, at an endpoint /v1/completions: {hint}")
+        raise WorkshopError(f"{needed}, at an endpoint /v1/completions: {hint}")
     return replace(row, cap="max_tokens", extra={})
 
 
@@ -4652,14 +4658,14 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
 
 
 def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
-    """A list of tasks, a verdict, or instances, as the prompt asks; "" to what it does not know."""
+    """A list of tasks, verdicts, or instances, as the prompt asks; "" to what it does not know."""
     bank = read_data("practice_tasks", config.language)
     lines = prompt.split("\n")
     if dangling_number(prompt):
         return practice_list(config, rng, bank, lines)
     # The instruction stands near the end; the recipe `paper` changes its capitals.
     asked = {line.casefold() for line in lines[-3:]}
-    known = [*bank, *practice_seeds(config.seed_file or DEFAULT_SEEDS[config.language])]
+    known = [*bank, *practice_seeds(seed_path(config))]
     if lines[0] == wording(config, "answer", ANSWER_PROMPT)["header"]:
         return practice_answer(config, rng, known, prompt)
     task = next((row for row in known if row["instruction"].casefold() in asked), None)
@@ -4667,7 +4673,7 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
         return practice_verdict(config, rng, task)
     if task and task["instances"]:
         return practice_instances(config, rng, task)
-    return ""
+    return "" if task else practice_verdicts(config, rng, known, lines)
 
 
 @cache
@@ -4687,6 +4693,32 @@ def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:
     if labelled and len(outputs) < 2 and not RECIPES[config.recipe].continues_text:
         answer = "Yes"
     return rng.choice(styles("verdict", config)).format(answer=answer)
+
+
+def practice_verdicts(config: Config, rng: random.Random, known: list[dict], lines: list) -> str:
+    """A numbered line for each task of the list at the end of the prompt; "" where none is there.
+
+    All lines are in one style. Where that cannot be read, one line is in it.
+    """
+    words = wording(config, "classify", CLASSIFY_PROMPT)
+    tasks = {" ".join(row["instruction"].split()): row for row in known}
+    listed = []
+    for line in lines[:-2]:
+        listed = [*listed, line] if is_numbered(line) else []
+    style = rng.choice(styles("verdict", config))
+    spoilt = rng.randint(1, max(1, len(listed)))
+    answers = []
+    for number, line in enumerate(listed, 1):
+        task = tasks.get(line.partition(" ")[2], {"instances": [], "is_classification": False})
+        outputs = dict.fromkeys(instance["output"] for instance in task["instances"])
+        options = words["between"].join(outputs if len(outputs) > 1 else BOTH[config.language])
+        answer = words["answer"][bool(task["is_classification"])].format(options)
+        way = style if "{answer}" in style or number == spoilt else "{answer}"
+        answers.append(f"{number}. {way.format(answer=answer)}")
+    return "\n".join(answers)
+
+
+BOTH = {"en": ("yes", "no"), "zh": ("是", "否")}  # options where the bank has only one output
 
 
 def styles(kind: str, config: Config) -> list[str]:
@@ -5202,10 +5234,74 @@ def screen_words(language: str) -> dict:
 
 def screen(config: Config) -> dict:
     """The words of the screen: Chinese where the run or the terminal is Chinese."""
+    return screen_words("zh" if is_chinese(config.language) else "en")
+
+
+def is_chinese(language: str = "") -> bool:
+    """Whether the screen speaks Chinese: the language of the run, or else the terminal's, is."""
     names = ("LC_ALL", "LC_MESSAGES", "LANG")
-    locale = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    chinese = config.language == "zh" or locale.lower().startswith("zh")
-    return screen_words("zh" if chinese else "en")
+    told = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    return language == "zh" or told.lower().startswith("zh") or (not told and windows_is_chinese())
+
+
+def windows_is_chinese() -> bool:
+    """Whether this is a Windows that speaks Chinese: its consoles set no variable."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    # The last ten bits of its number are the language, the others the country.
+    return ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF == 0x04
+
+
+@cache
+def messages() -> list[tuple[re.Pattern, str]]:
+    """Errors, notices and help texts as patterns, with their Chinese, in the order of trying.
+
+    Those that stand around others come first, "error: ..." say; then the longest text does.
+    A slot with a number is somebody's text, say a path. One with a name is a message of its own,
+    and {number} is one.
+    """
+    found = []
+    parts = json.loads((DATA / "messages.zh.json").read_text(encoding="utf-8"))
+    for name, part in parts.items():
+        turn = {"openings": 0, "frames": 1}.get(name, 2)
+        for english, chinese in part.items():
+            pieces = list(string.Formatter().parse(english))
+            pattern = ""
+            for text, slot, *_ in pieces:
+                any_text = r"\d+" if slot == "number" else ".*?"
+                pattern += re.escape(text) + ("" if slot is None else f"(?P<_{slot}>{any_text})")
+            order = (turn, -sum(len(text) for text, *_ in pieces))
+            found.append((order, re.compile(pattern, re.DOTALL), chinese))
+    found.sort(key=lambda entry: entry[0])
+    return [(pattern, chinese) for _, pattern, chinese in found]
+
+
+def in_chinese(text: str) -> str:
+    """A message in Chinese, and so its parts; what data/messages.zh.json lacks stays English.
+
+    >>> in_chinese("cannot write to old (Permission denied): choose another --work-dir")
+    '无法写入 old（没有权限）：请用 --work-dir 换一个文件夹'
+    """
+    for pattern, chinese in messages():
+        match = pattern.fullmatch(text)
+        if match:
+            slots = {name[1:]: part for name, part in match.groupdict().items()}
+            texts = [part for name, part in slots.items() if name.isdecimal()]
+            parts = {name: in_chinese(part) for name, part in slots.items() if not name.isdecimal()}
+            return chinese.format(*texts, **parts)
+    return text
+
+
+def spoken(text: str, language: str = "") -> str:
+    """A message as the screen speaks it. `language` is the run's, where there is one."""
+    return in_chinese(text) if is_chinese(language) else text
+
+
+def tell(text: str, language: str = "") -> None:
+    """Print an error or a notice."""
+    print(printable(spoken(text, language)), file=sys.stderr)
 
 
 WIDTH = 80  # columns of the screen
@@ -5301,10 +5397,10 @@ def language_notice(config: Config, seed_tasks: list[Task]) -> str:
         return ""
     seeds = "Chinese" if other else "not Chinese"
     fitting = "zh" if other else "en"
-    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
-    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
-        return text
-    return f"{text}: --language {fitting} has prompts that fit"
+    text = f"notice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting in (RECIPES[config.recipe].languages or (fitting,)):
+        text += f": --language {fitting} has prompts that fit"
+    return "\n" + spoken(text, config.language)
 
 
 def stage_page(stage: str, config: Config, model: Model, results: Results) -> str:
@@ -5347,7 +5443,8 @@ def made_lines(stage: str, config: Config, row: dict) -> list[str]:
         said = words["nearest"].format(score=near["score"], limit=limit)
         lines.append(fitted(labelled_text(said, near["instruction"]), "   "))
     if stage == "classify":
-        lines.append(fitted(labelled_text(words["options"], ", ".join(row["labels"])), "   "))
+        options = words["comma"].join(row["labels"])
+        lines.append(fitted(labelled_text(words["options"], options), "   "))
     for instance in row.get("instances", [])[:1]:
         given = instance["input"] or words["no_input"]
         lines.append(fitted(labelled_text(words["input"], given), "   "))
@@ -5367,7 +5464,7 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
     shown = {"rule": rule, "output": repr(one_line(row["output"] or "", 40))}
     if row["score"]:
         said = words["nearest"].format(score=row["score"], limit=config.rouge_threshold)
-        why = f"{rule}: {labelled_text(said, row['evidence'])}"
+        why = words["rule"].format(rule=rule) + labelled_text(said, row["evidence"])
     elif row["stage"] == "generate":
         why = rule
     elif rule == "answers_differ":
@@ -5516,7 +5613,8 @@ def funnel(config: Config, summary: dict) -> str:
     lines += next_step(config, summary)
     if summary["kept_in"]:
         place = Path(config.work_dir) / summary["kept_in"]
-        lines.append(words["replaces"].format(run=summary["replaces"], place=place))
+        replaced = spoken(summary["replaces"], config.language)
+        lines.append(words["replaces"].format(run=replaced, place=place))
     return printable("\n".join(lines))
 
 
@@ -5528,7 +5626,7 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     wanted = config.num_instructions
     if made >= wanted and counts["new_per_request"] >= 1:
         return []
-    rule = next(iter(counts["rejected"]), "no reply")
+    rule = spoken(next(iter(counts["rejected"]), "no reply"), config.language)
     ended = words["few_by_now"]
     if made < wanted:
         name = "nothing_new_on" if config.topics else "nothing_new"
@@ -5592,7 +5690,7 @@ def next_step(config: Config, summary: dict) -> list[str]:
     words = screen(config)
     undone = sum(summary["undone_because"].values())
     if undone:
-        why = next(iter(summary["undone_because"]))
+        why = spoken(next(iter(summary["undone_because"])), config.language)
         text = words["undone_why"].format(n=undone, why=why)
         if config.responses:
             return [text]
@@ -5625,10 +5723,16 @@ def pip_install(*what: str) -> str:
 # The program.
 
 
-def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
-    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted."""
+def main(
+    config: Config | None = None, action: Callable[[Config], Any] = run, language: str = ""
+) -> int:
+    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted.
+
+    `language` is that of its errors where there is no config that says so.
+    """
     prepare_terminal()
     code = 1
+    language = config.language if config else language
     try:
         config = config or Config()
         result = action(config)
@@ -5650,11 +5754,14 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
             raise
         problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
-        done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
+        done = "interrupted: every reply so far is kept"
+        for how_far in interrupted.args[1:]:
+            done += f"; {how_far}"
         command = without_login(shlex.join([sys.executable, *sys.argv]))
-        print(f"\n{done}; go on with: {command}", file=sys.stderr)
+        print(file=sys.stderr)
+        tell(f"{done}; go on with: {command}", language)
         return interrupted.args[0]
-    print(printable(f"error: {problem}"), file=sys.stderr)
+    tell(f"error: {problem}", language)
     return code
 
 
@@ -5693,10 +5800,10 @@ def alone(arguments: list[str]) -> int:
     """This file as a program: it takes no settings. Where a key is set, it asks before it pays."""
     if arguments and not {"-h", "--help"} & {*arguments}:
         command = shlex.join(["python", "self_instruct.py", *arguments])
-        print(printable(f"error: this file takes no settings: use  {command}"), file=sys.stderr)
+        tell(f"error: this file takes no settings: use  {command}")
         return 2
     if arguments:
-        show(ALONE)
+        show(spoken(ALONE))
         return 0
     return main(action=run_or_ask)
 

@@ -35,7 +35,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -355,17 +355,21 @@ def sample_command(options: argparse.Namespace, _: Config) -> None:
     write_sheets(paths, sample, WORDS[options.language])
 
     # Each kind: how many were drawn, and how many there are.
+    say = partial(workshop.spoken, language=options.language)
     drawn = Counter(row["kind"] for row in sample)
-    print(f"{len(sample)} of {sizes.total()} instructions, one instance of each")
+    print(say(f"{len(sample)} of {sizes.total()} instructions, one instance of each"))
     for kind, size in sizes.items():
-        print(f"  {kind:<36}{drawn[kind]:>6} of {size:>6}")
+        name = say(kind)
+        space = " " * (36 - workshop.columns(name))
+        print(f"  {name}{space}{drawn[kind]:>6}{say(' of ')}{size:>6}")
 
     # What is missing, and what comes next.
     if len(sample) < options.num:
-        print(f"notice: {options.num} were asked for, and there are no more", file=sys.stderr)
+        told = f"notice: {options.num} were asked for, and there are no more"
+        workshop.tell(told, options.language)
     written = ", ".join(map(str, paths.values()))
     command = "python scripts/review.py score FILLED.csv"
-    print(f"written: {written}; fill in one, then: {command}")
+    print(say(f"written: {written}; fill in one, then: {command}"))
 
 
 def sheet_paths(out: Path, form: str) -> dict[str, Path]:
@@ -600,38 +604,56 @@ def share_line(title: str, part: int, whole: int) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# score: shares of yes, with their intervals.
+# score: shares of yes, with their intervals. `say` makes English words those of the screen.
+
+Say = Callable[[str], str]
 
 
-def results(path: Path, sheet: Sheet) -> str:
+def left(text: str, width: int) -> str:
+    """The text with blanks behind it; a Chinese character takes two columns."""
+    return text + " " * (width - workshop.columns(text))
+
+
+def right(text: str, width: int) -> str:
+    """The text with blanks before it."""
+    return " " * (width - workshop.columns(text)) + text
+
+
+def title_of(name: str, say: Say) -> str:
+    """A question in words, 50 columns wide."""
+    return left(say(WORDS["en"].get(name, name)), 50)
+
+
+def results(path: Path, sheet: Sheet, say: Say) -> str:
     """The shares of yes of one sheet, and below them those of each kind of task."""
     # A line for each question, and one for all three.
-    interval = f"{'95 % interval':<18}"
+    heads = right(say("yes"), 6) + right(say("rated"), 7) + right(say("share"), 9)
+    interval = left(say("95 % interval"), 18)
     lines = [
-        f"{path}: {len(sheet)} rows",
-        f"{'':<50}{'yes':>6}{'rated':>7}{'share':>9}   {interval}paper",
+        say(f"{path}: {len(sheet)} rows"),
+        f"{'':<50}{heads}   {interval}{say('paper')}",
     ]
     for name in PAPER:
-        lines.append(result_line(name, [row[name] for row in sheet.values()]))
+        lines.append(result_line(name, [row[name] for row in sheet.values()], say))
 
     # How much is open.
     blank = all_answers(sheet).count(None)
     if blank:
         open_rows = "`all three` counts rows where nothing is open"
-        lines.append(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}")
+        lines.append(say(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}"))
 
     # The kinds, where there are several.
     kinds = defaultdict(list)
     for row in sheet.values():
         kinds[row.get("kind", "")].append(row)
     if len(kinds) > 1:
-        names = "".join(f"{name:>14}" for name in PAPER)
-        lines += ["", f"{'share of yes':<36}{'rows':>6}{names}"]
-        lines += [kind_line(kind, kinds[kind]) for kind in sorted(kinds)]
+        names = "".join(right(say(name), 14) for name in PAPER)
+        lines += ["", left(say("share of yes"), 36) + right(say("rows"), 6) + names]
+        lines += [kind_line(kind, kinds[kind], say) for kind in sorted(kinds)]
     return "\n".join(lines)
 
 
-def result_line(name: str, answers: list[bool | None]) -> str:
+def result_line(name: str, answers: list[bool | None], say: Say) -> str:
     """The share of yes among the answers to a question, beside the paper's."""
     # Where nobody has answered, there is no share.
     yes = answers.count(True)
@@ -639,9 +661,9 @@ def result_line(name: str, answers: list[bool | None]) -> str:
     shown = f"{'':<30}"
     if rated:
         low, high = wilson(yes, rated)
-        interval = f"{percent(low)} to {percent(high)}"
-        shown = f"{percent(yes / rated):>9}   {interval:<18}"
-    return f"{WORDS['en'].get(name, name):<50}{yes:>6}{rated:>7}{shown}{PAPER[name]:>3} %"
+        interval = left(say(f"{percent(low)} to {percent(high)}"), 18)
+        shown = f"{percent(yes / rated):>9}   {interval}"
+    return f"{title_of(name, say)}{yes:>6}{rated:>7}{shown}{PAPER[name]:>3} %"
 
 
 def wilson(yes: int, n: int) -> Interval:
@@ -660,21 +682,21 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def kind_line(kind: str, rows: list[dict]) -> str:
+def kind_line(kind: str, rows: list[dict], say: Say) -> str:
     """The shares of yes among the rows of one kind, question by question."""
     cells = ""
     for name in PAPER:
         said = [row[name] for row in rows if row[name] is not None]
         cell = percent(sum(said) / len(said)) if said else "-"
         cells += f"{cell:>14}"
-    return f"{one_line(kind, 34):<36}{len(rows):>6}{cells}"
+    return f"{left(say(one_line(kind, 34)), 36)}{len(rows):>6}{cells}"
 
 
 # --------------------------------------------------------------------------------------------------
 # score: how far two people agree.
 
 
-def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
+def agreement(one: Sheet, other: Sheet, paths: list[Path], say: Say = str) -> str:
     """How far two people agree on each question, and the rows to talk about.
 
     Raises WorkshopError where the sheets have no row in common.
@@ -685,36 +707,36 @@ def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
         raise WorkshopError(f"{problem}: give two sheets of one sample")
 
     # A line for each question, and one for all three.
-    title = f"agreement on {len(common)} rows"
-    lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
+    title = left(say(f"agreement on {len(common)} rows"), 44)
+    heads = right(say("both rated"), 12) + right(say("same"), 9) + f"{'kappa':>8}"
+    lines = [f"{title}{heads}   {say('95 % interval')}"]
     for name in PAPER:
-        lines.append(agreement_line(name, both_answers(one, other, name)))
-    lines += [KAPPA, KAPPA_LIMITS]
+        lines.append(agreement_line(name, both_answers(one, other, name), say))
+    lines += [say(KAPPA), say(KAPPA_LIMITS)]
 
     # Rows that one of them has alone, and rows on which they differ.
-    lines += alone(paths[0], one, other)
-    lines += alone(paths[1], other, one)
-    lines += disagreements(one, other, common)
+    lines += alone(paths[0], one, other, say)
+    lines += alone(paths[1], other, one, say)
+    lines += disagreements(one, other, common, say)
     return "\n".join(lines)
 
 
-def agreement_line(name: str, pairs: Pairs) -> str:
+def agreement_line(name: str, pairs: Pairs, say: Say = str) -> str:
     """How often two people gave the same answer to a question, and kappa."""
     same = "-"
     if pairs:
         same = percent(sum(mine == theirs for mine, theirs in pairs) / len(pairs))
-    title = WORDS["en"].get(name, name)
-    return f"{title:<50}{len(pairs):>6}{same:>9}{kappa_cells(pairs)}"
+    return f"{title_of(name, say)}{len(pairs):>6}{same:>9}{kappa_cells(pairs, say)}"
 
 
-def kappa_cells(pairs: Pairs) -> str:
+def kappa_cells(pairs: Pairs, say: Say = str) -> str:
     """Kappa, its interval and its name as cells of the table."""
     if not pairs:
         return ""
     found = kappa(pairs)
     if not found:
         side = {True: "yes", False: "no"}.get(pairs[0][0], pairs[0][0])
-        return f"{'-':>8}   undefined: both said {side} everywhere"
+        return f"{'-':>8}   {say(f'undefined: both said {side} everywhere')}"
 
     # The formula gives no interval where the answers do not spread, however few they are.
     value, low, high = found
@@ -722,7 +744,7 @@ def kappa_cells(pairs: Pairs) -> str:
     if high - low < 1e-6:
         reason = "they agree everywhere" if value > 0.5 else "one said the same everywhere"
         interval = f"no interval: {reason}"
-    return f"{value:>8.2f}   {interval}"
+    return f"{value:>8.2f}   {say(interval)}"
 
 
 def kappa_name(value: float) -> str:
@@ -767,15 +789,15 @@ def shares_of(answers: list) -> Counter:
     return Counter({side: answers.count(side) / len(answers) for side in answers})
 
 
-def alone(path: Path, mine: Sheet, theirs: Sheet) -> list[str]:
+def alone(path: Path, mine: Sheet, theirs: Sheet, say: Say) -> list[str]:
     """A line about the rows that only this sheet has, if there are any."""
     rows = [row for row in mine if row not in theirs]
     if not rows:
         return []
-    return [f"rows only in {path}: {len(rows)}, {one_line(', '.join(rows), 200)}"]
+    return [say(f"rows only in {path}: {len(rows)}, {one_line(', '.join(rows), 200)}")]
 
 
-def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
+def disagreements(one: Sheet, other: Sheet, common: list[str], say: Say) -> list[str]:
     """The first rows to talk about: one said yes, and the other no."""
     # An answer that is open disagrees with nothing.
     found = []
@@ -786,7 +808,7 @@ def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
             found.append(f"  {row}  {', '.join(split)}: {one_line(text, 60)}")
     if not found:
         return []
-    return [f"they differ on {len(found)} rows, of which the first:", *found[:10]]
+    return [say(f"they differ on {len(found)} rows, of which the first:"), *found[:10]]
 
 
 def score_command(options: argparse.Namespace, _: Config) -> None:
@@ -794,14 +816,15 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
 
     Of a person and a judge, say how far the judge finds what the person found, too.
     """
+    say = partial(workshop.spoken, language=options.language)
     if pairs_part().is_pair_sheet(options.sheets[0]):
         workshop.show(pairs_part().score(options.sheets, options.key))
         return
     paths = sorted(options.sheets, key=is_judge)  # the person first
     sheets = [read_rater(path) for path in paths]
-    parts = [results(path, sheet) for path, sheet in zip(paths, sheets, strict=True)]
+    parts = [results(path, sheet, say) for path, sheet in zip(paths, sheets, strict=True)]
     if len(sheets) == 2:
-        parts.append(agreement(*sheets, paths))
+        parts.append(agreement(*sheets, paths, say))
     if [is_judge(path) for path in paths] == [False, True]:
         parts.append(found_by_judge(*sheets, paths))
     workshop.show("\n\n".join(parts))
@@ -847,6 +870,10 @@ def command_line() -> argparse.ArgumentParser:
     sheets = "a filled CSV, or a judge's judged.jsonl; two: agreement as well"
     score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help=sheets)
     score.add_argument("--key", type=Path, help="who wrote what, for pairs [beside the sheet]")
+    languages = tuple(WORDS)
+    score.add_argument(
+        "--language", choices=languages, default="", help="of what is printed [the terminal's]"
+    )
 
     # Two answers side by side.
     pairs = commands.add_parser(
@@ -889,7 +916,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(getattr(options, "sheets", [])) > 2:
         parser.error("score takes one sheet or two")
-    return workshop.main(None, partial(options.command, options))
+    return workshop.main(None, partial(options.command, options), options.language)
 
 
 if __name__ == "__main__":

@@ -149,9 +149,8 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     """A prompt of each kind, made from the seed tasks; lists of stage 2 have `size` tasks."""
     # What is odd about the seeds, the run will say.
-    path = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
     with redirect_stderr(io.StringIO()):
-        seeds = workshop.load_seed_tasks(path)
+        seeds = workshop.load_seed_tasks(workshop.seed_path(config))
 
     # With topics, the first turn. A task of middle length stands for all.
     lead = workshop.Turns(config).ahead(0, 1)[0][1]
@@ -270,15 +269,19 @@ def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -
 
 def as_text(found: dict, config: workshop.Config) -> str:
     """The estimate as a table, with what it assumes."""
+
+    def spoken(text: str) -> str:
+        return workshop.spoken(text, config.language)
+
     # A row for each stage, and one for all.
     models = found["models"]
-    title = "estimate for " + workshop.one_line(models["generate"], 32)
-    lines = [f"{title:<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
-    for stage, row in {**found["stages"], "in all": found}.items():
+    title = spoken("estimate for " + workshop.one_line(models["generate"], 32))
+    lines = [row_of(title, *map(spoken, ("requests", "tokens in", "tokens out")))]
+    for stage, row in {**found["stages"], spoken("in all"): found}.items():
         if models.get(stage, models["generate"]) != models["generate"]:
-            stage += " by " + workshop.one_line(models[stage], 30)
-        counts = f"{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}"
-        lines.append(f"  {stage:<44}{counts}")
+            stage = spoken(f"{stage} by {workshop.one_line(models[stage], 30)}")
+        counts = [f"{row[name]:,}" for name in ("requests", "prompt_tokens", "reply_tokens")]
+        lines.append(row_of(f"  {stage}", *counts))
 
     # Money and time, what was guessed, and what is there already.
     page = limits.see_page(workshop.provider_name(config))
@@ -286,15 +289,15 @@ def as_text(found: dict, config: workshop.Config) -> str:
     if found["cost"] is not None:
         money = f"about ${found['cost']:.2f}"
     minutes = max(1, math.ceil(found["seconds"] / 60))
-    lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
-    guessed = f"{KEPT:.0%} of new tasks are kept"
-    guessed += f", a task has {TASK} tokens, an instance {INSTANCE}"
-    lines.append(f"  guessed: {guessed}")
+    time = spoken(f"{money}; about {minutes} min with {config.concurrency} requests in flight")
+    lines.append(f"  {time}")
+    sizes = f"a task has {TASK} tokens, an instance {INSTANCE}"
+    lines.append("  " + spoken(f"guessed: {KEPT:.0%} of new tasks are kept, {sizes}"))
     if found["cost"]:
-        lines += old_prices(datetime.now(UTC).date())
+        lines += map(spoken, old_prices(datetime.now(UTC).date()))
     if found["in_journal"]:
         paid = "replies are in the journal: paid for, and not asked again"
-        lines.append(f"  {found['in_journal']:,} {paid}")
+        lines.append("  " + spoken(f"{found['in_journal']:,} {paid}"))
     return "\n".join(lines)
 
 
@@ -308,11 +311,20 @@ def old_prices(today: date) -> list[str]:
     return [f"  prices are of {listed}, {days} days ago: {hint}"]
 
 
-def agreed(text: str, options: argparse.Namespace) -> bool:
+def row_of(title: str, *cells: str) -> str:
+    """A row of the table; a Chinese character takes two columns."""
+    line = title
+    for cell, end in zip(cells, (56, 68, 80), strict=True):
+        line += " " * (end - workshop.columns(line) - workshop.columns(cell)) + cell
+    return line
+
+
+def agreed(text: str, options: argparse.Namespace, language: str = "") -> bool:
     """Show what it will take and ask; where nobody sits at a terminal, or with --yes, go on."""
     # A stream that was closed is None.
     talking = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
     if options.yes or not talking:
         return True
-    print(text, "Go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
+    question = workshop.spoken("Go on? [y/N] ", language)
+    print(text, question, sep="\n", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().casefold() in ("y", "yes", "是", "好")

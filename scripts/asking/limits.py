@@ -26,7 +26,6 @@ import argparse
 import json
 import math
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -391,8 +390,9 @@ class LimitedModel(workshop.Model):
         if not cap and min(self.purse.max_tokens, self.purse.max_cost) < math.inf:
             self.stop.set()
             problem = f"{self.model} lets nobody limit the length of a reply"
-            problem += ", so that no limit on spending can be kept"
-            raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
+            why = "so that no limit on spending can be kept"
+            advice = "leave out --max-cost and --max-tokens-total"
+            raise workshop.WorkshopError(f"{problem}, {why}: {advice}")
         return bytes_of(prompt) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
@@ -474,7 +474,8 @@ class LimitedModel(workshop.Model):
         if self.purse.learn(most, used) and first and limited:
             more = sum(self.purse.surplus)
             text = f"{self.name} counts {more:,} tokens more than a request was thought to take"
-            print(f"notice: {text}: from now on more is reserved", file=sys.stderr)
+            notice = f"notice: {text}: from now on more is reserved"
+            workshop.tell(notice, self.config.language)
 
     def throttled(self, sent_at: float, said: str, wait: float) -> Exception:
         """What a 429 means: slow down, unless that would take longer than a request may."""
@@ -492,8 +493,8 @@ class LimitedModel(workshop.Model):
             self.warned = self.warned or news
         if say:
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""
-            text = f"{self.name} answers 429: all requests wait{how_long} and slow down"
-            print(f"notice: {text}", file=sys.stderr)
+            text = f"notice: {self.name} answers 429: all requests wait{how_long} and slow down"
+            workshop.tell(text, self.config.language)
         return SlowDown("")
 
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
@@ -501,8 +502,7 @@ class LimitedModel(workshop.Model):
         if stage in workshop.STAGES[1:]:
             self.so_far.made = len(items)
         if stage == "classify":
-            path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
-            seeds = workshop.load_seed_tasks(path)
+            seeds = workshop.load_seed_tasks(workshop.seed_path(self.config), self.config.language)
             self.so_far.in_lists = together.ask_about_all(self, items, self.together, seeds)
         return super().ask_each(stage, ask, items)
 
@@ -527,9 +527,11 @@ class LimitedModel(workshop.Model):
         tokens, dollars = self.purse.all_together(with_reserved=False)
         in_all = self.projected()
         text = f"{tokens:,} of {in_all['prompt_tokens'] + in_all['reply_tokens']:,} tokens"
+        text = workshop.spoken(text, self.config.language)
         if in_all["cost"] is None:
             return text
-        return f"{text}, ${dollars:.4f} of ${in_all['cost']:.4f}"
+        money = f"${dollars:.4f} of ${in_all['cost']:.4f}"
+        return f"{text}, {workshop.spoken(money, self.config.language)}"
 
     def projected(self, ended: bool = False) -> dict:
         """About what the whole run will have spent, as run.json has it.
@@ -559,8 +561,8 @@ class LimitedModel(workshop.Model):
         passed = self.purse.passed()
         tokens = self.purse.all_together(with_reserved=False)[0]
         if passed and tokens > self.earlier:
-            text = f"{passed}: {self.name} counts more than was reserved"
-            print(f"notice: {text}", file=sys.stderr)
+            text = f"notice: {passed}: {self.name} counts more than was reserved"
+            workshop.tell(text, self.config.language)
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)

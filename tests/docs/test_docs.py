@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from helpers.server import Server, scripted_model
 import self_instruct
 import self_instruct_workshop as workshop
 from scripts import judge, rewrite
+from scripts.asking import together
 from scripts.provenance import write_provenance
 from self_instruct_workshop import Config, run
 
@@ -238,9 +240,46 @@ def test_a_flag_that_is_no_setting_is_in_the_table_of_the_command_line() -> None
     ours = {flag for flag, _, _ in settings_as_shown()}
     assert len(told) == len(rows)
     assert {*told} == known_flags() - {"-h", "--help"} - ours
-    assert told["--classify-together"] == str(
-        self_instruct.command_line().get_default("classify_together")
+    assert told["--classify-together"] == str(together.TOGETHER)
+
+
+def rules_of_the_code() -> set[str]:
+    """What stands as a rule in rejected.jsonl: in dicts of rules, returned, or given to reject."""
+    problems = (
+        workshop.modern_instruction_problem,
+        workshop.modern_echo_problem,
+        workshop.modern_instance_problem,
+        workshop.form_problem,
+        workshop.paper_instruction_problem,
+        workshop.paper_instance_problem,
     )
+    found = {*workshop.RULES, "over_five"}
+    for problem in problems:
+        found |= {*re.findall(r'(?m)(?:return |^ +)"(\w+)"', inspect.getsource(problem))}
+    module = Path(workshop.__file__).read_text(encoding="utf-8")
+    found |= {*re.findall(r'\.reject\(\s*"\w+", "(\w+)"', module)}
+    return found | {*re.findall(r'rule = "(\w+)"', module)}
+
+
+def test_the_table_of_rules_has_every_rule_and_no_other() -> None:
+    rows = table_behind(REFERENCE, "rules")
+    named = [row[0].strip("`") for row in rows]
+    assert len(named) == len(set(named))
+    assert {*named} == rules_of_the_code()
+    assert all(re.search("[\u4e00-\u9fff]", row[3]) and row[2].isascii() for row in rows)
+
+
+def test_a_rule_turns_away_in_the_stage_that_the_table_says(
+    settings: Callable[..., Config],
+) -> None:
+    stages = {row[0].strip("`"): row[1] for row in table_behind(REFERENCE, "rules")}
+    config = settings(provider="practice", num_instructions=200)
+    run(config, say=lambda text: None)
+    lines = (Path(config.work_dir) / "rejected.jsonl").read_text("utf-8").splitlines()
+    seen = {(row["rule"], row["stage"]) for row in map(json.loads, lines)}
+    assert len(seen) > 10
+    for rule, stage in seen:
+        assert str(workshop.STAGES.index(stage) + 1) in stages[rule], rule
 
 
 @every_readme
@@ -388,6 +427,7 @@ def shape(readme: Path) -> dict[str, list]:
     text = readme.read_text(encoding="utf-8").replace(".zh-CN.", ".")
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     text = text.replace("self_instruct.py --language zh\n", "self_instruct_workshop.py\n", 1)
+    text = re.sub(r"(lesson/check\.py.*?) --language zh", r"\1", text)
     code = blocks(text)
     return {
         "headings": re.findall(r"^#+(?= )", outside, re.M),

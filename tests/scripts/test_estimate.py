@@ -20,6 +20,7 @@ from helpers.runs import PATIENCE, ROOT
 from helpers.server import LISTS, Server, scripted_model
 
 import self_instruct
+import self_instruct_workshop as workshop
 from scripts.asking.estimate import as_text, estimate, old_prices
 from scripts.asking.limits import PRICES, LimitedModel, price_of
 from self_instruct_workshop import PROVIDERS, Config, UsageError, run
@@ -142,6 +143,21 @@ def test_money_is_said_where_the_price_is_known_and_only_there(settings: Setting
         (2 * found["prompt_tokens"] + 10 * found["reply_tokens"]) / 1e6
     )
     assert f"about ${found['cost']:.2f}" in as_text(found, config)
+
+
+def test_the_table_in_chinese_has_the_same_figures_in_the_same_columns(
+    settings: Settings,
+) -> None:
+    config = settings(provider="openai", num_instructions=1000)
+    found = estimate(config, options())
+    english = as_text(found, config).split("\n")
+    chinese = as_text(found, settings(provider="openai", language="zh")).split("\n")
+    assert len(english) == len(chinese)
+    for one, other in zip(english[:5], chinese[:5], strict=True):
+        assert re.findall(r"[\d,]+$", one) == re.findall(r"[\d,]+$", other)
+        assert workshop.columns(other) == 80 == len(one)
+    names = "|".join(["gpt-6-luna", *workshop.STAGES])
+    assert re.findall("[A-Za-z]{2,}", re.sub(names, "", "\n".join(chinese))) == []
 
 
 def test_limits_on_the_rate_and_concurrency_make_the_time(settings: Settings) -> None:

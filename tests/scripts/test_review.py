@@ -232,6 +232,30 @@ def test_a_practice_run_is_sampled_filled_and_scored(
     )
 
 
+def test_the_scores_in_chinese_are_the_same_and_stand_in_the_same_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    head = ["id", "kind", "instruction", "input", "output", *review.QUESTIONS, "notes"]
+    for name, said in (("ana", ["yes", "no", ""]), ("bo", ["no", "no", "yes"])):
+        lines = [head]
+        for n in range(6):
+            kind = "classification, with input" if n % 2 else "not classification, no input"
+            lines.append([f"r{n}", kind, f"Task {n}", "", "out", "yes", said[n % 3], said[0], ""])
+        with open(tmp_path / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+    sheets = [str(tmp_path / f"{name}.csv") for name in ("ana", "bo")]
+    pages = {}
+    for language in ("en", "zh"):
+        assert review.main(["score", *sheets, "--language", language]) == 0
+        pages[language] = capsys.readouterr().out.replace(str(tmp_path), "")
+    tables = {name: re.findall(r"(?m)^.* \d+ .*%.*$", text) for name, text in pages.items()}
+    assert len(tables["en"]) == len(tables["zh"]) > 10
+    for english, chinese in zip(tables["en"], tables["zh"], strict=True):
+        assert re.findall(r"[\d.]+", english) == re.findall(r"[\d.]+", chinese)
+    said = re.sub(r"\w+\.csv|r\d|Task \d|\w+_\w+|kappa|Landis|Koch", "", pages["zh"])
+    assert re.findall("[A-Za-z]{2,}", said) == []
+
+
 # --------------------------------------------------------------------------------------------------
 # The sheets.
 
