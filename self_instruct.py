@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.asking import check_providers, estimate, limits, together
+from scripts.asking import batch, check_providers, estimate, limits, together
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -93,6 +93,7 @@ def command_line() -> argparse.ArgumentParser:
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
+    batch.add_flags(parser)
     version = f"self-instruct {workshop.__version__}"
     group.add_argument("--version", action="version", version=version)
     return parser
@@ -163,6 +164,7 @@ def show_prompts(config: workshop.Config) -> str:
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
     workshop.check_files(config)
+    chosen = batch.model_class(config, options)
     found = estimate.estimate(config, options)
     text = estimate.as_text(found, config)
     if options.estimate:
@@ -174,7 +176,7 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
         print("nothing was asked, nothing was paid")
         return 1
     project = partial(estimate.projected, found["stages"])
-    model_class = partial(limits.LimitedModel, options=options, project=project)
+    model_class = partial(chosen, options=options, project=project)
     return workshop.run(config, model_class=model_class)
 
 

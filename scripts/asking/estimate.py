@@ -69,14 +69,19 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
         total.update(row)
         stages[stage] = {**row, "in_journal": in_journal[stage], **sizes}
 
-    # All stages together.
+    # All stages together; stage 1 never goes in batches.
     purse = limits.Purse(None, None, price)
+    share = limits.batch_share(provider)
+    live = [stages["generate"][name] for name in ("prompt_tokens", "reply_tokens")]
+    both = [total[name] for name in ("prompt_tokens", "reply_tokens")]
+    mixed = [share * one + (1 - share) * other for one, other in zip(both, live, strict=True)]
     return {
         "model": model,
         "stages": stages,
         **total,
         "in_journal": in_journal.total(),
-        "cost": purse.cost(total["prompt_tokens"], total["reply_tokens"]),
+        "cost": purse.cost(*both),
+        "cost_in_batches": purse.cost(*mixed) if share < 1 else None,
         "seconds": seconds(config, total, options),
     }
 
@@ -255,6 +260,8 @@ def as_text(found: dict, config: workshop.Config) -> str:
     money = "price not listed (--price-in, --price-out)"
     if found["cost"] is not None:
         money = f"about ${found['cost']:.2f}"
+        if found["cost_in_batches"] is not None:
+            money += f", with --batch about ${found['cost_in_batches']:.2f} and up to a day a stage"
     minutes = max(1, math.ceil(found["seconds"] / 60))
     lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
     guessed = f"{KEPT:.0%} of new tasks are kept"

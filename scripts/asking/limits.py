@@ -29,6 +29,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import together
+from scripts.asking.jobs import reserved_by_jobs
 from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
 
@@ -109,6 +111,11 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
     return None
 
 
+def batch_share(provider: str) -> float:
+    """What a request costs in a batch, as a share of the listed price; 1: no less, or not known."""
+    return json.loads(PRICES.read_text(encoding="utf-8"))["batch"].get(provider, 1.0)
+
+
 def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
     """The journal's records of replies of this provider and model that can be read."""
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
@@ -162,6 +169,10 @@ class Purse:
         self.full = ""  # the limit that was hit
         # A stage, or "lost" -> requests, tokens of their prompts, tokens of their replies.
         self.rows: dict[str, tuple[int, int, int]] = {}
+        self.share = 1.0  # of the price, what a request costs in a batch
+        self.saved: Counter[str] = Counter()  # the same rows -> dollars that batches saved
+        # Open batch jobs -> tokens of prompts and of replies that they can use.
+        self.jobs: dict[str, tuple[int, int]] = {}
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -173,6 +184,12 @@ class Purse:
     def reserved(self) -> tuple[int, int]:
         """Tokens of prompts and of replies that what is in flight can use."""
         return self.worst(self.sizes, self.in_flight)
+
+    @property
+    def in_jobs(self) -> tuple[int, int]:
+        """Tokens of prompts and of replies that open batch jobs can use."""
+        jobs = list(self.jobs.values())
+        return sum(job[0] for job in jobs), sum(job[1] for job in jobs)
 
     def worst(self, sizes: tuple[int, int], requests: int = 1) -> tuple[int, int]:
         """The most that requests of these sizes in all can use, as the server counts."""
@@ -193,7 +210,7 @@ class Purse:
         over = sum(self.spent) - self.max_tokens
         if over > 0:
             return f"--max-tokens-total ({self.max_tokens:,.0f}) was passed by {over:,.0f} tokens"
-        dollars = (self.cost(*self.spent) or 0.0) - self.max_cost
+        dollars = (self.cost(*self.spent) or 0.0) - self.saved.total() - self.max_cost
         return f"--max-cost (${self.max_cost:g}) was passed by ${dollars:.4f}" * (dollars > 0)
 
     def cost(self, prompt: float, reply: float) -> float | None:
@@ -202,17 +219,18 @@ class Purse:
             return None
         return (prompt * self.price[0] + reply * self.price[1]) / 1e6
 
-    def passes(self, prompt: int, reply: int) -> str:
-        """The limit that a request of this size could pass, "" if none."""
-        spent = self.spent
-        most = self.worst((prompt, reply))
-        prompt = most[0] + spent[0] + self.reserved[0]
-        reply = most[1] + spent[1] + self.reserved[1]
-        if prompt + reply > self.max_tokens:
+    def passes(self, prompt: int, reply: int, requests: int = 1, in_batch: bool = False) -> str:
+        """The limit that requests of this size in all could pass, "" if none."""
+        most = self.worst((prompt, reply), requests)
+        jobs = self.in_jobs
+        # What is paid at the full price, and what in batches.
+        full = [self.spent[n] + self.reserved[n] + (0 if in_batch else most[n]) for n in (0, 1)]
+        halved = [jobs[n] + (most[n] if in_batch else 0) for n in (0, 1)]
+        if sum(full) + sum(halved) > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        if (self.cost(prompt, reply) or 0.0) > self.max_cost:
-            return f"--max-cost (${self.max_cost:g})"
-        return ""
+        dollars = (self.cost(*full) or 0.0) - self.saved.total()
+        dollars += self.share * (self.cost(*halved) or 0.0)
+        return f"--max-cost (${self.max_cost:g})" if dollars > self.max_cost else ""
 
     def reserve(self, prompt: int, reply: int, stop: threading.Event) -> None:
         """Reserve so many tokens. Raises RequestFailed where they do not fit.
@@ -242,15 +260,18 @@ class Purse:
             self.count(row, prompt, reply)
             self.changed.notify_all()
 
-    def count(self, row: str, prompt: int, reply: int) -> None:
+    def count(self, row: str, prompt: int, reply: int, in_batch: bool = False) -> None:
         """Count what a request used."""
         if prompt or reply:
             before = self.rows.get(row, (0, 0, 0))
             self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
+            if in_batch:
+                self.saved[row] += (1 - self.share) * (self.cost(prompt, reply) or 0.0)
 
-    def bill(self, prompt: int, reply: int) -> dict:
+    def bill(self, prompt: int, reply: int, saved: float = 0.0) -> dict:
         """So many tokens as run.json has them, with their cost in dollars."""
         cost = self.cost(prompt, reply)
+        cost = cost if cost is None else cost - saved
         return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
 
 
@@ -272,6 +293,7 @@ class LimitedModel(workshop.Model):
         max_tokens = None if config.responses else options.max_tokens_total
         max_cost = None if config.responses else options.max_cost
         self.purse = Purse(max_tokens, max_cost, price_of(*who(config), options))
+        self.purse.share = batch_share(who(config)[0])
 
         # Limits on the rate.
         self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, clock)
@@ -306,10 +328,11 @@ class LimitedModel(workshop.Model):
                 told = [workshop.token_count(record[name]) for name in SIZES]
                 used = self.used(*told, most)
                 self.purse.learn(most, used)
-                self.purse.count(record["stage"], *used)
+                self.purse.count(record["stage"], *used, in_batch="batch" in record)
 
-        # Of what got lost, the ledger knows.
+        # Of what got lost, the ledger knows; of what waits in batches, their own file.
         self.purse.count("lost", *self.ledger.lost())
+        self.purse.jobs = reserved_by_jobs(Path(self.config.work_dir), self.name, self.model)
         self.earlier = sum(self.purse.spent)
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:
@@ -448,7 +471,11 @@ class LimitedModel(workshop.Model):
             path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
             seeds = workshop.load_seed_tasks(path)
             self.in_lists = together.ask_about_all(self, items, self.together, seeds)
+        self.in_advance(stage, ask, items)
         return super().ask_each(stage, ask, items)
+
+    def in_advance(self, stage: str, ask: Callable, items: list) -> None:
+        """What is done before a stage asks; batch.py has its questions answered in batches."""
 
     def refuse(self, name: str) -> None:
         """As before; a SlowDown, which is no refusal, has no name."""
@@ -471,10 +498,11 @@ class LimitedModel(workshop.Model):
         spent = self.purse.spent
         projected = self.project(self, False)
         text = f"{sum(spent):,} of {sum(projected):,} tokens"
-        cost = self.purse.cost(*spent)
+        saved = self.purse.saved.total()
+        cost = self.purse.bill(*spent, saved)["cost"]
         if cost is None:
             return text
-        return f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        return f"{text}, ${cost:.4f} of ${self.purse.bill(*projected, saved)['cost']:.4f}"
 
     def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost."""
@@ -502,9 +530,9 @@ class LimitedModel(workshop.Model):
         return {
             "currency": "USD",
             "price_per_million_tokens": list(purse.price) if purse.price else "price not listed",
-            **purse.bill(all_prompts, all_replies),
-            "projected": purse.bill(*projected),
-            "stages": {stage: purse.bill(*row[1:]) for stage, row in rows.items()},
+            **purse.bill(all_prompts, all_replies, purse.saved.total()),
+            "projected": purse.bill(*projected, purse.saved.total()),
+            "stages": {s: purse.bill(*row[1:], purse.saved[s]) for s, row in rows.items()},
             "tokens_per_kept_instance": round(sum(purse.spent) / kept, 1) if kept else None,
         }
 
