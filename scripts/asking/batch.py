@@ -150,7 +150,7 @@ class Batches:
     def in_advance(self, stage: str, ask: Callable, items: list) -> None:
         """Before a stage asks, have its questions answered in batches."""
         if stage not in LIVE:
-            run_in_batches(self, stage, ask, items)
+            run_in_batches(self, ask, items)
         elif not self.journal.starts and not self.checked:
             # Before anything is paid for: does this server have batches?
             self.endpoint.check()
@@ -259,7 +259,7 @@ class Batches:
         with suppress(workshop.RequestFailed):
             super().ask_once(*question)
 
-    def submit(self, stage: str, noted: dict[str, Question]) -> None:
+    def submit(self, noted: dict[str, Question]) -> None:
         """Send questions as one job or several."""
         lines: list[str] = []
         sizes: list[tuple[int, int]] = []
@@ -267,18 +267,18 @@ class Batches:
         for key, question in noted.items():
             sent = self.sent_for(question)
             line = request_line(self, key, question.prompt, sent)
-            more = len(line.encode())
+            more = len(line.encode("utf-8", "replace"))
             if lines and (len(lines) >= self.most_requests or length + more > MOST_BYTES):
-                self.start(stage, lines, sizes)
+                self.start(lines, sizes)
                 lines, sizes, length = [], [], 0
                 if self.one_at_a_time:
                     return
             lines.append(line)
             sizes.append(self.size(question.prompt, sent))
             length += more
-        self.start(stage, lines, sizes)
+        self.start(lines, sizes)
 
-    def start(self, stage: str, lines: list[str], sizes: list[tuple[int, int]]) -> None:
+    def start(self, lines: list[str], sizes: list[tuple[int, int]]) -> None:
         """Upload requests and create a job, which is written down before and after."""
         sums = (sum(size[0] for size in sizes), sum(size[1] for size in sizes))
         most = self.purse.worst(sums, len(lines))
@@ -293,8 +293,6 @@ class Batches:
             self.jobs.created(job, self.create(job))
         except OSError as error:
             raise self.unwritable(self.jobs.path, str(error.strerror)) from None
-        text = f"{job.batch}, {len(lines)} questions of {stage}, waits at {self.name}"
-        print(f"notice: {text}: up to a day, and the same command goes on", file=sys.stderr)
 
     def create(self, job: Job) -> str:
         """Create the job; one that the vendor refuses is over. Raises WorkshopError."""
@@ -344,14 +342,15 @@ class Batches:
         if job.base_url != self.base_url:
             problem = f"{job.batch or job.job} is a batch at {job.base_url}"
             raise workshop.WorkshopError(f"{problem}: fetch it with that --base-url")
-        if job.batch:
-            return True
-        batch = self.endpoint.find(job)
-        if batch:
+        if not job.batch:
+            batch = self.endpoint.find(job)
+            if not batch:
+                self.close(job, "never created")
+                return False
             self.jobs.created(job, batch)
-            return True
-        self.close(job, "never created")
-        return False
+        text = f"{job.batch} at {self.name}, {job.requests} questions"
+        self.notice_once(text, "waiting for it, up to a day; the same command goes on")
+        return True
 
     def look_at(self, job: Job) -> Any:
         """The state of a job; None where the vendor cannot be reached, which may pass."""
@@ -377,7 +376,7 @@ class Batches:
             return False
         total = sum(job.requests for job in jobs)
         so_far = sum(done[job.job] for job in jobs)
-        self.left = f"waits for {jobs[0].batch} at {self.name}, {so_far} of {total} done"
+        self.left = f"waits for {jobs[0].batch}, {so_far}/{total} done, which --batch fetches"
         return True
 
     def take(self, job: Job, state: Any, noted: dict[str, Question]) -> None:
@@ -522,13 +521,12 @@ class BatchModel(Batches, limits.LimitedModel):
     """A model that keeps to limits, and asks in batches what can wait."""
 
 
-def run_in_batches(model: Batches, stage: str, ask: Callable, items: list) -> None:
+def run_in_batches(model: Batches, ask: Callable, items: list) -> None:
     """Have the questions that `ask` puts to each item answered in the journal, batch by batch.
 
     `ask(item)` is called again and again, until fewer than `--batch-min` of its questions lack a
-    reply: those, and whatever failed twice, are left to be asked live. `stage` is for messages.
-    Raises WorkshopError. With `--batch-wait` over, what lacks a reply fails from now on
-    (RequestFailed) without being sent.
+    reply: those, and whatever failed twice, are left to be asked live. With `--batch-wait` over,
+    what lacks a reply fails from now on (RequestFailed) without being sent. Raises WorkshopError.
     """
     while not model.left:
         noted = model.note(ask, items)
@@ -546,7 +544,7 @@ def run_in_batches(model: Batches, stage: str, ask: Callable, items: list) -> No
         todo = model.affordable(todo)
         if len(todo) < model.least:
             return
-        model.submit(stage, todo)
+        model.submit(todo)
 
 
 def with_hint(wait: Callable[[], None]) -> None:

@@ -260,10 +260,12 @@ def as_text(found: dict, config: workshop.Config) -> str:
     money = "price not listed (--price-in, --price-out)"
     if found["cost"] is not None:
         money = f"about ${found['cost']:.2f}"
-        if found["cost_in_batches"] is not None:
-            money += f", with --batch about ${found['cost_in_batches']:.2f} and up to a day a stage"
     minutes = max(1, math.ceil(found["seconds"] / 60))
     lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
+    if found["cost_in_batches"] is not None:
+        lines.append(
+            f"  with --batch about ${found['cost_in_batches']:.2f}, each batch within 24 h"
+        )
     guessed = f"{KEPT:.0%} of new tasks are kept"
     guessed += f", a task has {TASK} tokens, an instance {INSTANCE}"
     lines.append(f"  guessed: {guessed}")

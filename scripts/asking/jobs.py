@@ -58,15 +58,16 @@ class Jobs:
         self.files = folder / "batches"
         self.all: dict[str, Job] = read_jobs(self.path)
         self.keys: dict[str, set[str]] = {}  # job -> the keys of its requests
-        if self.all:
+        if self.path.exists():
             self.cut_torn_line()
 
     def cut_torn_line(self) -> None:
         """A line that a kill broke off says nothing: what it was about can be asked again."""
-        whole = self.path.read_bytes().rpartition(b"\n")
-        if whole[2]:
+        data = self.path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
             with open(self.path, "r+b") as file:
-                file.truncate(len(whole[0]) + 1)
+                file.truncate(end)
 
     def begin(self, job: Job) -> None:
         """Write down a job that is about to be created. Raises OSError."""
@@ -132,9 +133,9 @@ class Jobs:
             self.files.rmdir()
 
     def forget_orphans(self) -> None:
-        """Remove request files of jobs that a kill prevented before they were written down."""
-        for path in self.files.glob("*.requests.jsonl"):
-            if path.name.partition(".")[0] not in self.all:
+        """Remove what a kill left: files half written, and requests of jobs that never were."""
+        for path in self.files.glob("*.jsonl*"):
+            if path.suffix == ".tmp" or path.name.partition(".")[0] not in self.all:
                 path.unlink()
 
 

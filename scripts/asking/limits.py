@@ -314,6 +314,7 @@ class LimitedModel(workshop.Model):
         )  # of this thread's request: its number in the ledger, its size, ...
         try:
             self.ledger = Ledger(Path(config.work_dir), self.name, self.model)
+            self.purse.jobs = reserved_by_jobs(Path(config.work_dir), self.name, self.model)
         except workshop.WorkshopError:
             self.__exit__()
             raise
@@ -330,9 +331,8 @@ class LimitedModel(workshop.Model):
                 self.purse.learn(most, used)
                 self.purse.count(record["stage"], *used, in_batch="batch" in record)
 
-        # Of what got lost, the ledger knows; of what waits in batches, their own file.
+        # Of what got lost, the ledger knows.
         self.purse.count("lost", *self.ledger.lost())
-        self.purse.jobs = reserved_by_jobs(Path(self.config.work_dir), self.name, self.model)
         self.earlier = sum(self.purse.spent)
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:

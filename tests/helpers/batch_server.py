@@ -3,8 +3,9 @@
 with BatchServer(scripted_model(), polls=2) as server:
     ...  # a job is done when it was looked at three times
 
-Both OpenAI's address (`/v1`) and DashScope's compatible one (`/compatible-mode/v1`) are there. A job
-goes from validating to in_progress, finalizing and completed, a state each time it is looked at.
+Both OpenAI's address (`/v1`) and DashScope's compatible one (`/compatible-mode/v1`) are there. A
+job goes from validating to in_progress, finalizing and completed, a state each time it is looked
+at.
 """
 
 from __future__ import annotations
@@ -263,7 +264,11 @@ class BatchHandler(Handler):
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {key.lower(): value for key, value in self.headers.items()}
         record: Record = {"path": self.path, "headers": headers, "method": self.command}
-        record |= {"body": {"model": "m"}, "key": headers.get("authorization", "")[7:]}
+        record |= {
+            "body": {"model": "m"},
+            "wire": "batch",
+            "key": headers.get("authorization", "")[7:],
+        }
         with server.lock:
             server.seen[step] += 1
             fault = server.step_fault(step, server.seen[step])
