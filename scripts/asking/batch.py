@@ -42,7 +42,6 @@ from scripts.asking.jobs import Job, Jobs, json_lines, read_jobs
 
 MOST_REQUESTS = 50_000  # in a file, of OpenAI and of DashScope
 MOST_BYTES = 200 * 10**6  # of a file; OpenAI's limit, DashScope takes more
-LIVE = ("generate", "probes")  # what is never asked in a batch
 TRIES = 2  # batches that a question is sent in; after that it is asked live
 LONGEST_PAUSE = 60.0  # seconds between two looks at a job
 OUTAGE = 3600.0  # seconds without an answer about a job that end the wait
@@ -82,7 +81,8 @@ def model_class(config: workshop.Config, options: argparse.Namespace) -> type:
     names = [job.batch or job.job for job in jobs if not job.ended]
     if names and not config.responses:
         text = f"{names[0]} is a batch of this folder that is not fetched yet: --batch goes on"
-        print(f"notice: {text}; without, its questions are paid for twice", file=sys.stderr)
+        text += ". Without it, questions are paid for twice; deleting batches.jsonl forgets it"
+        print(f"notice: {text}", file=sys.stderr)
     return limits.LimitedModel
 
 
@@ -109,9 +109,11 @@ class Batches:
     """Batches for a LimitedModel: `class MyModel(Batches, LimitedModel)`.
 
     Whatever asks through `model.ask_each(stage, ask, items)` is asked in batches first, but for
-    stage 1 and the probes of stage 2. `ask(item)` may be called many times: it must ask only
+    the stages in `live`. `ask(item)` may be called many times: it must ask only
     through `model.ask` or `ask_once`, and change nothing.
     """
+
+    live: tuple[str, ...] = ("generate", "probes")  # stages that are never asked in a batch
 
     def __init__(
         self, config: workshop.Config, options: argparse.Namespace, *others: Any, **named: Any
@@ -149,7 +151,7 @@ class Batches:
 
     def in_advance(self, stage: str, ask: Callable, items: list) -> None:
         """Before a stage asks, have its questions answered in batches."""
-        if stage not in LIVE:
+        if stage not in self.live:
             run_in_batches(self, ask, items)
         elif not self.journal.starts and not self.checked:
             # Before anything is paid for: does this server have batches?
@@ -357,7 +359,7 @@ class Batches:
         try:
             return self.endpoint.retrieve(job)
         except NotFound as error:
-            raise self.unknown(job, str(error)) from None
+            raise self.unknown(job, str(error).rpartition(": ")[0]) from None
         except Unreachable as error:
             if time.monotonic() - self.heard > OUTAGE or self.stop.is_set():
                 raise
@@ -387,7 +389,7 @@ class Batches:
             try:
                 self.endpoint.download(ids, path)
             except NotFound as error:
-                raise self.unknown(job, str(error)) from None
+                raise self.unknown(job, str(error).rpartition(": ")[0]) from None
         if state.status == "failed" and not path.stat().st_size:
             self.refused_by_vendor(job, state)
             return

@@ -178,7 +178,8 @@ class Endpoint:
             fault = workshop.openai_fault(error)
             said = model.clean(f"{fault.status} {fault.code} {fault.message or fault.kind}")
             if fault.status in NO_ENDPOINT:
-                raise NotFound(f"{workshop.without_login(self.address)} said {said}")
+                place = workshop.without_login(self.address)
+                raise NotFound(f"{place} said {said}: run the same command to try again")
             judged = workshop.judge_error(model, fault, {})
             if isinstance(judged, workshop.Transient):
                 return judged
@@ -189,9 +190,9 @@ class Endpoint:
             return workshop.no_answer(model)
         if isinstance(error, openai.APIConnectionError):
             return workshop.connection_fault(model, error.__cause__ or error)
-        if isinstance(error, workshop.WorkshopError | OSError):
-            raise error
-        return workshop.Transient("200 with a body that is no answer")
+        if isinstance(error, AttributeError | LookupError | TypeError | ValueError):
+            return workshop.Transient("200 with a body that is no answer")
+        raise error
 
 
 def checked(answer: Any, field: str = "id") -> Any:

@@ -81,7 +81,7 @@ def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
         **total,
         "in_journal": in_journal.total(),
         "cost": purse.cost(*both),
-        "cost_in_batches": purse.cost(*mixed) if share < 1 else None,
+        "cost_in_batches": purse.cost(*mixed),
         "seconds": seconds(config, total, options),
     }
 
@@ -262,7 +262,7 @@ def as_text(found: dict, config: workshop.Config) -> str:
         money = f"about ${found['cost']:.2f}"
     minutes = max(1, math.ceil(found["seconds"] / 60))
     lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
-    if found["cost_in_batches"] is not None:
+    if found["cost_in_batches"] != found["cost"]:
         lines.append(
             f"  with --batch about ${found['cost_in_batches']:.2f}, each batch within 24 h"
         )

@@ -488,6 +488,22 @@ def test_a_vendor_that_forgot_a_job_leaves_it_to_the_user(settings: Settings) ->
         assert not server.jobs, "nothing is paid for twice unasked"
 
 
+def test_a_vendor_that_is_away_for_a_while_is_waited_for(
+    settings: Settings, wanted: dict, capsys: pytest.CaptureFixture
+) -> None:
+    """Twelve looks without an answer are more than a request is sent again."""
+
+    def away(step: str, times: int) -> str:
+        return "reset" if step == "retrieve" and times <= 12 else ""
+
+    with BatchServer(uneven, step_fault=away) as server:
+        config = settings(num_instructions=24, max_attempts=2, **at(server))
+        in_batches(config)
+        check_paid_once(server)
+    assert views(Path(config.work_dir)) == wanted
+    assert "trying on" in capsys.readouterr().err
+
+
 def test_a_refused_parameter_is_learnt_before_a_batch_is_sent(settings: Settings) -> None:
     """In a second call everything of stage 2 is in the journal, so the first question of stage 3
     goes live."""
@@ -601,6 +617,21 @@ def test_a_server_without_batches_is_refused_before_anything_is_paid(settings: S
         with pytest.raises(UsageError, match="/v1/batches is not there"):
             in_batches(config)
         assert not live_prompts(server)
+
+
+def test_a_model_that_continues_texts_is_asked_at_its_own_endpoint(
+    settings: Settings, tmp_path: Path
+) -> None:
+    files = {}
+    for name in ("live", "batch"):
+        with BatchServer(uneven) as server:
+            place = {"recipe": "paper", "work_dir": str(tmp_path / name), **at(server, "local")}
+            config = settings(num_instructions=12, **place)
+            in_batches(config) if name == "batch" else go(config)
+            files[name] = views(tmp_path / name)
+    assert files["batch"] == files["live"]
+    assert {job["endpoint"] for job in server.jobs.values()} == {"/v1/completions"}
+    check_paid_once(server)
 
 
 def test_dashscope_is_asked_at_its_compatible_address(settings: Settings) -> None:
