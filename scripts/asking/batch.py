@@ -77,8 +77,10 @@ def model_class(config: workshop.Config, options: argparse.Namespace) -> type:
     if options.batch:
         check_provider(config)
         return BatchModel
-    jobs = read_jobs(Path(config.work_dir) / "batches.jsonl").values()
-    names = [job.batch or job.job for job in jobs if not job.ended]
+    names = []
+    with suppress(OSError):  # a folder that cannot be used: the model will say so
+        jobs = read_jobs(Path(config.work_dir) / "batches.jsonl").values()
+        names = [job.batch or job.job for job in jobs if not job.ended]
     if names and not config.responses:
         text = f"{names[0]} is a batch of this folder that is not fetched yet: --batch goes on"
         text += ". Without it, questions are paid for twice; deleting batches.jsonl forgets it"
@@ -321,10 +323,9 @@ class Batches:
                     done[job.job] = self.visit(job, noted, done[job.job])
                 bar.update(sum(done.values()) - bar.n)
                 jobs = [job for job in jobs if not job.ended]
-                if jobs and self.over(jobs, done):
+                if not jobs or self.over(jobs, done):
                     return
-                rest = max(0.0, self.wait_ends - time.monotonic())
-                self.sleep(min(pause, rest) if jobs else 0)
+                self.sleep(min(pause, max(0.0, self.wait_ends - time.monotonic())))
                 pause = min(LONGEST_PAUSE, 1.5 * pause)
 
     def visit(self, job: Job, noted: dict[str, Question], done: int) -> int:

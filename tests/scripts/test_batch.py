@@ -698,6 +698,17 @@ def test_without_the_folder_of_requests_an_open_batch_is_fetched_all_the_same(
     assert views(Path(config.work_dir)) == wanted
 
 
+def test_a_finished_run_needs_no_file_of_its_batches(settings: Settings, wanted: dict) -> None:
+    with BatchServer(uneven) as server:
+        config = settings(num_instructions=24, **at(server))
+        in_batches(config)
+        (Path(config.work_dir) / "batches.jsonl").unlink()
+        asked = (len(live_prompts(server)), len(server.jobs))
+        in_batches(config)
+        assert (len(live_prompts(server)), len(server.jobs)) == asked
+    assert views(Path(config.work_dir)) == wanted
+
+
 def test_a_batch_at_another_address_is_named_and_not_paid_for_again(settings: Settings) -> None:
     with BatchServer(uneven, polls=1) as first, BatchServer(uneven) as other:
         in_batches(settings(num_instructions=24, **at(first)), "--batch-wait=0")
