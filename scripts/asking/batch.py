@@ -595,6 +595,8 @@ def reply_in(model: workshop.Model, line: dict, sent: dict) -> workshop.Reply:
     response = line.get("response")
     if not isinstance(response, dict):
         error = workshop.error_words(line.get("error"))
+        if error["code"] in workshop.FILTERED:
+            return workshop.Reply("", "content_filter")
         said = model.clean(f"{error['code']} {error['message']}")
         raise workshop.Transient(said or "a line without a response")
     status = response.get("status_code", 200)

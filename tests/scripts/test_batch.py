@@ -24,7 +24,15 @@ from helpers.server import Server, scripted_model
 import self_instruct
 from scripts.asking import batch, endpoint, estimate, jobs
 from scripts.asking.limits import LimitedModel
-from self_instruct_workshop import STEP_FILES, Config, UsageError, WorkshopError, run
+from self_instruct_workshop import (
+    STEP_FILES,
+    Config,
+    RequestFailed,
+    Transient,
+    UsageError,
+    WorkshopError,
+    run,
+)
 from self_instruct_workshop import main as reported
 from self_instruct_workshop import parameters as sampling
 
@@ -741,6 +749,34 @@ def test_whatever_asks_through_a_model_can_be_asked_in_batches(settings: Setting
         assert got == {text: f"said to {text}said to {text * 2}" for text in texts}
         assert [len(server.requests_of(job)) for job in server.jobs.values()] == [4, 3]
         check_paid_once(server)
+
+
+ANSWER = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+LINES = [  # a line of results -> the reply's finish reason, or what it means
+    ({"response": {"status_code": 200, "body": ANSWER}, "error": None}, "stop"),
+    ({"response": {"status_code": 200, "body": {"choices": []}}}, Transient),
+    ({"response": {"status_code": 200, "body": "a page"}}, Transient),
+    ({"response": {"status_code": 200, "body": None}}, Transient),
+    ({"response": {"status_code": 429, "body": {"error": {"message": "busy"}}}}, Transient),
+    ({"response": {"status_code": 400, "body": {"error": {"message": "no"}}}}, RequestFailed),
+    ({"response": {"status_code": 400, "body": {"error": {"code": "content_filter"}}}},
+     "content_filter"),
+    ({"response": None, "error": {"code": "data_inspection_failed"}}, "content_filter"),
+    ({"response": None, "error": {"code": "batch_expired", "message": "late"}}, Transient),
+    ({"response": None, "error": "words"}, Transient),
+    ({}, Transient),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(LINES)))
+def test_a_line_means_what_the_same_live_answer_does(settings: Settings, number: int) -> None:
+    line, meaning = LINES[number]
+    with Server(uneven) as server, LimitedModel(settings(**at(server)), options=typed()) as model:
+        if isinstance(meaning, str):
+            assert batch.reply_in(model, line, {}).finish_reason == meaning
+        else:
+            with pytest.raises(meaning):
+                batch.reply_in(model, line, {})
 
 
 # What is written down.
