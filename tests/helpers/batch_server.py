@@ -80,6 +80,14 @@ class BatchServer(Server):
         live = [one["prompt"] for one in self.requests if one["method"] == "POST" and one["text"]]
         return [*live, *self.paid]
 
+    def finish_jobs(self) -> None:
+        """A vendor does what it was given, whether anybody looks or not."""
+        with self.lock:
+            for job in self.jobs.values():
+                job["polls"] = 0
+                for _ in range(4):
+                    self.go_on(job)
+
     # The steps; each returns a status and what is sent.
 
     def take_step(self, step: str, name: str, raw: bytes, record: Record) -> tuple[int, Any]:
