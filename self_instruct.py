@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.asking import budget, check_providers, estimate, limits, together
+from scripts.asking import batch, budget, check_providers, estimate, limits, together
 from scripts.asking.parser import Parser
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
@@ -80,6 +80,7 @@ def command_line() -> argparse.ArgumentParser:
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
+    batch.add_flags(parser)
     version = f"self-instruct {workshop.__version__}"
     group.add_argument("--version", action="version", version=version)
     return parser
@@ -151,6 +152,7 @@ def show_prompts(config: workshop.Config) -> str:
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
     workshop.check_files(config)
+    chosen = batch.model_class(config, options)
     found = estimate.estimate(config, options)
     within = budget.fitting_text(config, options)
     text = "\n".join(filter(None, [estimate.as_text(found, config), within]))
@@ -162,7 +164,7 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
         print(workshop.spoken("nothing was asked, nothing was paid", config.language))
         return 1
     to_come = partial(estimate.to_come, found["stages"])
-    model_class = partial(limits.LimitedModel, options=options, to_come=to_come)
+    model_class = partial(chosen, options=options, to_come=to_come)
     if budget.has_limit(config, options):
         return budget.run_within(config, options, model_class)
     return workshop.run(config, model_class=model_class)

@@ -59,6 +59,7 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
     for who in whom.values():
         price = limits.price_of(*who, options, of_run=who == whom["generate"])
         purses[who] = limits.Purse(None, None, price)
+        purses[who].share = limits.batch_share(who[0])
         purses[who].count("lost", *ledger.lost(*who))
 
     # Where a server did not say how many tokens a reply took, its length tells about how many.
@@ -68,7 +69,7 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
             texts = (workshop.as_text(record["prompt"]), record["text"])
             told = [workshop.token_count(record[name]) for name in limits.SIZES]
             sizes = [n or limits.bytes_of(text) // 4 for n, text in zip(told, texts, strict=True)]
-            purse.count(record["stage"], *sizes)
+            purse.count(record["stage"], *sizes, in_batch="batch" in record)
     sums = [purse.all_together() for purse in purses.values()]
     return sum(tokens for tokens, _ in sums), sum(dollars for _, dollars in sums)
 
@@ -83,7 +84,8 @@ def fitting(config: workshop.Config, options: argparse.Namespace, share: float =
         part = replace(config, num_instructions=number)
         found = estimate.estimate(part, options, known)
         tokens = found["prompt_tokens"] + found["reply_tokens"]
-        needed = (tokens, found["cost"] or 0.0)
+        cost = found["cost_in_batches" if options.batch else "cost"]
+        needed = (tokens, cost or 0.0)
         return all(
             before + more / share <= limit
             for before, more, limit in zip(spent, needed, most, strict=True)

@@ -69,6 +69,7 @@ def estimate(
     rows = {}
     total = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
     bills = []
+    in_batches = []
     for stage in stages:
         row = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
         for kind, n, reply in to_send(config, stage, answered, size):
@@ -78,16 +79,20 @@ def estimate(
         total.update(row)
         price = limits.price_of(*whom[stage], options, of_run=whom[stage] == whom["generate"])
         purse = limits.Purse(None, None, price)
-        bills.append(purse.bill(row["prompt_tokens"], row["reply_tokens"]))
+        bill = purse.bill(row["prompt_tokens"], row["reply_tokens"])
+        bills.append(bill)
+        share = 1.0 if stage == "generate" else limits.batch_share(whom[stage][0])
+        in_batches.append({**bill, "cost": bill["cost"] and share * bill["cost"]})
         rows[stage] = {**row, "in_journal": in_journal[stage], **sizes}
 
-    # All stages together.
+    # All stages together; stage 1 never goes in batches.
     return {
         "models": {stage: whom[stage][1] for stage in stages},
         "stages": rows,
         **total,
         "in_journal": in_journal.total(),
         "cost": limits.sum_of(bills)["cost"],
+        "cost_in_batches": limits.sum_of(in_batches)["cost"],
         "seconds": seconds(config, total, options),
     }
 
@@ -291,6 +296,9 @@ def as_text(found: dict, config: workshop.Config) -> str:
     minutes = max(1, math.ceil(found["seconds"] / 60))
     time = spoken(f"{money}; about {minutes} min with {config.concurrency} requests in flight")
     lines.append(f"  {time}")
+    if found["cost_in_batches"] != found["cost"]:
+        dollars = f"${found['cost_in_batches']:.2f}"
+        lines.append("  " + spoken(f"with --batch about {dollars}, each batch within 24 h"))
     sizes = f"a task has {TASK} tokens, an instance {INSTANCE}"
     lines.append("  " + spoken(f"guessed: {KEPT:.0%} of new tasks are kept, {sizes}"))
     if found["cost"]:

@@ -28,6 +28,7 @@ import math
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import together
+from scripts.asking.jobs import reserved_by_jobs
 from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
 
@@ -113,6 +115,11 @@ def price_of(
         hint = f"give both --price-in and --price-out{see_page(provider)}"
         raise workshop.UsageError(f"{problem}: {hint}")
     return None
+
+
+def batch_share(provider: str) -> float:
+    """What a request costs in a batch, as a share of the listed price; 1: no less, or not known."""
+    return price_list().get("batch", {}).get(provider, 1.0)
 
 
 def price_list() -> dict:
@@ -195,6 +202,10 @@ class Purse:
         self.full = ""  # the limit that was hit
         # A stage, or "lost" -> requests, tokens of their prompts, tokens of their replies.
         self.rows: dict[str, tuple[int, int, int]] = {}
+        self.share = 1.0  # of the price, what a request costs in a batch
+        self.saved: Counter[str] = Counter()  # the same rows -> dollars that batches saved
+        # Open batch jobs -> tokens of prompts and of replies that they can use.
+        self.jobs: dict[str, tuple[int, int]] = {}
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -206,6 +217,12 @@ class Purse:
     def reserved(self) -> tuple[int, int]:
         """Tokens of prompts and of replies that what is in flight can use."""
         return self.worst(self.sizes, self.in_flight)
+
+    @property
+    def in_jobs(self) -> tuple[int, int]:
+        """Tokens of prompts and of replies that open batch jobs can use."""
+        jobs = list(self.jobs.values())
+        return sum(job[0] for job in jobs), sum(job[1] for job in jobs)
 
     def worst(self, sizes: tuple[int, int], requests: int = 1) -> tuple[int, int]:
         """The most that requests of these sizes in all can use, as the server counts."""
@@ -241,18 +258,24 @@ class Purse:
         tokens = 0
         dollars = 0.0
         for purse in self.family:
-            for prompt, reply in (purse.spent, purse.reserved)[: 1 + with_reserved]:
-                tokens += prompt + reply
-                dollars += purse.cost(prompt, reply) or 0.0
+            # Of each: tokens, at which share of the price.
+            sizes = [(purse.spent, 1.0)]
+            if with_reserved:
+                sizes += [(purse.reserved, 1.0), (purse.in_jobs, purse.share)]
+            for size, share in sizes:
+                tokens += sum(size)
+                dollars += share * (purse.cost(*size) or 0.0)
+            dollars -= purse.saved.total()
         return tokens, dollars
 
-    def passes(self, prompt: int, reply: int) -> str:
-        """The limit that a request of this size could pass, "" if none."""
-        most = self.worst((prompt, reply))
+    def passes(self, prompt: int, reply: int, requests: int = 1, in_batch: bool = False) -> str:
+        """The limit that requests of this size in all could pass, "" if none."""
+        most = self.worst((prompt, reply), requests)
+        share = self.share if in_batch else 1.0
         tokens, dollars = self.all_together()
         if tokens + sum(most) > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        if dollars + (self.cost(*most) or 0.0) > self.max_cost:
+        if dollars + share * (self.cost(*most) or 0.0) > self.max_cost:
             return f"--max-cost (${self.max_cost:g})"
         return ""
 
@@ -284,15 +307,18 @@ class Purse:
             self.count(row, prompt, reply)
             self.changed.notify_all()
 
-    def count(self, row: str, prompt: int, reply: int) -> None:
+    def count(self, row: str, prompt: int, reply: int, in_batch: bool = False) -> None:
         """Count what a request used."""
         if prompt or reply:
             before = self.rows.get(row, (0, 0, 0))
             self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
+            if in_batch:
+                self.saved[row] += (1 - self.share) * (self.cost(prompt, reply) or 0.0)
 
-    def bill(self, prompt: int, reply: int) -> dict:
+    def bill(self, prompt: int, reply: int, saved: float = 0.0) -> dict:
         """So many tokens as run.json has them, with their cost in dollars."""
         cost = self.cost(prompt, reply)
+        cost = cost if cost is None else cost - saved
         return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
 
 
@@ -333,6 +359,7 @@ class LimitedModel(workshop.Model):
             raise
         for model in self.everyone():
             model.ledger = self.ledger
+            model.purse.jobs = reserved_by_jobs(Path(config.work_dir), model.name, model.model)
             size = options.classify_together
             model.together = together.group_size(config, model.name, size)
         self.count_earlier()
@@ -345,6 +372,7 @@ class LimitedModel(workshop.Model):
         max_cost = None if config.responses else options.max_cost
         price = price_of(*who(config), options, of_run=not stage)
         self.purse = Purse(max_tokens, max_cost, price, self.family)
+        self.purse.share = batch_share(self.name)
         self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
         self.warned = False
 
@@ -360,7 +388,7 @@ class LimitedModel(workshop.Model):
                 told = [workshop.token_count(record[name]) for name in SIZES]
                 used = model.used(*told, most)
                 model.purse.learn(most, used)
-                model.purse.count(record["stage"], *used)
+                model.purse.count(record["stage"], *used, in_batch="batch" in record)
 
         # Of what got lost, the ledger knows.
         for who, model in models.items():
@@ -504,7 +532,11 @@ class LimitedModel(workshop.Model):
         if stage == "classify":
             seeds = workshop.load_seed_tasks(workshop.seed_path(self.config), self.config.language)
             self.so_far.in_lists = together.ask_about_all(self, items, self.together, seeds)
+        self.in_advance(stage, ask, items)
         return super().ask_each(stage, ask, items)
+
+    def in_advance(self, stage: str, ask: Callable, items: list) -> None:
+        """What is done before a stage asks; batch.py has its questions answered in batches."""
 
     def refuse(self, name: str) -> None:
         """As before; a SlowDown, which is no refusal, has no name."""
@@ -538,7 +570,7 @@ class LimitedModel(workshop.Model):
 
         A run that ended with nothing undone sends nothing more.
         """
-        bills = [purse.bill(*purse.spent) for purse in self.family]
+        bills = [purse.bill(*purse.spent, purse.saved.total()) for purse in self.family]
         if not (ended and not self.undone):
             for stage, sizes in self.to_come(self).items():
                 bills.append(self.of(stage).purse.bill(*sizes))
@@ -552,7 +584,8 @@ class LimitedModel(workshop.Model):
             requests, prompt, reply = purse.rows.get("lost", (0, 0, 0))
             lost = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
             for stage, row in {**purse.rows, "lost": lost}.items():
-                rows.setdefault(stage, []).append(purse.bill(*row[1:]))
+                bill = purse.bill(*row[1:], purse.saved[stage])
+                rows.setdefault(stage, []).append(bill)
 
         # What lists of stage 2 did on seed tasks stands beside what single questions did.
         if self.so_far.in_lists:

@@ -87,7 +87,9 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
 
     # Ask about all others.
     groups = [new[i : i + size] for i in range(0, len(new), size)]
-    replies = Model.ask_each(model, "lists", partial(ask_about, model, probes), groups)
+    ask = partial(ask_about, model, probes)
+    model.in_advance("lists", ask, groups)
+    replies = Model.ask_each(model, "lists", ask, groups)
     for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups), replies):
         pass
     return agreement

@@ -14,8 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from helpers.batch_server import BatchServer
 from helpers.runs import ROOT
-from helpers.server import Server, scripted_model
+from helpers.server import scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
@@ -125,10 +126,11 @@ def test_every_command_line_of_the_readme_is_accepted(
 def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     readme: Path, tmp_path: Path
 ) -> None:
-    # On the command line and with a server, so that there is a file for the limits on spending.
-    with Server(scripted_model()) as server:
+    # On the command line and with a server, so that there are files about spending and batches.
+    with BatchServer(scripted_model(), polls=1) as server:
         flags = ["--provider", "local", "--base-url", f"{server.url}/v1", "--model", "m"]
         flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
+        flags += ["--batch", "--batch-min", "1", "--first-wait", "0.01"]
         assert self_instruct.main([*flags, "--provenance"]) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
     seen = tmp_path / "seen.jsonl"
