@@ -74,8 +74,8 @@ def at(server: Server, wire: str = "openai") -> dict:
 def go(config: Config, *flags: str) -> dict:
     """A run with these flags, as the command line does it."""
     options = typed(*flags)
-    project = partial(estimate.projected, estimate.estimate(config, options)["stages"])
-    chosen = partial(batch.model_class(config, options), options=options, project=project)
+    to_come = partial(estimate.to_come, estimate.estimate(config, options)["stages"])
+    chosen = partial(batch.model_class(config, options), options=options, to_come=to_come)
     return run(config, say=lambda text: None, model_class=chosen)
 
 
