@@ -415,7 +415,7 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
         numbers = "".join(f"{answers[name]:>8}" for name in ("yes", "no", "unread"))
         lines.append(f"{WORDS['en'][question]:<50}{numbers}")
     if judged.probes.planted:
-        lines.append(f"it {judged.probes}")
+        lines += judged.probes.lines()
     elif not judged.stopped:
         lines.append("no fault was planted: nothing says whether the judge tells anything")
     if judged.probes.planted and not judged.calibrations:
