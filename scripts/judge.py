@@ -321,6 +321,8 @@ def doubt_of_probes(probes: Probes, verdicts: Verdicts, questions: dict[str, Que
     missing = len(questions) - len(verdicts)
     if missing:
         return f"{missing} of {len(questions)} questions have no reply: too little to go by"
+    if not probes.planted + probes.rows:
+        return "the judge tells nothing: no answer about an output can be read"
     same = f"says {probes.side} to every output" if probes.side else ""
     return f"the judge tells nothing: it {same or probes}"
 
