@@ -321,6 +321,8 @@ def doubt_of_probes(probes: Probes, verdicts: Verdicts, questions: dict[str, Que
     missing = len(questions) - len(verdicts)
     if missing:
         return f"{missing} of {len(questions)} questions have no reply: too little to go by"
+    if not probes.planted + probes.rows:
+        return "the judge tells nothing: no answer about an output can be read"
     same = f"says {probes.side} to every output" if probes.side else ""
     return f"the judge tells nothing: it {same or probes}"
 
@@ -348,15 +350,19 @@ def doubt_of_people(calibrations: list[Calibration]) -> str:
 
 def write(model: RowModel, options: argparse.Namespace, judged: Judged) -> None:
     """Write the files. Where the judge is not trusted, nothing is kept or dropped in its name."""
+    # All rows that have a reply, each with its answers.
     folder = options.data.parent
     record = folder / RECORD
     answered = [row for row in judged.rows if row["id"] in judged.verdicts]
     files = {JUDGED: [judged_row(model, judged, row) for row in answered]}
-    if judged.doubt:
-        if STEP_6 in per_row.our_files(record):
-            (folder / STEP_6).unlink(missing_ok=True)
-    else:
+
+    # The kept ones; an earlier file of ours would be of another judge.
+    if not judged.doubt:
         files[STEP_6] = [texts_of(row) for row in judged.rows if judged.rule(row) == ""]
+    elif STEP_6 in per_row.our_files(record):
+        (folder / STEP_6).unlink(missing_ok=True)
+
+    # The others, and the record, which names all that is ours.
     rejected = [rejected_row(judged, row) for row in judged.rows if judged.rule(row)]
     per_row.replace_rejected(folder, STAGE, rejected)
     per_row.write_files(record, files, record_of(model, options, judged))
@@ -370,7 +376,8 @@ def texts_of(row: Row) -> dict[str, str]:
 def judged_row(model: RowModel, judged: Judged, row: Row) -> dict:
     """A row of judged.jsonl. `rule`: what dropped it, "" where it is kept, null: not decided."""
     verdict = judged.verdicts[row["id"]]
-    said = {**verdict.answers, "reasons": verdict.reasons, "rule": judged.rule(row)}
+    reasons = {question: verdict.reasons.get(question, "") for question in QUESTIONS}
+    said = {**verdict.answers, "reasons": reasons, "rule": judged.rule(row)}
     said |= {"evidence": evidence(judged, row), "model": model.model}
     return {"id": row["id"], **texts_of(row), **said}
 
@@ -378,7 +385,7 @@ def judged_row(model: RowModel, judged: Judged, row: Row) -> dict:
 def rejected_row(judged: Judged, row: Row) -> dict:
     """A row of rejected.jsonl: the evidence is the judge's reason."""
     named = {"stage": STAGE, "rule": judged.rule(row)}
-    return {**named, **texts_of(row), "evidence": evidence(judged, row), "score": None}
+    return {**named, **texts_of(row), "evidence": evidence(judged, row), "score": 0.0}
 
 
 def evidence(judged: Judged, row: Row) -> str:
@@ -409,13 +416,14 @@ def record_of(model: RowModel, options: argparse.Namespace, judged: Judged) -> d
 
 def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     """Print what came of it; return the exit code. Raises WorkshopError where nothing did."""
+    # What it answered, and how it did on planted faults.
     lines = [f"{len(judged.rows)} rows of {options.data.name}, judged by {one_line(model.model)}"]
     lines.append(f"{'':<50}{'yes':>8}{'no':>8}{'unread':>8}")
     for question, answers in judged.answers().items():
         numbers = "".join(f"{answers[name]:>8}" for name in ("yes", "no", "unread"))
         lines.append(f"{WORDS['en'][question]:<50}{numbers}")
     if judged.probes.planted:
-        lines.append(f"it {judged.probes}")
+        lines += judged.probes.lines()
     elif not judged.stopped:
         lines.append("no fault was planted: nothing says whether the judge tells anything")
     if judged.probes.planted and not judged.calibrations:
@@ -429,6 +437,8 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     if judged.doubt:
         hint = "take another judge; --anyway uses this one"
         raise WorkshopError(f"{judged.doubt}: no row is kept or dropped: {hint}")
+
+    # What is kept, and what to do with it.
     counts = judged.counts()
     rules = "".join(f", {rule} {n}" for rule, n in counts["rejected"].items())
     print(f"kept {counts['kept']}{rules}, undone {counts['undone']}")

@@ -31,7 +31,7 @@ Check one task as strictly as a person who looks for mistakes.
 - input: is the input appropriate for the instruction?
 - output: is the output a correct and complete response to the instruction and the input?
 For each, write the reason in one sentence, and then yes or no. Write JSON, as in the examples.""",
-    "fields": ["Instruction:", "Input:", "Output:"],
+    "fields": ["Instruction: ", "Input: ", "Output: "],
     "none": "(none)",
     "answers": ["yes", "no"],
     "again": """\
@@ -93,7 +93,7 @@ def task_text(row: Row, words: dict) -> str:
     """A row as the judge sees it."""
     texts = (row["instruction"], row["input"], row["output"])
     lines = zip(words["fields"], texts, strict=True)
-    return "\n".join(f"{name} {text.strip() or words['none']}" for name, text in lines)
+    return "\n".join(f"{name}{text.strip() or words['none']}" for name, text in lines)
 
 
 def shot_reply(shot: dict) -> str:

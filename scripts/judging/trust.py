@@ -94,6 +94,15 @@ class Probes:
         counts |= {"rows": self.rows, "rows_called_wrong": self.wrong}
         return counts | {"p": self.p, "tells": self.tells}
 
+    def lines(self) -> list[str]:
+        """The figures, and what they say, as lines of a table."""
+        says = "tells" if self.tells else "does not tell"
+        return [
+            f"{'planted faults called wrong':<50}{share(self.found, self.planted)}",
+            f"{'rows called wrong':<50}{share(self.wrong, self.rows)}",
+            f"Fisher's p {self.p:.2g}: the judge {says} planted faults from rows",
+        ]
+
     def __str__(self) -> str:
         found = share(self.found, self.planted)
         others = share(self.wrong, self.rows)

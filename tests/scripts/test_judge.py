@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -20,6 +21,8 @@ from pathlib import Path
 import pytest
 from helpers.runs import PATIENCE, ROOT, until
 from helpers.server import Server, storm
+from hypothesis import given
+from hypothesis import strategies as st
 
 import self_instruct_workshop as workshop
 from scripts import judge, review
@@ -192,6 +195,20 @@ def test_worked_examples_are_turns_and_the_row_is_the_last_one() -> None:
     assert len(turns) == 2 * len(asked.shots_of("en")) + 1
 
 
+PIECES = [*("yes", "no", "是", "否", "maybe", "1.", "2.", "3.", "Answer:", "：", "\n", " ")]
+PIECES += ['{"valid_task":', '"', "}", "output_right", "input", ":", ",", "**", "<think>"]
+replies = st.text(max_size=200) | st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+@given(replies)
+def test_any_reply_is_read_and_without_a_yes_there_is_none(text: str) -> None:
+    answers = read_reply(text, "en").answers
+    assert {*answers} == {*QUESTIONS} and {*answers.values()} <= {True, False, None}
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if not re.search(asked.YES, folded):
+        assert True not in answers.values()
+
+
 # --------------------------------------------------------------------------------------------------
 # What is kept.
 
@@ -356,6 +373,18 @@ def test_a_judge_that_always_says_the_same_keeps_and_drops_nothing(
         assert call(server, data, "--anyway") == 0
         assert len(server.requests) == asked_before
     assert record(data)["counts"]["kept"] == (20 if word == "yes" else 0)
+
+
+def test_a_judge_that_nobody_can_read_keeps_and_drops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = dataset(tmp_path / "run", sums(10))
+    with Server(lambda prompt, body: "Hm.") as server:
+        assert call(server, data) == 1
+        assert len(server.requests) == 40  # each question twice
+    assert "no answer about an output can be read" in capsys.readouterr().err
+    assert record(data)["answers"]["output_right"] == {"yes": 0, "no": 0, "unread": 10}
+    assert not data.with_name("step6_judged.jsonl").exists()
 
 
 def test_a_judge_that_no_longer_tells_takes_its_rows_back(tmp_path: Path) -> None:
@@ -572,6 +601,33 @@ def test_dashscope_s_own_endpoint_gets_no_shape(
         address = ["--provider", "dashscope", "--base-url", server.url + "/api/v1"]
         assert judge.main([*address, "--data", str(data), "--yes"]) == 0
         assert all("response_format" not in request["parameters"] for request in server.requests)
+
+
+def test_a_chinese_run_is_judged_in_chinese(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"写出{n}的下一个数。", "input": "", "output": f"答：{n + 1}。"}
+        for n in range(20)
+    ]
+    data = dataset(tmp_path / "run", rows)
+    run = {"settings": {"language": "zh", "model": "other"}}
+    data.with_name("run.json").write_text(json.dumps(run), encoding="utf-8")
+
+    def answer(prompt: str, body: dict) -> str:
+        text = body["messages"][-1]["content"]
+        first, last = re.fullmatch(
+            r"指令：写出(\d+)的下一个数。\n输入：（无）\n输出：答：(\d+)。", text
+        ).groups()
+        assert (
+            "是"
+            in body["response_format"]["json_schema"]["schema"]["properties"]["valid_task"]["enum"]
+        )
+        yes = "是" if int(first) + 1 == int(last) else "否"
+        return f"1、任务明确。答案：是\n2、不需要输入。答案：是\n3、我算过了。答案：{yes}"
+
+    with Server(answer) as server:
+        assert call(server, data) == 0
+    assert read(data.with_name("step6_judged.jsonl")) == rows
+    assert record(data)["probes"]["planted_called_wrong"] == 20
 
 
 FILES = ("judged.jsonl", "step6_judged.jsonl", "rejected.jsonl")
