@@ -143,6 +143,7 @@ def config_of(options: argparse.Namespace) -> Config:
         raise UsageError("--provider replay is for self_instruct.py: the journal is used anyway")
     names = (*WHO.split(), *HOW.split())
     typed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    typed["max_tokens"] = options.max_tokens
     folder = options.data.parent
     return Config(**typed, work_dir=str(folder), language=language_of(folder))
 
