@@ -9,6 +9,8 @@ paper's.
                     how far two people agree, too
     python scripts/review.py score review-ana.csv data/workshop/judged.jsonl
                     how far a judge of scripts/judge.py agrees with a person
+    python scripts/review.py pairs --data data/workshop/step5_rewritten.jsonl
+                    two answers side by side: which is better? Then `score`, as above
 
 Section 3.3 of the paper: 200 instructions, one instance of each, three questions. The sample here
 is in proportion to its kinds: classification or not, with or without input. Which tasks are
@@ -33,7 +35,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -71,13 +73,21 @@ AGREEMENT = {
     0.6: "substantial",
     0.8: "almost perfect",
 }
+KAPPA = (
+    "kappa is agreement beyond chance: 1 is full, "
+    "0 is what dice with the same shares of answers would reach"
+)
+KAPPA_LIMITS = (
+    "(words by Landis and Koch, 1977). "
+    "Where nearly all answers are the same it says little: see `same`."
+)
 Z = NormalDist().inv_cdf(0.975)  # 1.96, for intervals of 95 %
 
 PARTS = Path(__file__).resolve().parent / "reviewing"  # the sheet and its words, by language
 WORDS = json.loads((PARTS / "words.json").read_text(encoding="utf-8"))
 
 Words = dict[str, str]  # part of the sheet -> what it says
-Pairs = list[tuple[bool, bool]]  # the answers of two people to one question
+Pairs = list[tuple[Any, Any]]  # the answers of two people to one question
 Interval = tuple[float, float]
 
 # --------------------------------------------------------------------------------------------------
@@ -255,23 +265,33 @@ def csv_sheet(sample: list[dict], words: Words) -> list[str]:
 
 def html_sheet(sample: list[dict], words: Words, name: str) -> str:
     """The sheet as a page. What is filled in there can be saved as `name`.csv."""
-    # The browser keeps the answers under the key, so another sample needs another one.
-    ids = "".join(row["id"] for row in sample)
+    total = len(sample)
+    cards = [card(row, f"{n} / {total}", words) for n, row in enumerate(sample, 1)]
     sheet = {
-        "key": "review-" + sha256(ids.encode()).hexdigest()[:12],
         "file": name,
         "questions": QUESTIONS,
-        "formula": FORMULA,
+        "keys": {"y": "yes", "n": "no"},
         "header": header(words),
         "rows": [(row["id"], csv_start(row)) for row in sample],
+    }
+    return html_page(sheet, cards, words)
+
+
+def html_page(sheet: dict, cards: list[str], words: Words) -> str:
+    """A page with a card for each row, which runs nothing but its own script.
+
+    `sheet` says what the script must know: its rows, questions, and the keys that answer them.
+    """
+    # The browser keeps the answers under the key, so another sample needs another one.
+    ids = "".join(row_id for row_id, _ in sheet["rows"])
+    sheet = {
+        "key": "review-" + sha256(ids.encode()).hexdigest()[:12],
+        "formula": FORMULA,
+        **sheet,
         "words": {part: words[part] for part in ("status", "kept", "lost", "sure")},
     }
     data = json.dumps(sheet, ensure_ascii=False).replace("<", "\\u003c")
-
-    # A card for each row, in a page that runs nothing but its own script.
     template = (PARTS / "sheet.html").read_text(encoding="utf-8")
-    total = len(sample)
-    cards = [card(row, f"{n} / {total}", words) for n, row in enumerate(sample, 1)]
     return Template(template).substitute(
         words,
         script_hash=content_hash(template, "script"),
@@ -286,25 +306,37 @@ def card(row: dict, place: str, words: Words) -> str:
     # The task.
     parts = [f'<article id="{row["id"]}"><h2>{place}</h2>']
     for name in TEXTS:
-        is_empty = not row[name].strip()
-        kind = "none" if is_empty else "text"
-        text = html.escape(words["none"] if is_empty else row[name])
-        parts.append(f'<h3>{words[name]}</h3><p class="{kind}" dir="auto">{text}</p>')
+        parts.append(shown_text(words[name], row[name], words))
 
     # The questions, and a place for notes.
+    choices = {"yes": words["yes"], "no": words["no"]}
     for question in QUESTIONS:
-        parts.append(question_buttons(row["id"], question, words))
-    notes = f'<textarea name="{row["id"]}.notes" rows="1"></textarea>'
-    parts.append(f'<label class="notes">{words["notes"]}{notes}</label></article>')
+        parts.append(question_buttons(row["id"], question, words, choices))
+    parts.append(notes_field(row["id"], words))
     return "\n".join(parts)
 
 
-def question_buttons(row_id: str, question: str, words: Words) -> str:
-    """A question with a button for yes and one for no."""
+def shown_text(title: str, text: str, words: Words) -> str:
+    """A text under its title."""
+    is_empty = not text.strip()
+    kind = "none" if is_empty else "text"
+    shown = html.escape(words["none"] if is_empty else text)
+    return f'<h3>{title}</h3><p class="{kind}" dir="auto">{shown}</p>'
+
+
+def question_buttons(row_id: str, question: str, words: Words, choices: dict[str, str]) -> str:
+    """A question with a button for each choice: what the sheet says of it -> what is shown."""
     name = f'type="radio" name="{row_id}.{question}"'
-    yes = f'<label><input {name} value="yes">{words["yes"]}</label>'
-    no = f'<label><input {name} value="no">{words["no"]}</label>'
-    return f"<fieldset><legend>{words[question]}</legend>{yes}{no}</fieldset>"
+    buttons = ""
+    for value, shown in choices.items():
+        buttons += f'<label><input {name} value="{value}">{shown}</label>'
+    return f"<fieldset><legend>{words[question]}</legend>{buttons}</fieldset>"
+
+
+def notes_field(row_id: str, words: Words) -> str:
+    """A place for notes, and the end of a card."""
+    notes = f'<textarea name="{row_id}.notes" rows="1"></textarea>'
+    return f'<label class="notes">{words["notes"]}{notes}</label></article>'
 
 
 def content_hash(template: str, tag: str) -> str:
@@ -351,11 +383,18 @@ def sheet_paths(out: Path, form: str) -> dict[str, Path]:
 
 def write_sheets(paths: dict[str, Path], sample: list[dict], words: Words) -> None:
     """Write each sheet. Raises WorkshopError where that is not possible."""
-    # Each sheet is written whole, so that a full disk leaves no half one.
+    texts = {}
     for kind, path in paths.items():
-        lines = csv_sheet(sample, words)
+        texts[path] = csv_sheet(sample, words)
         if kind == "html":
-            lines = [html_sheet(sample, words, path.name.removesuffix(".html"))]
+            texts[path] = [html_sheet(sample, words, path.name.removesuffix(".html"))]
+    write_texts(texts)
+
+
+def write_texts(texts: dict[Path, list[str]]) -> None:
+    """Write the lines of each file. Raises WorkshopError where that is not possible."""
+    # Each sheet is written whole, so that a full disk leaves no half one.
+    for path, lines in texts.items():
         try:
             workshop.write_whole(path, lines)
         except OSError as error:
@@ -375,22 +414,30 @@ def read_sheet(path: Path) -> Sheet:
 
     Raises WorkshopError where the sheet cannot be read, or holds no answer.
     """
+    # A sheet that nobody has filled in says nothing.
+    sheet = sheet_rows(path, csv_lines(path))
+    if all(said is None for said in all_answers(sheet)):
+        raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
+    return sheet
+
+
+def csv_lines(path: Path) -> Iterator[list[str]]:
+    """The cells of each line. Raises WorkshopError where the sheet cannot be read."""
     # Programs separate cells by a comma, a semicolon or a tab: the first line tells.
     text = sheet_text(path)
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(2**31 - 1)  # bytes; the default ends at 131,072
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        sheet = sheet_rows(path, lines)
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     except csv.Error as error:
         problem = f"{path} is no CSV that can be read ({error})"
         raise WorkshopError(f"{problem}: save it as CSV UTF-8") from None
 
-    # A sheet that nobody has filled in says nothing.
-    if all(said is None for said in all_answers(sheet)):
-        raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
-    return sheet
+
+def column_names(cells: list[str]) -> list[str]:
+    """The names of the columns, which stand before a colon."""
+    return [cell.split(":")[0].strip().casefold() for cell in cells]
 
 
 def sheet_text(path: Path) -> str:
@@ -412,9 +459,9 @@ def sheet_text(path: Path) -> str:
 
 def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
     """The rows of a sheet by id. Raises WorkshopError at the first row that is wrong."""
-    # The first line has the names of the columns, before a colon.
+    # The first line has the names of the columns.
     lines = iter(lines)
-    names = [cell.split(":")[0].strip().casefold() for cell in next(lines, [])]
+    names = column_names(next(lines, []))
     missing = [name for name in ("id", *QUESTIONS) if name not in names]
     if missing:
         problem = f"{path} has no column {missing[0]}"
@@ -431,7 +478,7 @@ def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
     return sheet
 
 
-def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
+def checked_id(row_id: str, sheet: dict, where: str) -> str:
     """The id itself. Raises WorkshopError where it is empty, or in the sheet already."""
     if not row_id:
         raise WorkshopError(f"{where}, column id: there is no id: take that row out")
@@ -642,12 +689,7 @@ def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
     lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
     for name in PAPER:
         lines.append(agreement_line(name, both_answers(one, other, name)))
-    lines += [
-        "kappa is agreement beyond chance: 1 is full, "
-        "0 is what dice with the same shares of yes would reach",
-        "(words by Landis and Koch, 1977). "
-        "Where nearly all answers are the same it says little: see `same`.",
-    ]
+    lines += [KAPPA, KAPPA_LIMITS]
 
     # Rows that one of them has alone, and rows on which they differ.
     lines += alone(paths[0], one, other)
@@ -671,7 +713,7 @@ def kappa_cells(pairs: Pairs) -> str:
         return ""
     found = kappa(pairs)
     if not found:
-        side = "yes" if pairs[0][0] else "no"
+        side = {True: "yes", False: "no"}.get(pairs[0][0], pairs[0][0])
         return f"{'-':>8}   undefined: both said {side} everywhere"
 
     # The formula gives no interval where the answers do not spread, however few they are.
@@ -697,15 +739,15 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
 
     None where it is undefined, because both gave one and the same answer everywhere.
     """
-    # How often each of them said yes and no.
+    # How often each of them gave each answer.
     n = len(pairs)
     cells = Counter(pairs)
-    first = side_shares([one for one, _ in pairs])
-    second = side_shares([other for _, other in pairs])
+    first = shares_of([one for one, _ in pairs])
+    second = shares_of([other for _, other in pairs])
 
     # How often they gave the same answer, and how often dice would.
-    same = (cells[True, True] + cells[False, False]) / n
-    chance = first[True] * second[True] + first[False] * second[False]
+    same = sum(times for (one, other), times in cells.items() if one == other) / n
+    chance = sum(first[answer] * second[answer] for answer in first)
     if chance == 1:
         return None
     value = (same - chance) / (1 - chance)
@@ -720,9 +762,9 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
     return value, max(-1.0, value - Z * error), min(1.0, value + Z * error)
 
 
-def side_shares(answers: list[bool]) -> dict[bool, float]:
-    """The shares of yes and of no."""
-    return {side: answers.count(side) / len(answers) for side in (True, False)}
+def shares_of(answers: list) -> Counter:
+    """The share of each answer, yes and no or others; 0 for one that nobody gave."""
+    return Counter({side: answers.count(side) / len(answers) for side in answers})
 
 
 def alone(path: Path, mine: Sheet, theirs: Sheet) -> list[str]:
@@ -752,6 +794,9 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
 
     Of a person and a judge, say how far the judge finds what the person found, too.
     """
+    if pairs_part().is_pair_sheet(options.sheets[0]):
+        workshop.show(pairs_part().score(options.sheets, options.key))
+        return
     paths = sorted(options.sheets, key=is_judge)  # the person first
     sheets = [read_rater(path) for path in paths]
     parts = [results(path, sheet) for path, sheet in zip(paths, sheets, strict=True)]
@@ -763,11 +808,33 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# pairs: two answers to one task.
+
+
+def pairs_part() -> Any:
+    """scripts/reviewing/pairs.py, which stands on this file: so it is imported when it is used."""
+    from scripts.reviewing import pairs
+
+    return pairs
+
+
+def pairs_command(options: argparse.Namespace, _: Config) -> None:
+    """Draw rows that were rewritten, and write the sheets and the key."""
+    if options.num < 1:
+        raise UsageError(f"--num must be at least 1, not {options.num}")
+    part = pairs_part()
+    paths = part.paths_of(options.out, options.format)
+    found = part.pairs_of(options.data, options.num, options.seed)
+    part.write(paths, found, WORDS[options.language])
+    print(part.what_was_written(paths, found))
+
+
+# --------------------------------------------------------------------------------------------------
 # The program.
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The two commands and their flags."""
+    """The three commands and their flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sample = commands.add_parser("sample", help="draw rows and write the sheets to fill in")
@@ -779,23 +846,39 @@ def command_line() -> argparse.ArgumentParser:
     score.set_defaults(command=score_command)
     sheets = "a filled CSV, or a judge's judged.jsonl; two: agreement as well"
     score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help=sheets)
+    score.add_argument("--key", type=Path, help="who wrote what, for pairs [beside the sheet]")
+
+    # Two answers side by side.
+    pairs = commands.add_parser(
+        "pairs", help="write sheets that ask which of two answers is better"
+    )
+    pairs.set_defaults(command=pairs_command)
+    data = Path(Config.work_dir) / "step5_rewritten.jsonl"
+    data_help = "what scripts/rewrite.py wrote [data/workshop/step5_rewritten.jsonl]"
+    pairs.add_argument("--data", type=Path, default=data, help=data_help)
+    add_sheet_flags(pairs, 50, "pairs")
     return parser
 
 
 def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     """What is drawn, and which sheets are written."""
-    # The defaults stand in the help texts, in square brackets.
     data = Path(Config.work_dir) / workshop.STEP_FILES[3]
     data_help = "the dataset [data/workshop/step4_final.jsonl]"
-    num_help = "instructions to draw (paper: 200) [200]"
-    out_help = "name of the sheets, without ending [review]"
+    parser.add_argument("--data", type=Path, default=data, help=data_help)
+    add_sheet_flags(parser, 200, "review", " (paper: 200)")
+
+
+def add_sheet_flags(parser: argparse.ArgumentParser, number: int, name: str, why: str = "") -> None:
+    """How many rows are drawn, and which sheets are written."""
+    # The defaults stand in the help texts, in square brackets.
+    num_help = f"instructions to draw{why} [{number}]"
+    out_help = f"name of the sheets, without ending [{name}]"
     language_help = "language of the questions [en]"
     languages = tuple(WORDS)
     add = parser.add_argument
-    add("--data", type=Path, default=data, help=data_help)
-    add("--num", type=int, default=200, help=num_help)
+    add("--num", type=int, default=number, help=num_help)
     add("--seed", type=int, default=42, help="random seed: which rows are drawn [42]")
-    add("--out", type=Path, default=Path("review"), help=out_help)
+    add("--out", type=Path, default=Path(name), help=out_help)
     add("--format", choices=("csv", "html", "both"), default="both", help="[both]")
     add("--language", choices=languages, default="en", help=language_help)
 
