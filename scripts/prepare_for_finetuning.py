@@ -20,6 +20,8 @@ recipe, else of `modern`. The formats, and who reads them:
                         [{"conversations": [{"from": "human", "value": ...}, ...]}, ...]
     prompt-completion   TRL, base models
                         {"prompt": ..., "completion": ...} a line
+    preference          TRL's DPO
+                        {"prompt": [{"role": "user", ...}], "chosen": [...], "rejected": [...]}
 
 In prompt-completion, each prompt has a shape that is drawn: one of 7 with an input, one of 6
 without. The paper did so, too, and so does encode_instance in the official code: a model then
@@ -28,6 +30,15 @@ Chinese. There is no end mark: trainers add the end mark of their tokenizer.
 
 Texts are never cut. The official code removes, half of the time, what stands before an input's
 only colon. It makes "30 tomorrow" of "at 10:30 tomorrow".
+
+Of two answers, `preference` takes the one that a person or a judge preferred, and no others:
+
+    python scripts/prepare_for_finetuning.py pairs-key.jsonl --format preference \\
+        --sheet pairs-ana.csv
+    python scripts/prepare_for_finetuning.py judged_first.jsonl judged.jsonl --format preference
+
+The first reads sheets of scripts/review.py pairs. The second reads files of scripts/judge.py, and
+takes an instruction and input of which one output is right and another one is wrong.
 
 What is drawn depends on --seed and on the instruction alone. So the instructions of a smaller
 --num-instructions are among those of a larger one. The folder is one dataset: a new call
@@ -53,6 +64,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts import review
+from scripts.reviewing import pairs as pair_sheets
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
@@ -163,6 +176,102 @@ def is_instance(pair: Any) -> bool:
     return all(text is None or isinstance(text, str) for text in texts)
 
 
+# --------------------------------------------------------------------------------------------------
+# What comes in as preferences: a row has `chosen` and `rejected` in place of the output.
+
+
+def preferred_rows(options: argparse.Namespace, dropped: Counter[str]) -> tuple[list[Row], dict]:
+    """The rows in which an answer was preferred, and what was read, by title.
+
+    Raises WorkshopError where a file is another one, or nothing was preferred.
+    """
+    if options.sheet:
+        found, read = rows_of_sheets(options.file, options.sheet, dropped)
+    else:
+        found, read = rows_of_judges(options.files, dropped)
+
+    # What people or a judge like may still be no answer.
+    rows = []
+    for row in found:
+        rule = RECIPES["modern"].instance_problem(row["instruction"], row["input"], row["chosen"])
+        dropped[rule] += bool(rule)
+        if not rule:
+            rows.append(row)
+    if not rows:
+        why = ", ".join(rule for rule, count in dropped.items() if count)
+        problem = f"no answer in {options.file} was preferred to another ({why})"
+        raise WorkshopError(f"{problem}: fill in more of a sheet, or judge both answers")
+    return rows, read
+
+
+def rows_of_sheets(
+    key_file: Path, sheets: list[Path], dropped: Counter[str]
+) -> tuple[list[Row], dict]:
+    """The pairs of which all who rated them preferred the same side."""
+    key = pair_sheets.read_key(key_file)
+    said = [pair_sheets.read_sheet(path) for path in sheets]
+    for path, sheet in zip(sheets, said, strict=True):
+        pair_sheets.by_writer(sheet, key, path)  # or the key is another sheet's
+    rows = []
+    for pair_id, pair in key.items():
+        answers = {sheet.get(pair_id) for sheet in said} - {None}
+        if len(answers) == 1 and answers < {*pair_sheets.SIDES}:
+            (side,) = answers
+            other = "B" if side == "A" else "A"
+            texts = {"chosen": pair[side]["output"], "rejected": pair[other]["output"]}
+            rows.append({"instruction": pair["instruction"], "input": pair["input"], **texts})
+        else:
+            rules = {0: "not_rated", 1: "as_good_as_each_other"}
+            dropped[rules.get(len(answers), "raters_differ")] += 1
+    return rows, {title(key_file): list(key.values())}
+
+
+def rows_of_judges(files: list[Path], dropped: Counter[str]) -> tuple[list[Row], dict]:
+    """A right output with a wrong one of the same instruction and input; each is used once."""
+    # What each file says: True is right, False is wrong.
+    read = {}
+    said: dict[tuple[str, str], dict[str, set]] = {}
+    for path in files:
+        read[title(path)] = judged_rows(path)
+        for row in read[title(path)]:
+            outputs = said.setdefault((row["instruction"], row["input"]), {})
+            outputs.setdefault(row["output"], set()).add(row["right"])
+
+    # An output that two judges see differently counts for neither side.
+    rows = []
+    for (instruction, source), outputs in said.items():
+        right = [output for output, answers in outputs.items() if answers == {True}]
+        wrong = [output for output, answers in outputs.items() if answers == {False}]
+        for chosen, rejected in zip(right, wrong, strict=False):
+            texts = {"chosen": chosen, "rejected": rejected}
+            rows.append({"instruction": instruction, "input": source, **texts})
+
+    # Two rows make a pair.
+    dropped["other_half_of_a_pair"] += len(rows)
+    dropped["not_in_a_pair"] += sum(map(len, read.values())) - 2 * len(rows)
+    return rows, read
+
+
+def judged_rows(path: Path) -> list[dict]:
+    """The rows of a file of scripts/judge.py: texts, and whether the output is `right`.
+
+    It is None where the judge gave no answer, or was not trusted.
+    """
+    rows = []
+    for number, line in enumerate(review.data_lines(path, "name a file of judge.py"), 1):
+        if not line.strip():
+            continue
+        record = review.parsed(line)
+        texts = [record.get(name) for name in review.TEXTS] if isinstance(record, dict) else [None]
+        if not all(isinstance(text, str) for text in texts) or "output_right" not in record:
+            problem = f"{path}, line {number} is no row of judged.jsonl"
+            raise WorkshopError(f"{problem}: name a file of scripts/judge.py, or give --sheet")
+        decided = record.get("rule", "") is not None
+        right = record["output_right"] if decided else None
+        rows.append({**dict(zip(review.TEXTS, texts, strict=True)), "right": right})
+    return rows
+
+
 # The settings of a run that the card names.
 RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
 
@@ -203,6 +312,33 @@ def facts_of(told: Any) -> dict[str, str]:
     # The date is the day on which the run ended.
     facts = {name: str(settings[name]) for name in RUN_FACTS}
     return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
+
+
+def writers_beside(path: Path) -> str:
+    """Who wrote the outputs, where scripts/rewrite.py had them written again; "" where not."""
+    # A judged file is made of another one, which judge.json names.
+    name = path.name
+    judge = record_beside(path, "judge.json")
+    if name in as_record(judge.get("files")):
+        name = str(judge.get("data"))
+
+    # What rewrite.json says of that.
+    record = record_beside(path, "rewrite.json")
+    counts = as_record(record.get("counts"))
+    if name not in as_record(record.get("files")) or not {"rows", "rewritten"} <= counts.keys():
+        return ""
+    return f"{record.get('model')}: {counts['rewritten']} of {counts['rows']}; the others as above"
+
+
+def record_beside(path: Path, name: str) -> dict:
+    """The JSON object in a file beside another one; {} where there is none."""
+    with suppress(OSError, ValueError, RecursionError):
+        return as_record(json.loads((path.parent / name).read_text(encoding="utf-8")))
+    return {}
+
+
+def as_record(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
 
 
 def language_of(run: dict[str, str], rows: list[Row]) -> str:
@@ -348,6 +484,15 @@ def sharegpt(row: Row, language: str, seed: int) -> dict:
     return {"conversations": [asked, said]}
 
 
+def preference(row: Row, language: str, seed: int) -> dict:
+    """A prompt with two answers, as turns of a chat: the trainer adds the chat's template."""
+    return {
+        "prompt": [{"role": "user", "content": question(row)}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]}],
+    }
+
+
 def question(row: Row) -> str:
     if row["input"]:
         return f"{row['instruction']}\n\n{row['input']}"
@@ -406,7 +551,9 @@ def in_chinese(text: str) -> str:
 class Format:
     suffix: str  # .json: one array; .jsonl: a line for each instance
     encode: Callable[[Row, str, int], dict]  # of a row, the language and the seed
-    told: dict  # to LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's
+    # To LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's; None: it takes
+    # another shape.
+    told: dict | None
 
 
 CHAT = {
@@ -427,6 +574,7 @@ FORMATS = {
     "messages": Format(".jsonl", messages, CHAT),
     "sharegpt": Format(".json", sharegpt, SHAREGPT),
     "prompt-completion": Format(".jsonl", prompt_completion, PROMPT),
+    "preference": Format(".jsonl", preference, None),
 }
 
 
@@ -465,8 +613,7 @@ configs:
 
 Instructions with inputs and outputs, written by a language model that was shown seed tasks, as in
 [Self-Instruct](https://arxiv.org/abs/2212.10560). \
-Nobody has checked each of them; of the paper's own, reviewers found
-54 in 100 right in every field. The format is `{format}`, made by `{mark}`.
+{checked} The format is `{format}`, made by `{mark}`.
 
 | split | file | instructions | instances |
 |---|---|---|---|
@@ -484,6 +631,13 @@ Nobody has checked each of them; of the paper's own, reviewers found
 decide before you publish this folder, and change it. What a model writes is under
 the terms of its provider, some of which do not allow to train other models on it.{remarks}
 """
+
+
+CHECKED = (  # a dataset, preferences
+    "Nobody has checked each of them; of the paper's own, reviewers found\n"
+    "54 in 100 right in every field.",
+    "Of two answers, `chosen` was preferred to `rejected`: \nbetter, which is not yet right.",
+)
 
 
 def card(
@@ -512,6 +666,7 @@ def card(
         language=f"language:\n- {language}\n" if language else "",
         size=next(name for limit, name in SIZES.items() if total < limit),
         data_files="\n".join(files),
+        checked=CHECKED[options.format == "preference"],
         format=options.format,
         mark=MARK,
         parts="\n".join(table_rows),
@@ -522,12 +677,25 @@ def card(
 
 def origin(options: argparse.Namespace, run: dict[str, str]) -> dict[str, Any]:
     """Who made the data and how. No address of a server is in it."""
-    facts = {"made of": options.file.name, **run}
+    facts = {"made of": ", ".join(path.name for path in options.files), **run}
+    rewritten = writers_beside(options.file)
+    if rewritten:
+        facts["outputs written again by"] = rewritten
     if options.include_seed_tasks:
         facts["seed tasks"] = Path(options.seed_file).name or "this project's own"
-    facts["most instances of an instruction"] = options.max_instances
+    if options.format == "preference":
+        facts["preferred by"] = preferred_by(options)
+    else:
+        facts["most instances of an instruction"] = options.max_instances
     facts["seed of the draws"] = options.seed
     return facts
+
+
+def preferred_by(options: argparse.Namespace) -> str:
+    """Who preferred the chosen answers. The names of sheets, which may be people's, stay out."""
+    if options.sheet:
+        return f"people, in filled sheets: {len(options.sheet)}"
+    return str(record_beside(options.file, "judge.json").get("model") or "a judge, a model")
 
 
 # How a path or an address begins: "/", "~", "../", "C:\", "https://".
@@ -592,10 +760,11 @@ def contents(
         lines = [to_json(form.encode(row, language, options.seed)) for row in rows]
         files[name] = lines if form.suffix == ".jsonl" else as_array(lines)
         title = "self_instruct" if part == "train" else "self_instruct_validation"
-        described[title] = {"file_name": name, **form.told}
+        described[title] = {"file_name": name, **(form.told or {})}
 
     # What describes them.
-    files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
+    if form.told is not None:
+        files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
     files["README.md"] = [card(options, run, language, parts)]
     return files
 
@@ -659,15 +828,19 @@ def line(name: str, rows: list[Row]) -> str:
 def prepare(options: argparse.Namespace) -> None:
     # Read the dataset, and what is known about its run.
     check(options)
-    rows = read_rows(options.file)
-    read = {title(options.file): rows}
+    dropped: Counter[str] = Counter()
     run = run_beside(options.file)
-    language = language_of(run, rows)
     recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
+    if options.format == "preference":
+        rows, read = preferred_rows(options, dropped)
+        language = language_of(run, rows)
+    else:
+        rows = read_rows(options.file)
+        read = {title(options.file): rows}
+        language = language_of(run, rows)
+        rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
 
     # Choose the rows.
-    dropped: Counter[str] = Counter()
-    rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
     if options.num_instructions:
         rows = draw_some(rows, options, dropped)
     if options.include_seed_tasks:
@@ -698,6 +871,7 @@ def check(options: argparse.Namespace) -> None:
             raise UsageError(f"{flag} must be {allowed}, not {value}")
 
     # Flags that go together.
+    check_preference(options)
     if options.seed_file and not options.include_seed_tasks:
         raise UsageError("--seed-file is for --include-seed-tasks")
 
@@ -706,6 +880,21 @@ def check(options: argparse.Namespace) -> None:
     if options.file.resolve().parent == options.output_dir.resolve():
         problem = f"--output-dir must be another folder than that of {options.file}"
         raise UsageError(f"{problem}, which it would replace")
+
+
+def check_preference(options: argparse.Namespace) -> None:
+    """Raise UsageError where files and flags are not those of the format."""
+    if options.format != "preference":
+        if options.sheet:
+            raise UsageError("--sheet is for --format preference")
+        if len(options.files) > 1:
+            raise UsageError("several files are for --format preference: name one")
+    elif options.include_seed_tasks:
+        raise UsageError(
+            "--include-seed-tasks is not for --format preference: they have one answer"
+        )
+    elif options.sheet and len(options.files) > 1:
+        raise UsageError("with --sheet name one file, the pairs-key.jsonl of the sheets")
 
 
 def title(path: Path) -> str:
@@ -745,9 +934,12 @@ def main(arguments: list[str] | None = None) -> int:
     default = Path(workshop.Config.work_dir) / "step4_final.jsonl"
     folder = "folder for the files [data/finetuning/FORMAT]"
     form = "what the trainer takes [alpaca]"
-    add("file", nargs="?", type=Path, default=default, help="[data/workshop/step4_final.jsonl]")
+    several = "[data/workshop/step4_final.jsonl]; of preference: a key of pairs, or judged files"
+    add("files", nargs="*", type=Path, metavar="FILE", help=several)
     add("--format", choices=FORMATS, default="alpaca", help=form)
     add("--output-dir", type=Path, help=folder)
+    sheet = "preference: filled sheets of review.py pairs"
+    add("--sheet", nargs="+", type=Path, default=[], help=sheet)
 
     # Which rows.
     share = "share of instructions for validation [0: none]"
@@ -764,6 +956,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Do it.
     options = parser.parse_args(arguments)
+    options.files = options.files or [default]
+    options.file = options.files[0]
     return workshop.main(None, lambda _: prepare(options))
 
 
