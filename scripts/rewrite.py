@@ -50,6 +50,7 @@ STAGE = "rewrite"
 OUTPUT = "step5_rewritten.jsonl"
 RECORD = "rewrite.json"
 MAX_TOKENS = 1024  # of a new answer
+ALIKE = 0.5  # ROUGE-L above which two sentences with the same numbers say the same
 
 # What stands in front of a task, by the language of its instruction.
 PROMPT = {
@@ -285,9 +286,11 @@ def says_the_same(row: Row, answer: str) -> bool:
         agrees = partial(workshop.same_answer, labels=labels)
         return agrees(first, answer) and agrees(answer, first)
 
-    # Two sentences: the same numbers in the same order.
+    # Two sentences: the same numbers in the same order, and mostly the same words.
     one, other = workshop.numbers_in(first), workshop.numbers_in(answer)
-    return len(one) == len(other) > 0 and all(map(workshop.is_close, one, other))
+    same_numbers = len(one) == len(other) > 0 and all(map(workshop.is_close, one, other))
+    tokens = [workshop.tokenize(text) for text in (first, answer)]
+    return same_numbers and workshop.rouge_l(*tokens) > ALIKE
 
 
 # --------------------------------------------------------------------------------------------------
@@ -518,7 +521,7 @@ def compared(answers: dict[str, Read], left: int) -> str:
         unfit = Counter(rule for _, rule in read if rule)
         shown = ", ".join(f"{rule} {n}" for rule, n in unfit.most_common()) or "none"
         lines.append(f"{one_line(name, 40)}: {len(read)} answers, unfit by form: {shown}")
-    return "\n".join([*lines, f"{left} pairs differ and are fit: which is better, people say"])
+    return "\n".join([*lines, f"pairs that are fit and differ: {left}; which is better, people say"])
 
 
 # --------------------------------------------------------------------------------------------------
