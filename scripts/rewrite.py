@@ -521,7 +521,8 @@ def compared(answers: dict[str, Read], left: int) -> str:
         unfit = Counter(rule for _, rule in read if rule)
         shown = ", ".join(f"{rule} {n}" for rule, n in unfit.most_common()) or "none"
         lines.append(f"{one_line(name, 40)}: {len(read)} answers, unfit by form: {shown}")
-    return "\n".join([*lines, f"pairs that are fit and differ: {left}; which is better, people say"])
+    lines.append(f"pairs that are fit and differ: {left}; which is better, people say")
+    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from self_instruct_workshop import Config, run
 sys.path.insert(0, str(ROOT / "scripts"))
 import review
 
+from scripts.reviewing import pairs
+
 TASKS = [  # instruction, is_classification, instances
     (
         "Say whether the review is positive or negative.",
@@ -650,3 +652,179 @@ def test_what_a_model_wrote_is_printed_without_its_control_characters(
         )
     text = score(capsys, one, other)
     assert "\x1b" not in text and "valid_task: Do [2Jit" in text
+
+
+# --------------------------------------------------------------------------------------------------
+# Pairs of answers.
+
+
+def write_rewritten(folder: Path, number: int = 12) -> Path:
+    """Rows as rewrite.py writes them; every third kept its first output."""
+    path = folder / "step5_rewritten.jsonl"
+    models = {"first": "small", "rewritten": "large"}
+    lines = []
+    for n in range(number):
+        row = {"instruction": f"Count to {n}.", "input": "", "output": f"=new {n}"}
+        row |= {"first_output": f"old {n}", "rewritten": n % 3 > 0, "rule": "", "models": models}
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def draw_pairs(folder: Path, *more: str, code: int = 0) -> Path:
+    out = folder / "pairs"
+    data = ["--data", str(write_rewritten(folder)), "--out", str(out)]
+    assert review.main(["pairs", *data, *more]) == code
+    return out
+
+
+def fill_pairs(out: Path, who: str, answers: list[str]) -> Path:
+    """The sheet with these answers, as a spreadsheet program that likes semicolons saves it."""
+    lines = cells(Path(f"{out}.csv"))
+    path = Path(f"{out}-{who}.csv")
+    for line, said in zip(lines[1:], answers, strict=False):
+        line[5] = said
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(lines)
+    return path
+
+
+def sides_of(out: Path, writer: str) -> list[str]:
+    """On which side a writer stands, pair by pair."""
+    lines = Path(f"{out}-key.jsonl").read_text(encoding="utf-8").splitlines()
+    found = map(json.loads, lines)
+    return ["A" if pair["A"]["writer"] == writer else "B" for pair in found]
+
+
+def test_pairs_are_those_rows_that_were_rewritten_and_the_sides_are_shuffled(
+    tmp_path: Path,
+) -> None:
+    out = draw_pairs(tmp_path)
+    rows = cells(Path(f"{out}.csv"))
+    assert [cell.split(":")[0] for cell in rows[0]] == [
+        *("id", "instruction", "input", "answer_A", "answer_B", "better", "notes")
+    ]
+    assert sorted(int(row[1][9:-1]) for row in rows[1:]) == [1, 2, 4, 5, 7, 8, 10, 11]
+    for row in rows[1:]:
+        assert sorted(map(plain, row[3:5])) == [f"=new {row[1][9:-1]}", f"old {row[1][9:-1]}"]
+    assert {*sides_of(out, "large")} == {"A", "B"}
+    text = Path(f"{out}.html").read_text("utf-8") + Path(f"{out}.csv").read_text("utf-8")
+    assert "large" not in text and "small" not in text
+
+
+def test_pairs_of_one_seed_are_the_same_and_of_another_others(tmp_path: Path) -> None:
+    keys = []
+    for seed in ("1", "1", "2"):
+        folder = tmp_path / str(len(keys))
+        folder.mkdir()
+        out = draw_pairs(folder, "--seed", seed, "--num", "5")
+        keys.append(Path(f"{out}-key.jsonl").read_bytes())
+    assert keys[0] == keys[1] != keys[2] and keys[0].count(b"\n") == 5
+
+
+def test_wins_are_counted_by_writer_whatever_the_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sides = sides_of(out, "large")
+    other = {"A": "B", "B": "A"}
+    # Of eight pairs: large wins five, small one; one is equal, and one is open.
+    said = [*sides[:5], other[sides[5]].lower(), "一样", ""]
+    told = score(capsys, fill_pairs(out, "ana", said))
+    assert re.search(r"(?m)^large +5 +83\.3 %   43\.6 % to 97\.0 %$", told)
+    assert re.search(r"(?m)^small +1 +16\.7 %   3\.0 % to 56\.4 %$", told)
+    assert "8 pairs, 7 rated" in told and re.search(r"as good as each other +1\n", told)
+    assert "p = 0.219, that may be chance" in told
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p"),
+    [(5, 5, 1.0), (9, 1, 0.0215), (1, 9, 0.0215), (0, 5, 0.0625), (15, 5, 0.0414), (0, 0, 1.0)],
+)
+def test_the_sign_test_is_the_textbook_s(one: int, other: int, p: float) -> None:
+    assert pairs.sign_test(one, other) == pytest.approx(p, abs=1e-4)
+
+
+def test_two_people_are_compared_by_whom_they_prefer(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sides = sides_of(out, "large")
+    ana = fill_pairs(out, "ana", [*sides[:6], "same", "same"])
+    bo = fill_pairs(out, "bo", [*sides[:4], "same", "same", "same", ""])
+    told = score(capsys, ana, bo)
+    # Of seven pairs five the same; by chance (6 * 4 + 1 * 3) / 49.
+    assert re.search(r"Which answer is better\? +7 +71\.4 % +0\.36 ", told)
+    assert told.count("sign test") == 2
+
+
+def test_kappa_of_three_answers_is_cohen_s() -> None:
+    """The table of Cohen (1960): 200 cases, three answers, kappa 0.49 with shares .50 .30 .20."""
+    table = {
+        ("a", "a"): 88, ("a", "b"): 14, ("a", "c"): 18,
+        ("b", "a"): 10, ("b", "b"): 40, ("b", "c"): 10,
+        ("c", "a"): 2, ("c", "b"): 6, ("c", "c"): 12,
+    }  # fmt: skip
+    answers = [pair for pair, times in table.items() for _ in range(times)]
+    value, low, high = review.kappa(answers)
+    assert value == pytest.approx(0.492, abs=0.001) and low < value < high
+
+
+def test_the_key_is_found_beside_a_sheet_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sheet = fill_pairs(out, "ana-maria", ["A"])
+    assert "8 pairs, 1 rated" in score(capsys, sheet)
+    elsewhere = tmp_path / "elsewhere.csv"
+    sheet.rename(elsewhere)
+    assert "give the file that `pairs` wrote, by --key" in error(capsys, "score", str(elsewhere))
+    assert review.main(["score", str(elsewhere), "--key", f"{out}-key.jsonl"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [([], "no answer yet"), (["C"], "row 2, column better: 'C' is neither A, B nor same")],
+)
+def test_a_pair_sheet_that_cannot_be_read_is_one_line(
+    tmp_path: Path, answers: list[str], told: str, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    assert told in error(capsys, "score", str(fill_pairs(out, "ana", answers)))
+
+
+def test_a_key_of_another_sheet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = draw_pairs(tmp_path)
+    sheet = fill_pairs(out, "ana", ["A"])
+    (tmp_path / "other").mkdir()
+    other = draw_pairs(tmp_path / "other", "--seed", "3", "--num", "1")
+    said = error(capsys, "score", str(sheet), "--key", f"{other}-key.jsonl")
+    assert "the key has no pair" in said and "by --key" in said
+    assert "no line of a pairs-key" in error(
+        capsys, "score", str(sheet), "--key", str(tmp_path / "step5_rewritten.jsonl")
+    )
+
+
+def test_no_sheet_of_pairs_is_written_over_and_data_without_pairs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    data = str(tmp_path / "step5_rewritten.jsonl")
+    for kind in ("csv", "html", "key"):
+        assert "is there already" in error(capsys, "pairs", "--data", data, "--out", str(out))
+        Path(f"{out}-key.jsonl" if kind == "key" else f"{out}.{kind}").unlink()
+    plain_rows = write_data(tmp_path)
+    said = error(capsys, "pairs", "--data", str(plain_rows), "--out", str(out))
+    assert "line 1: a row of step5_rewritten.jsonl" in said
+
+
+def test_the_page_of_pairs_shows_markup_as_text_and_has_its_own_keys(tmp_path: Path) -> None:
+    path = tmp_path / "step5_rewritten.jsonl"
+    row = {"instruction": MARKUP, "input": MARKUP, "output": MARKUP, "first_output": "x" + MARKUP}
+    path.write_text(json.dumps({**row, "rewritten": True}) + "\n", encoding="utf-8")
+    given = ["--data", str(path), "--out", str(tmp_path / "p"), "--language", "zh"]
+    assert review.main(["pairs", *given]) == 0
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert page.count("<script>") == 1 and "<img" not in page
+    assert '"keys": {"a": "A", "b": "B", "s": "same"}' in page
+    assert "哪个回答更好？" in page and "回答 A" in page
