@@ -955,7 +955,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, default=42, help="random seed of all draws [42]")
 
     # Do it.
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     options.files = options.files or [default]
     options.file = options.files[0]
     return workshop.main(None, lambda _: prepare(options))

@@ -711,3 +711,185 @@ def test_the_shell_scripts_make_instructions_and_then_training_files(
     assert {"train.jsonl", "validation.jsonl"} <= {path.name for path in made.iterdir()}
     assert len(read(made / "train.jsonl")) > 200  # with the seed tasks
     assert shell("prepare_for_finetuning.sh", "nothing.jsonl").returncode == 1
+
+
+# Preferences.
+
+
+def pairs_of(folder: Path, answers: list[str]) -> tuple[Path, Path]:
+    """A key of pairs, and a sheet filled with these answers: the good one is A in every other."""
+    key, sheet = folder / "pairs-key.jsonl", folder / "pairs-ana.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, cells = [], ["id,better: Which?\n"]
+    for n, said in enumerate(answers):
+        good = {"writer": "large", "output": f"good {n}"}
+        bad = {"writer": "small", "output": f"bad {n}"}
+        sides = {"A": good, "B": bad} if n % 2 == 0 else {"A": bad, "B": good}
+        texts = {"instruction": f"Rate river {n}.", "input": f"river {n}"}
+        lines.append(json.dumps({"id": f"p{n}", **texts, **sides}) + "\n")
+        cells.append(f"p{n},{said}\n")
+    key.write_text("".join(lines), encoding="utf-8")
+    sheet.write_text("".join(cells), encoding="utf-8")
+    return key, sheet
+
+
+def answers_in(row: dict) -> tuple[str, str]:
+    return row["chosen"][0]["content"], row["rejected"][0]["content"]
+
+
+PREFER = ("--format", "preference")
+
+
+def test_a_pair_that_a_person_decided_is_a_prompt_with_two_answers(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    key, sheet = pairs_of(tmp_path / "in", ["A", "a", "same", "", "B"])
+    rows = make(key, *PREFER, "--sheet", str(sheet))["train"]
+    assert sorted(map(answers_in, rows)) == [
+        ("bad 1", "good 1"),
+        ("bad 4", "good 4"),
+        ("good 0", "bad 0"),
+    ]
+    (first,) = (row for row in rows if answers_in(row)[0] == "good 0")
+    assert first == {
+        "prompt": [{"role": "user", "content": "Rate river 0.\n\nriver 0"}],
+        "chosen": [{"role": "assistant", "content": "good 0"}],
+        "rejected": [{"role": "assistant", "content": "bad 0"}],
+    }
+    told = counted(capsys.readouterr().out)
+    assert told == {
+        "pairs-key.jsonl": 5, "as_good_as_each_other": 1, "not_rated": 1, "train.jsonl": 3,
+    }  # fmt: skip
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| preferred by | people, in filled sheets: 1 |" in card and "ana" not in card
+    assert "Nobody has checked" not in card
+
+
+def test_where_two_people_differ_nothing_is_preferred(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    key, ana = pairs_of(tmp_path / "in", ["A", "A", "B", "A"])
+    _, bo = pairs_of(tmp_path / "bo", ["A", "B", "same", ""])
+    rows = make(key, *PREFER, "--sheet", str(ana), str(bo))["train"]
+    assert sorted(map(answers_in, rows)) == [("bad 3", "good 3"), ("good 0", "bad 0")]
+    assert counted(capsys.readouterr().out)["raters_differ"] == 2
+
+
+def judged(path: Path, rows: list[tuple[str, str, bool | None]], **more: object) -> Path:
+    """A file of judge.py: (instruction, output, is it right?)."""
+    names = ("instruction", "output", "output_right")
+    known = {"id": "r1", "input": "", "valid_task": True, "input_fits": True, "rule": ""}
+    return write(path, [{**known, **dict(zip(names, row, strict=True)), **more} for row in rows])
+
+
+def test_a_judge_prefers_the_right_output_to_the_wrong_one_of_one_task(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = [("Name a river.", "Rome", False), ("Name a sea.", "Paris", False), ("Say.", "x", True)]
+    second = [("Name a river.", "Ebro", True), ("Name a sea.", "Oslo", False), ("Say.", "y", None)]
+    one = judged(tmp_path / "in" / "judged_first.jsonl", first)
+    two = judged(tmp_path / "in" / "judged.jsonl", second)
+    (row,) = make(one, str(two), *PREFER)["train"]
+    assert answers_in(row) == ("Ebro", "Rome")
+    told = counted(capsys.readouterr().out)
+    assert told == {
+        "judged_first.jsonl": 3, "judged.jsonl": 3,
+        "not_in_a_pair": 4, "other_half_of_a_pair": 1, "train.jsonl": 1,
+    }  # fmt: skip
+
+
+def test_an_output_that_judges_see_differently_is_on_neither_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = judged(tmp_path / "a.jsonl", [("Say.", "x", True), ("Say.", "y", False)])
+    two = judged(tmp_path / "b.jsonl", [("Say.", "x", False), ("Say.", "y", False)])
+    assert prepare.main([str(one), str(two), *PREFER, "--output-dir", str(tmp_path / "o")]) == 1
+    assert "was preferred to another" in capsys.readouterr().err
+
+
+def test_a_judge_that_is_not_trusted_prefers_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [("Say.", "x", True), ("Say.", "y", False)]
+    path = judged(tmp_path / "judged.jsonl", rows, rule=None)
+    assert prepare.main([str(path), *PREFER, "--output-dir", str(tmp_path / "o")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no answer in" in said and not (tmp_path / "o").exists()
+
+
+def test_an_answer_that_the_rules_of_form_turn_away_is_never_chosen(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [
+        ("Say.", "", True),
+        ("Say.", "y", False),
+        ("Name it.", "z", True),
+        ("Name it.", "", False),
+    ]
+    chosen = make(judged(tmp_path / "in" / "judged.jsonl", rows), *PREFER)["train"]
+    assert [answers_in(row) for row in chosen] == [("z", "")]
+    assert counted(capsys.readouterr().out)["empty_output"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["{key}", "--sheet", "{sheet}"], "--sheet is for --format preference"),
+        (["{key}", "{key}"], "several files are for --format preference"),
+        (["{key}", *PREFER, "--sheet", "{sheet}", "--include-seed-tasks"], "one answer"),
+        (["{key}", "{key}", *PREFER, "--sheet", "{sheet}"], "name one file"),
+    ],
+)
+def test_flags_of_preferences_that_do_not_go_together_are_one_line(
+    tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture
+) -> None:
+    key, sheet = pairs_of(tmp_path, ["A"])
+    typed = [flag.format(key=key, sheet=sheet) for flag in flags]
+    assert prepare.main([*typed, "--output-dir", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "absent.jsonl"])
+def test_data_without_any_judgement_are_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    write(tmp_path / "rows.jsonl", ROWS)
+    flags = [*PREFER, "--output-dir", str(tmp_path / "o")]
+    assert prepare.main([str(tmp_path / name), *flags]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and name in said and "judge.py" in said
+
+
+def test_the_sides_of_a_split_share_no_instruction_in_preferences_too(
+    make: Callable, tmp_path: Path
+) -> None:
+    key, sheet = pairs_of(tmp_path / "in", ["A"] * 20)
+    parts = make(key, *PREFER, "--sheet", str(sheet), "--split", "0.2")
+    prompts = {part: {row["prompt"][0]["content"] for row in parts[part]} for part in parts}
+    assert len(prompts["validation"]) == 4 and len(prompts["train"]) == 16
+    assert not prompts["train"] & prompts["validation"]
+    assert not (tmp_path / "out" / "dataset_info.json").exists()
+
+
+# Who wrote the outputs.
+
+
+def test_the_card_names_who_wrote_the_outputs_again(make: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    rows = [{**row, "first_output": "x", "rewritten": True, "rule": ""} for row in ROWS]
+    path = write(folder / "step5_rewritten.jsonl", rows)
+    record = {"model": "large", "counts": {"rows": 4, "rewritten": 3}}
+    record["files"] = {"step5_rewritten.jsonl": 4}
+    write(folder / "rewrite.json", [record]).write_text(json.dumps(record), encoding="utf-8")
+    said = "| outputs written again by | large: 3 of 4; the others as above |"
+    make(path)
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+    # A judged file is made of it; another file beside it is not.
+    made_of = {"data": "step5_rewritten.jsonl", "files": {"step6_judged.jsonl": 4}}
+    (folder / "judge.json").write_text(json.dumps(made_of), encoding="utf-8")
+    make(write(folder / "step6_judged.jsonl", ROWS))
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    make(write(folder / "step4_final.jsonl", ROWS))
+    assert "written again" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
