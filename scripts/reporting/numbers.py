@@ -70,6 +70,7 @@ def numbers(run: Run, requests: int) -> dict:
         "tokens": run.summary.get("tokens", {}),
         "spending": run.summary.get("spending") or {},
         "judge": judged(run),
+        "rewrite": rewritten(run),
     }
 
 
@@ -78,6 +79,11 @@ def judged(run: Run) -> dict:
     names = ("model", "data", "status", "keep", "counts", "answers", "probes")
     shown = {name: run.judge[name] for name in names if run.judge}
     return without_paths(shown)
+
+
+def rewritten(run: Run) -> dict:
+    """What the page shows of rewriting; {} where these rows were not rewritten."""
+    return without_paths({name: run.rewrite[name] for name in ("model", "counts") if run.rewrite})
 
 
 def head(run: Run) -> dict:

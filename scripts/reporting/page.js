@@ -133,6 +133,18 @@ function showFunnel() {
   }
 }
 
+// What became of the outputs that another model wrote again. Without one, the section stays hidden.
+function showRewrite() {
+  const { model, counts } = told.rewrite;
+  if (!counts) return;
+  byId("rewrite").hidden = false;
+  const body = heading(byId("rewrite-table"), [words("rewrite_what"), words("number")]);
+  for (const what of ["rewritten", "same", "undone"]) row(body, [words("rewrite_" + what), number(counts[what])]);
+  for (const [rule, n] of Object.entries(counts.fell_back))
+    row(body, [words("rewrite_fell_back") + words("colon") + ruleName(rule), number(n)]);
+  byId("rewrite-note").textContent = words("rewrite_note", { model: visible(model), rows: number(counts.rows) });
+}
+
 // What a judge answered, and how it did on planted faults. Without one, the section stays hidden.
 function showJudge() {
   const { model, data, status, counts, answers, probes } = told.judge;
@@ -655,7 +667,7 @@ function sample(line) {
     item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
   if (neighbour) {
     item.append(
-      make("div", "quiet", evidenceTitle(rule, score)),
+      make("div", "quiet", status === "kept" ? words("first_output") : evidenceTitle(rule, score)),
       modelText("div", "text", neighbour),
     );
   }
@@ -761,6 +773,7 @@ function watch() {
 showHead();
 showFunnel();
 showTable1();
+showRewrite();
 showJudge();
 showTokens();
 showSettings();

@@ -147,6 +147,9 @@ class Rows:
     # (stage, instruction) -> the reply as the step file has it
     texts: dict[tuple, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)  # instruction -> id of its task
+    # (instruction, input, first output) -> the output that another model wrote, and the reverse
+    new_outputs: dict[tuple, str] = field(default_factory=dict)
+    first_outputs: dict[tuple, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look up where each instruction came from, and what stages 2 and 3 were told about it."""
@@ -170,6 +173,13 @@ class Rows:
                 # Of the two, step 2 alone tells what could not be read.
                 self.flags.setdefault(row["instruction"], row.get("is_classification"))
                 self.texts[stage, row["instruction"]] = row.get("response")
+
+        # What another model wrote again.
+        for row in self.run.rewritten:
+            if not row["rule"]:
+                asked = (row["instruction"], row["input"])
+                self.new_outputs[(*asked, row["first_output"])] = row["output"]
+                self.first_outputs[(*asked, row["output"])] = row["first_output"]
 
     def all(self) -> Iterator[list]:
         """All rows, in the order in which the page has them."""
@@ -225,15 +235,25 @@ class Rows:
         for row in self.run.judged:
             if not row["rule"]:
                 stage = "filter" if row["rule"] is None else "judge"
-                yield self.row("kept", stage, row["instruction"], (row["input"], row["output"]))
+                texts = (row["input"], row["output"])
+                first = self.first_outputs.get((row["instruction"], *texts), "")
+                yield self.row("kept", stage, row["instruction"], texts, evidence=first)
         stage = self.run.last
         told = {row["instruction"] for row in self.run.judged}
         for row in self.run.steps.get(stage, []):
             if row["instruction"] in told:
                 continue
             for pair in pairs_of(row, stage):
-                texts = (pair.get("input"), pair.get("output"))
-                yield self.row("kept", stage, row["instruction"], texts)
+                yield self.kept_row(stage, row["instruction"], pair)
+
+    def kept_row(self, stage: str, instruction: str, pair: dict) -> list:
+        """A row that the last stage left; with its new output, where it was rewritten."""
+        texts = (pair.get("input"), pair.get("output"))
+        new = self.new_outputs.get((instruction, *texts))
+        if stage != "filter" or new is None:
+            return self.row("kept", stage, instruction, texts)
+        now = (pair["input"], new)
+        return self.row("kept", "rewrite", instruction, now, evidence=pair["output"])
 
     def rejected(self) -> Iterator[list]:
         """What a rule turned away.

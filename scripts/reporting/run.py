@@ -73,6 +73,12 @@ JUDGE = {  # judge.json of scripts/judge.py
     "probes": {"p": NUMBER, "tells": bool, "*": COUNT},
     "*": object,
 }
+REWRITE = {  # rewrite.json of scripts/rewrite.py
+    "data": {"file": str, "sha256": str, "*": object},
+    "model": str,
+    "counts": {"fell_back": {"*": COUNT}, "*": COUNT},
+    "*": object,
+}
 LARGEST = 10**15  # no number of a run is larger
 
 # A path from the top of a disk, up to its last part.
@@ -100,6 +106,8 @@ class Run:
     digest: str = ""  # of the seed tasks, as the journal has it; empty: not known
     judge: dict = field(default_factory=dict)  # judge.json; {} where it is not about these rows
     judged: list[dict] = field(default_factory=list)  # the rows with the judge's answers
+    rewrite: dict = field(default_factory=dict)  # rewrite.json; {} where it is of other rows
+    rewritten: list[dict] = field(default_factory=list)  # step 5, of that
 
     @property
     def language(self) -> str:
@@ -137,6 +145,7 @@ def read_run(folder: Path) -> Run:
     run.notices = first_notices(run)
     run.seeds = read_seeds(run)
     run.judge, run.judged = read_judge(folder)
+    run.rewrite, run.rewritten = read_rewrite(folder)
     return run
 
 
@@ -159,6 +168,30 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
     if sha256(data).hexdigest() != record["data_sha256"] or not whole:
         return {}, []
     return record, rows
+
+
+def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
+    """What rewrite.py did with the dataset: its record, and the rows with both outputs.
+
+    Nothing where there is none, or where it is of other rows than those that stand there now.
+    """
+    try:
+        record = parsed((folder / "rewrite.json").read_bytes())
+        known = isinstance(record, dict) and record.keys() >= REWRITE.keys() - {"*"}
+        if not known or not fits(record, REWRITE):
+            return {}, []
+        data = (folder / STEP_FILES[-1]).read_bytes()
+        lines = (folder / "step5_rewritten.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}, []
+    rows = [parsed(line) for line in lines]
+    whole = all(has_texts(row, (*NEEDED["filter"], "first_output", "rule")) for row in rows)
+    made_of = record["data"]
+    same = (made_of.get("file"), made_of.get("sha256")) == (
+        STEP_FILES[-1],
+        sha256(data).hexdigest(),
+    )
+    return (record, rows) if same and whole else ({}, [])
 
 
 def read_steps(folder: Path) -> dict[str, list[dict]]:

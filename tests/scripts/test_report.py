@@ -25,7 +25,7 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config, InstructionPool, 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
-from scripts import judge, report  # noqa: E402
+from scripts import judge, report, rewrite  # noqa: E402
 from scripts.report import write_report  # noqa: E402
 from scripts.reporting import verb_nouns  # noqa: E402
 from scripts.reporting.numbers import histogram, words  # noqa: E402
@@ -910,3 +910,60 @@ def test_a_judge_that_was_not_trusted_has_kept_and_rejected_nothing(
     assert "tells nothing" in page.numbers["judge"]["status"]
     assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))
     assert not page.of(stage="judge")
+
+
+# --------------------------------------------------------------------------------------------------
+# Outputs that another model wrote again.
+
+
+def rewritten_copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose outputs were written again, by a writer that adds a word to free answers."""
+
+    def write_again(known: list, rng: object, prompt: list) -> str:
+        (row,) = [row for row in known if rewrite.rewrite_prompt(row) == prompt]
+        return f"{row['output']} 好" if row["labels"] is None else "?"
+
+    copied = copy(folder, to)
+    monkeypatch.setattr(rewrite, "practice_reply", write_again)
+    data = copied / STEP_FILES[3]
+    assert rewrite.main(["--provider", "practice", "--data", str(data)]) == 0
+    return copied
+
+
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_a_row_shows_its_new_output_and_the_first_one(
+    kind: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rewritten_copy(practice(kind)[0], tmp_path / "rewritten", monkeypatch)
+    page = page_of(folder, tmp_path)
+    rows = read(folder, "step5_rewritten.jsonl")
+    told = json.loads((folder / "rewrite.json").read_text(encoding="utf-8"))
+    assert page.numbers["rewrite"]["counts"] == told["counts"]
+    assert [(row["instruction"], row["output"]) for row in page.of(status="kept")] == [
+        (row["instruction"], row["output"]) for row in rows
+    ]
+    shown = [(row["output"], row["evidence"]) for row in page.of(status="kept", stage="rewrite")]
+    assert shown and shown == [
+        (row["output"], row["first_output"]) for row in rows if row["rewritten"]
+    ]
+    others = page.of(status="kept", stage="filter")
+    assert others and {row["evidence"] for row in others} == {""}
+    words = page.numbers["words"]
+    assert all(words["rules"][rule] for rule in told["counts"]["fell_back"])
+
+
+@pytest.mark.parametrize("change", ["other rows", "damaged", "none"])
+def test_a_rewriting_of_other_rows_is_not_shown(
+    change: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rewritten_copy(practice("en")[0], tmp_path / "rewritten", monkeypatch)
+    if change == "other rows":
+        lines = (folder / STEP_FILES[3]).read_bytes().splitlines(keepends=True)
+        (folder / STEP_FILES[3]).write_bytes(b"".join(lines[1:]))
+    elif change == "damaged":
+        (folder / "step5_rewritten.jsonl").write_text("[1]\n", encoding="utf-8")
+    else:
+        (folder / "rewrite.json").unlink()
+    page = page_of(folder, tmp_path)
+    assert page.numbers["rewrite"] == {} and not page.of(stage="rewrite")
+    assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))
