@@ -24,6 +24,8 @@ from self_instruct_workshop import Config, run
 sys.path.insert(0, str(ROOT / "scripts"))
 import prepare_for_finetuning
 
+from scripts import rewrite
+
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 REFERENCE = ROOT / "lesson" / "reference.md"  # every setting, flag and file
 DIFFERENCES = ROOT / "lesson" / "differences.md"
@@ -134,11 +136,15 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
         )
         == 0
     )
+    assert rewrite.main(["--provider", "practice", "--data", source]) == 0
     made = {path.name for name in ("work", "files") for path in (tmp_path / name).iterdir()}
     text = re.sub(r"https?://\S+", " ", readme.read_text(encoding="utf-8"))
     text = re.sub(r"--(output-path|seed-file|out|data)[ =]\S+", " ", text)  # the reader's own
     text = re.sub(
-        r"\breview(-\w+)?\.(csv|html)\b|\S+ score FILLED\.csv", " ", text
+        r"\b(review|pairs)(-\w+)?\.(csv|html|jsonl)\b|\S+ score FILLED\.csv"
+        r"|\bjudged_first\.jsonl|\bjudged\.jsonl",
+        " ",
+        text,
     )  # sheets that the reader makes
     names = re.findall(
         r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text

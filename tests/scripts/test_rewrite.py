@@ -4,6 +4,7 @@ every row is accounted for, and no reply is asked for twice."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -461,6 +462,18 @@ def test_a_practice_run_is_rewritten_by_the_practice_model(
     # It has no better answers than the run: nearly all are the same, and its slips fall back.
     assert counts["same"] > 0.6 * counts["rows"] and counts["fell_back"]
     assert all("Let me know" not in row["output"] for row in made(folder))
+
+
+def test_the_output_that_the_page_shows_is_what_it_prints_after_the_default_practice_run(
+    settings: Callable[..., Config], capsys: pytest.CaptureFixture
+) -> None:
+    shown = r"<!-- rewrite -->\n```bash\n.*?```\n\n```text\n(.*?)```"
+    block = re.search(shown, (ROOT / "scripts" / "README.md").read_text("utf-8"), re.S)
+    config = settings()
+    quiet(config)
+    data = Path(config.work_dir) / "step4_final.jsonl"
+    assert rewrite.main(["--provider", "practice", "--data", str(data)]) == 0
+    assert capsys.readouterr().out.replace(config.work_dir, "data/workshop") == block[1]
 
 
 # --------------------------------------------------------------------------------------------------
