@@ -573,7 +573,8 @@ def command_line() -> argparse.ArgumentParser:
     per_row.add_flags(parser, MAX_TOKENS)
     group = parser.add_argument_group("two writers on a sample, before the money is spent")
     add = group.add_argument
-    both = "ask both about the same rows; write blind pairs for review.py"
+    both = "ask both about the same rows; write blind pairs for review.py "
+    both += "(--price-in and --price-out hold for both)"
     add("--compare", nargs=2, metavar=("MODEL_A", "MODEL_B"), help=both)
     add("--provider-b", choices=workshop.choices("provider"), help="of MODEL_B [--provider]")
     add("--base-url-b", metavar="TEXT", help="of MODEL_B [--base-url]")

@@ -17,7 +17,7 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
-from scripts import judge
+from scripts import judge, rewrite
 from self_instruct_workshop import STAGES, STEP_FILES, Config
 
 for package in ("plotly", "textblob", "jieba"):
@@ -102,8 +102,24 @@ def judged_run(folder: Path) -> dict:
     return summary
 
 
+def rewritten_run(folder: Path) -> dict:
+    """A run whose free outputs another writer has made longer; of labels it knows none."""
+
+    def longer(known: list, rng: object, prompt: list) -> str:
+        (row,) = [row for row in known if rewrite.rewrite_prompt(row) == prompt]
+        return f"{row['output']} Indeed." if row["labels"] is None else "?"
+
+    summary = practice_run(folder)
+    who = ["--provider", "practice", "--data", str(folder / STEP_FILES[3])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewrite, "practice_reply", longer)
+        assert rewrite.main(who) == 0
+    return summary
+
+
 MAKE: dict[str, Callable[[Path], dict]] = {
     "judged": judged_run,
+    "rewritten": rewritten_run,
     "en": practice_run,
     "zh": lambda folder: practice_run(folder, language="zh"),
     "cut": lambda folder: practice_run(folder, max_tokens=60),
@@ -577,3 +593,21 @@ def test_a_judge_s_answers_and_reasons_are_shown_and_hidden_where_there_is_none(
     first = page.locator("#results li").first.inner_text()
     assert "the judge's reason" in first and "The bank has it otherwise." in first
     assert look("en").locator("#judge").is_hidden()
+
+
+def test_what_was_rewritten_is_counted_and_each_row_shows_both_outputs(
+    look: Callable, report: Callable
+) -> None:
+    page = look("rewritten")
+    folder = report("rewritten")[0].parent
+    counts = json.loads((folder / "rewrite.json").read_text(encoding="utf-8"))["counts"]
+    rows = page.locator("#rewrite-table tbody tr").all_inner_texts()
+    shown = [int(row.rpartition("\t")[2]) for row in rows]
+    wanted = [counts[name] for name in ("rewritten", "same", "undone")]
+    assert counts["rewritten"] and shown == [*wanted, *counts["fell_back"].values()]
+    assert "no label of the task" in rows[-1]
+
+    # A row has the new output, and the first one below it.
+    first = page.locator("#results li").filter(has_text="5 Rewritten").first.inner_text()
+    assert "the first output" in first and "Indeed." in first
+    assert look("en").locator("#rewrite").is_hidden()
