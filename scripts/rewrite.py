@@ -78,6 +78,12 @@ OPENING = re.compile(
     r"[^\n]{0,100}[:：]"
 )
 
+# Tasks whose answer may be in another language than their instruction.
+ANY_LANGUAGE = re.compile(
+    r"(?i)translat|chinese|mandarin|cantonese|japanese|language|[语文译]"
+    r"|\b(?:code|python|sql|json|html|regex|formula)\b|代码|函数|程序|脚本|公式|正则|命令|符号|缩写"
+)
+
 Row = dict[str, Any]  # instruction, input, output, id, kind; labels: a list, or None if free
 
 # --------------------------------------------------------------------------------------------------
@@ -257,9 +263,18 @@ def problem_of(row: Row, text: str) -> str:
     told = PROMPT["zh" if is_chinese(row["instruction"]) else "en"]["header"]
     if workshop.folded(told) in workshop.folded(text):
         return "prompt_echo"
-    # An answer in a language that neither the task nor the first output is in.
+    return "other_language" if is_in_another_language(row, text) else ""
+
+
+def is_in_another_language(row: Row, text: str) -> bool:
+    """Whether an answer is in a language that neither the task nor the first output is in.
+
+    Chinese is told from others. Code and translations may be in any.
+    """
+    if ANY_LANGUAGE.search(row["instruction"]) or not has_letters(text):
+        return False
     known = {is_chinese(row[name]) for name in review.TEXTS if has_letters(row[name])}
-    return "other_language" if has_letters(text) and is_chinese(text) not in known else ""
+    return is_chinese(text) not in known
 
 
 def has_letters(text: str) -> bool:

@@ -143,7 +143,14 @@ def test_an_unfit_answer_breaks_a_rule_that_has_a_name(row: dict, said: str, rul
         (MOOD, "Negative.", "negative"),
         (MOOD, "**negative**\n\nThe soup is cold.", "negative"),
         ({**MOOD, "labels": []}, "Negative", "Negative"),
-        ({**CHINESE, "instruction": "把“早上好”译成英语。", "output": "Hi"}, "Morning", "Morning"),
+        ({**CHINESE, "instruction": "把“早上好”译成英语。"}, "Good morning.", "Good morning."),
+        (
+            {**CHINESE, "instruction": "写一个加法函数。"},
+            "def f(a, b): return a+b",
+            "def f(a, b): return a+b",
+        ),
+        ({**FREE, "instruction": "Say good morning in Chinese."}, "早上好。", "早上好。"),
+        ({**CHINESE, "instruction": "一年有几天？"}, "365", "365"),
     ],
 )
 def test_a_fit_answer_is_taken(row: dict, said: str, output: str) -> None:
