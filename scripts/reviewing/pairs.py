@@ -61,7 +61,8 @@ def read_rewritten(path: Path) -> list[dict]:
     Raises WorkshopError where the file is another one, or nothing in it was rewritten.
     """
     rows = []
-    for number, line in enumerate(review.data_lines(path), 1):
+    lines = review.data_lines(path, "run scripts/rewrite.py, or give --data")
+    for number, line in enumerate(lines, 1):
         if line.strip():
             rows.append(rewritten_row(line, f"{path}, line {number}"))
     found = [row for row in rows if row["rewritten"]]
@@ -240,7 +241,8 @@ def key_beside(sheet: Path) -> Path:
 def read_key(path: Path) -> dict[str, Pair]:
     """The pairs by id. Raises WorkshopError where the file is no key."""
     pairs = {}
-    for number, line in enumerate(review.data_lines(path), 1):
+    lines = review.data_lines(path, "give the pairs-key.jsonl that `pairs` wrote")
+    for number, line in enumerate(lines, 1):
         if line.strip():
             pair = review.parsed(line)
             if not is_pair(pair):

@@ -813,6 +813,8 @@ def test_no_sheet_of_pairs_is_written_over_and_data_without_pairs_is_one_line(
     for kind in ("csv", "html", "key"):
         assert "is there already" in error(capsys, "pairs", "--data", data, "--out", str(out))
         Path(f"{out}-key.jsonl" if kind == "key" else f"{out}.{kind}").unlink()
+    absent = str(tmp_path / "absent.jsonl")
+    assert "run scripts/rewrite.py" in error(capsys, "pairs", "--data", absent, "--out", str(out))
     plain_rows = write_data(tmp_path)
     said = error(capsys, "pairs", "--data", str(plain_rows), "--out", str(out))
     assert "line 1: a row of step5_rewritten.jsonl" in said
