@@ -153,6 +153,9 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
         "price_in",
         "price_out",
         "classify_together",
+        "batch",
+        "batch_wait",
+        "batch_min",
         "report",
         "explain",
     }
