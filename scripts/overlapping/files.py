@@ -60,9 +60,9 @@ def records(path: Path, without_names: bool = False) -> list[Record]:
 def text_of(path: Path) -> str:
     """The text of a file, without a mark at its start, with plain line ends."""
     try:
-        return workshop.seed_text(path)
+        return workshop.file_text("the file", path)
     except WorkshopError as error:
-        raise WorkshopError(str(error).removeprefix("the seed file ")) from None
+        raise WorkshopError(str(error).removeprefix("the file ")) from None
 
 
 def json_lines(path: Path, text: str = "") -> list[Record]:
