@@ -35,7 +35,7 @@ NAMES += (
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
-NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv)\b"
+NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
 
@@ -107,6 +107,19 @@ for what in ("the seed file", "the file of topics"):
     OTHERS += [f"{what} «0» is not UTF-8 text: save it as UTF-8", f"{what} «0»: «1»"]
 OTHERS += [f"{stage} by «0»" for stage in ("classify", "instances")]
 OTHERS += estimate.old_prices(date(2100, 1, 1))
+GOES_ON = "the batch goes on at the vendor"
+OTHERS += [GOES_ON, f"{GOES_ON}; stage «0», «1»: «2» of «3» done, «4» left"]
+OTHERS += ["waits for «0», «1» done, which --batch fetches", "parameter refused"]
+OTHERS += ["notice: no answer from «0»/batches («1»): trying on"]
+OTHERS += [
+    "notice: «0»: 7 replies",
+    "notice: «0»: 7 replies, «1» requests without one («2»)",
+    "notice: «0»: 7 replies, «1» lines that nobody asked for",
+    "notice: «0»: 7 replies, «1» requests without one («2»), «3» lines that nobody asked for",
+    "«0» said «1»: run the same command to try again",
+    "no answer from «0»/batches («1»): nothing is lost, the same command goes on",
+    "with --batch about $«0», each batch within 24 h",
+]
 
 
 def test_what_is_made_of_tables_has_its_chinese() -> None:
