@@ -572,35 +572,35 @@ def both_answers(one: Sheet, other: Sheet, name: str) -> Pairs:
     return [pair for pair in pairs if None not in pair]
 
 
-def found_by_judge(person: Sheet, judge: Sheet, paths: list[Path]) -> str:
+def found_by_judge(person: Sheet, judge: Sheet, paths: list[Path], say: Say = str) -> str:
     """How far a judge finds what a person found: its no and its yes, question by question."""
-    share = f"{'share':>9}   {'95 % interval':<18}"
-    lines = [f"{one_line(str(paths[1]), 40)} beside {one_line(str(paths[0]), 40)}"]
+    share = right(say("share"), 9) + "   " + left(say("95 % interval"), 18)
+    lines = [say(f"{one_line(str(paths[1]), 40)} beside {one_line(str(paths[0]), 40)}")]
     for name in PAPER:
-        lines += ["", f"{WORDS['en'].get(name, name):<50}{'':>11}{share}"]
+        lines += ["", f"{title_of(name, say)}{'':>11}{share}"]
         for side, word in ((False, "no"), (True, "yes")):
-            lines += side_lines(both_answers(person, judge, name), side, word)
+            lines += side_lines(both_answers(person, judge, name), side, word, say)
     return "\n".join(lines)
 
 
-def side_lines(pairs: Pairs, side: bool, word: str) -> list[str]:
+def side_lines(pairs: Pairs, side: bool, word: str, say: Say) -> list[str]:
     """Precision and recall of the judge's no, or of its yes. A pair is (person, judge)."""
     same = pairs.count((side, side))
     judge = sum(said == side for _, said in pairs)
     person = sum(said == side for said, _ in pairs)
     return [
-        share_line(f"  precision: of the judge's {word}, also the person's", same, judge),
-        share_line(f"  recall: of the person's {word}, also the judge's", same, person),
+        share_line(f"  precision: of the judge's {word}, also the person's", same, judge, say),
+        share_line(f"  recall: of the person's {word}, also the judge's", same, person, say),
     ]
 
 
-def share_line(title: str, part: int, whole: int) -> str:
+def share_line(title: str, part: int, whole: int, say: Say) -> str:
     """A part of a whole with its interval; a dash where there is nothing to divide."""
-    counts = f"{title:<50}{part:>4} of {whole:>3}"
+    counts = left(say(title), 50) + right(f"{part:>4}{say(' of ')}{whole:>3}", 11)
     if not whole:
         return f"{counts}{'-':>9}"
     low, high = wilson(part, whole)
-    return f"{counts}{percent(part / whole):>9}   {percent(low)} to {percent(high)}"
+    return f"{counts}{percent(part / whole):>9}   {say(f'{percent(low)} to {percent(high)}')}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -818,7 +818,7 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
     """
     say = partial(workshop.spoken, language=options.language)
     if pairs_part().is_pair_sheet(options.sheets[0]):
-        workshop.show(pairs_part().score(options.sheets, options.key))
+        workshop.show(pairs_part().score(options.sheets, options.key, say))
         return
     paths = sorted(options.sheets, key=is_judge)  # the person first
     sheets = [read_rater(path) for path in paths]
@@ -826,7 +826,7 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
     if len(sheets) == 2:
         parts.append(agreement(*sheets, paths, say))
     if [is_judge(path) for path in paths] == [False, True]:
-        parts.append(found_by_judge(*sheets, paths))
+        parts.append(found_by_judge(*sheets, paths, say))
     workshop.show("\n\n".join(parts))
 
 
@@ -849,7 +849,8 @@ def pairs_command(options: argparse.Namespace, _: Config) -> None:
     paths = part.paths_of(options.out, options.format)
     found = part.pairs_of(options.data, options.num, options.seed)
     part.write(paths, found, WORDS[options.language])
-    print(part.what_was_written(paths, found))
+    say = partial(workshop.spoken, language=options.language)
+    print(part.what_was_written(paths, found, say))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import self_instruct_workshop as workshop
@@ -42,12 +43,12 @@ def limit_of(options: argparse.Namespace) -> Money:
     return options.max_tokens_total or math.inf, options.max_cost or math.inf
 
 
-def as_words(options: argparse.Namespace) -> str:
-    """The limits as they were given: "$0.02", "40,000 tokens"."""
+def as_words(options: argparse.Namespace, say: Callable[[str], str] = str) -> str:
+    """The limits as they were given: "$0.02", "40,000 tokens". `say` makes English the screen's."""
     words = [f"${options.max_cost:g}"] if options.max_cost else []
     if options.max_tokens_total:
-        words.append(f"{options.max_tokens_total:,.0f} tokens")
-    return " and ".join(words)
+        words.append(f"{options.max_tokens_total:,.0f} {say('tokens')}")
+    return say(" and ").join(words)
 
 
 def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
@@ -110,8 +111,9 @@ def fitting_text(config: workshop.Config, options: argparse.Namespace) -> str:
     number = fitting(config, options)
     if number >= config.num_instructions:
         return ""
-    text = f"about {number:,} of {config.num_instructions:,} fit into {as_words(options)}"
-    return f"  {text}: the run makes as many as become rows"
+    say = partial(workshop.spoken, language=config.language)
+    text = f"about {number:,} of {config.num_instructions:,} fit into {as_words(options, say)}"
+    return "  " + workshop.spoken(f"{text}: the run makes as many as become rows", config.language)
 
 
 class Talk:
@@ -213,7 +215,9 @@ def with_budget(config: workshop.Config, options: argparse.Namespace, summary: d
     summary = {**summary, "budget": said}
     workshop.write_json(Path(config.work_dir) / "run.json", summary)
     if short:
-        text = f"{as_words(options)} was enough for {made:,} of {wanted:,} instructions"
-        print(f"{text}, {rows:,} rows; the same command with a higher limit goes on")
+        say = partial(workshop.spoken, language=config.language)
+        enough = f"{as_words(options, say)} was enough for {made:,} of {wanted:,} instructions"
+        text = f"{enough}, {rows:,} rows; the same command with a higher limit goes on"
+        print(workshop.spoken(text, config.language))
         summary["undone_because"] = summary["undone_because"] or {"the budget": wanted - made}
     return summary

@@ -182,7 +182,7 @@ def go_on(
         return False
     paid_for = model.provider.key and missing
     if paid_for and not estimate.agreed(text, options):
-        print("nothing was asked, nothing was paid")
+        print(workshop.spoken("nothing was asked, nothing was paid"))
         return False
     return True
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts import review
-from scripts.review import Words
+from scripts.review import Say, Words, left, right
 from self_instruct_workshop import WorkshopError, one_line
 
 QUESTION = "better"
@@ -123,15 +123,15 @@ def write(paths: dict[str, Path], pairs: list[Pair], words: Words) -> None:
     review.write_texts(texts)
 
 
-def what_was_written(paths: dict[str, Path], pairs: list[Pair]) -> str:
+def what_was_written(paths: dict[str, Path], pairs: list[Pair], say: Say = str) -> str:
     """How many pairs, in which files, and what comes next."""
     written = ", ".join(map(str, paths.values()))
     command = "python scripts/review.py score FILLED.csv"
     return "\n".join(
         [
-            f"{len(pairs)} pairs of answers, of different instructions, in random order",
-            f"written: {written}",
-            f"fill in a sheet without a look at the key, then, beside the key: {command}",
+            say(f"{len(pairs)} pairs of answers, of different instructions, in random order"),
+            say(f"written: {written}"),
+            say(f"fill in a sheet without a look at the key, then, beside the key: {command}"),
         ]
     )
 
@@ -276,41 +276,44 @@ def by_writer(sheet: Sheet, key: dict[str, Pair], path: Path) -> Sheet:
 
 
 # --------------------------------------------------------------------------------------------------
-# Who wins.
+# Who wins. `say` makes English words those of the screen.
 
 
-def score(paths: list[Path], key_path: Path | None) -> str:
+def score(paths: list[Path], key_path: Path | None, say: Say = str) -> str:
     """The wins of each writer in one sheet or two, and how far two people agree."""
     key = read_key(key_path or key_beside(paths[0]))
     preferred = [by_writer(read_sheet(path), key, path) for path in paths]
     writers = sorted({pair[side]["writer"] for pair in key.values() for side in SIDES})
-    parts = [results(path, said, writers) for path, said in zip(paths, preferred, strict=True)]
+    sheets = zip(paths, preferred, strict=True)
+    parts = [results(path, said, writers, say) for path, said in sheets]
     if len(paths) == 2:
-        parts.append(agreement(*preferred, paths))
+        parts.append(agreement(*preferred, paths, say))
     return "\n\n".join(parts)
 
 
-def results(path: Path, said: Sheet, writers: list[str]) -> str:
+def results(path: Path, said: Sheet, writers: list[str], say: Say = str) -> str:
     """How often each writer was preferred, as a share of what was decided, and a sign test."""
     counts = Counter(said.values())
     decided = sum(counts[writer] for writer in writers)
+    heads = right(say("better"), 8) + right(say("share"), 9)
     lines = [
-        f"{path}: {len(said)} pairs, {len(said) - counts[None]} rated",
-        f"{'':<40}{'better':>8}{'share':>9}   95 % interval, of {decided} that are decided",
+        say(f"{path}: {len(said)} pairs, {len(said) - counts[None]} rated"),
+        f"{'':<40}{heads}   {say(f'95 % interval, of {decided} that are decided')}",
     ]
     for writer in writers:
         shown = ""
         if decided:
             low, high = review.wilson(counts[writer], decided)
             share = review.percent(counts[writer] / decided)
-            shown = f"{share:>9}   {review.percent(low)} to {review.percent(high)}"
+            interval = f"{review.percent(low)} to {review.percent(high)}"
+            shown = f"{share:>9}   {say(interval)}"
         lines.append(f"{one_line(writer, 38):<40}{counts[writer]:>8}{shown}")
-    lines.append(f"{'as good as each other':<40}{counts['same']:>8}")
+    lines.append(f"{left(say('as good as each other'), 40)}{counts['same']:>8}")
 
     # Would a coin do as well?
     p = sign_test(*[counts[writer] for writer in writers])
     verdict = "one is better" if p < 0.05 else "that may be chance"
-    lines.append(f"sign test, two-sided, without the equal ones: p = {p:.3f}, {verdict}")
+    lines.append(say(f"sign test, two-sided, without the equal ones: p = {p:.3f}, {verdict}"))
     return "\n".join(lines)
 
 
@@ -321,7 +324,7 @@ def sign_test(one: int, other: int = 0) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
+def agreement(one: Sheet, other: Sheet, paths: list[Path], say: Say = str) -> str:
     """How often two people chose the same, and kappa of the three answers.
 
     Raises WorkshopError where the sheets have no pair in common.
@@ -331,9 +334,10 @@ def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
         problem = f"{paths[0]} and {paths[1]} have no pair in common"
         raise WorkshopError(f"{problem}: give two sheets of one sample")
     both = [(one[pair], other[pair]) for pair in common]
-    title = f"agreement on {len(common)} pairs"
-    lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
+    title = left(say(f"agreement on {len(common)} pairs"), 44)
+    heads = right(say("both rated"), 12) + right(say("same"), 9) + f"{'kappa':>8}"
+    lines = [f"{title}{heads}   {say('95 % interval')}"]
     name = "Which answer is better?"
-    lines.append(review.agreement_line(name, [pair for pair in both if None not in pair]))
-    lines += [review.KAPPA, review.KAPPA_LIMITS]
+    lines.append(review.agreement_line(name, [pair for pair in both if None not in pair], say))
+    lines += [say(review.KAPPA), say(review.KAPPA_LIMITS)]
     return "\n".join(lines)

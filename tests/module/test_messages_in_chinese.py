@@ -7,6 +7,7 @@ import re
 import string
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -18,11 +19,13 @@ from helpers.runs import ROOT
 import self_instruct
 import self_instruct_workshop as workshop
 from lesson import check
+from scripts.asking import estimate
 from self_instruct_workshop import Config, in_chinese
 
 FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
+NAMED += " reviewing/pairs.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -31,8 +34,10 @@ NAMES += (
     r"|\b(API|JSON|UTF-8|LF|Self-Instruct|ROUGE-L|Ctrl-C|NAME|N|replay|practice|local|openai)\b"
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
-NAMES += r"|\b(generate|CSV|plotly|sample)\b"
-NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv)\b"
+NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
+NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
+NAMES += r'|"\w+":'  # a name in a record
+SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
 
 
 def sources() -> set[str]:
@@ -53,7 +58,7 @@ def faults(text: str) -> list[str]:
     """What is wrong with the Chinese of a message: a slot that is lost, or words still English."""
     said = in_chinese(text)
     lost = sorted(set(re.findall("«.*?»", text)) ^ set(re.findall("«.*?»", said)))
-    left = re.findall("[A-Za-z]{2,}", re.sub(NAMES, "", re.sub("«.*?»", "", said)))
+    left = re.findall("[A-Za-z]{2,}", re.sub(NAMES, "", re.sub(SLOT, "", said)))
     return lost + left
 
 
@@ -71,7 +76,16 @@ def test_every_help_text_and_heading_has_its_chinese() -> None:
 
 # What cannot be followed: words from tables, and what comes by another way than a name.
 OTHERS = [f"«0» {what}: name another with --model, or check «1»" for _, what in workshop.NO_MODEL]
-OTHERS += ["requests", "tokens in", "tokens out", "in all", "no reply", "notice: «0»", "error: «0»"]
+OTHERS += [
+    "requests",
+    "tokens in",
+    "tokens out",
+    "tokens",
+    "in all",
+    "no reply",
+    "notice: «0»",
+    "error: «0»",
+]
 OTHERS += [
     " and ",
     "error: argument «0»: expected one argument",
@@ -85,6 +99,26 @@ OTHERS += [
         {"settings": dict.fromkeys(("provider", "model", "num_instructions", "language"), "«0»")}
     ),
     "stage «0», «1»: «2» of «3» done, «4» left",
+]
+
+
+for what in ("the seed file", "the file of topics"):
+    OTHERS += [f"{what} «0» is «1», not UTF-8: save it as UTF-8"]
+    OTHERS += [f"{what} «0» is not UTF-8 text: save it as UTF-8", f"{what} «0»: «1»"]
+OTHERS += [f"{stage} by «0»" for stage in ("classify", "instances")]
+OTHERS += estimate.old_prices(date(2100, 1, 1))
+GOES_ON = "the batch goes on at the vendor"
+OTHERS += [GOES_ON, f"{GOES_ON}; stage «0», «1»: «2» of «3» done, «4» left"]
+OTHERS += ["waits for «0», «1» done, which --batch fetches", "parameter refused"]
+OTHERS += ["notice: no answer from «0»/batches («1»): trying on"]
+OTHERS += [
+    "notice: «0»: 7 replies",
+    "notice: «0»: 7 replies, «1» requests without one («2»)",
+    "notice: «0»: 7 replies, «1» lines that nobody asked for",
+    "notice: «0»: 7 replies, «1» requests without one («2»), «3» lines that nobody asked for",
+    "«0» said «1»: run the same command to try again",
+    "no answer from «0»/batches («1»): nothing is lost, the same command goes on",
+    "with --batch about $«0», each batch within 24 h",
 ]
 
 

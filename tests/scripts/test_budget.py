@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,6 +123,10 @@ def test_the_estimate_says_how_many_fit(
     said = capsys.readouterr().out
     assert "of 300 fit into $0.01: the run makes as many as become rows" in said
     assert not server.requests and not (tmp_path / "work").exists()
+    command("--max-cost=0.01", "--max-tokens-total=90000", "--estimate", "--language=zh")
+    assert re.search(
+        r"  预算（\$0\.01 和 90,000 词元）约够 300 个中的 \d+ 个：", capsys.readouterr().out
+    )
     command("--max-cost=9", "--estimate")
     assert "fit into" not in capsys.readouterr().out
 

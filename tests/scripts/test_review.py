@@ -532,6 +532,20 @@ def test_a_judge_is_a_rater_whose_yes_and_no_are_held_against_a_person_s(
     ]
 
 
+def test_a_judge_is_held_against_a_person_in_chinese_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    person = filled(tmp_path / "ana.csv", ["yyn"] * 4 + ["yyy"] * 6)
+    judge = judged(tmp_path / "judged.jsonl", ["yyn"] * 3 + ["yyy"] * 5 + ["yyn"] * 2)
+    english = score(capsys, person, judge).split(" beside ")[1]
+    chinese = score(capsys, person, judge, "--language", "zh").split("，对照 ")[1]
+    figures = r"(?m) (\d+) (?:of|/) +(\d+) +([\d.]+ %|-)"
+    assert re.findall(figures, english) == re.findall(figures, chinese)
+    assert len(re.findall(figures, chinese)) == 16
+    said = re.sub(r"\w+\.csv|\w+_\w+", "", chinese.partition("\n")[2])
+    assert re.findall("[A-Za-z]{2,}", said) == []
+
+
 def test_a_judge_alone_and_two_judges_are_scored_without_a_person(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -780,6 +794,24 @@ def test_two_people_are_compared_by_whom_they_prefer(
     # Of seven pairs five the same; by chance (6 * 4 + 1 * 3) / 49.
     assert re.search(r"Which answer is better\? +7 +71\.4 % +0\.36 ", told)
     assert told.count("sign test") == 2
+
+
+LAST = {"ana": ["same", "same"], "bo": ["A", "same", ""]}  # what each said of the last pairs
+
+
+def test_the_scores_of_pairs_in_chinese_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path, "--language", "zh")
+    assert "8 对回答，指令各不相同" in capsys.readouterr().out
+    sides = sides_of(out, "large")
+    sheets = [fill_pairs(out, who, [*sides[:5], *said]) for who, said in LAST.items()]
+    english = score(capsys, *sheets).replace(str(tmp_path), "")
+    chinese = score(capsys, *sheets, "--language", "zh").replace(str(tmp_path), "")
+    pages = (english.split("\nkappa")[0], chinese.split("\nkappa")[0])
+    assert len({tuple(re.findall(r"\d+\.\d+", page)) for page in pages}) == 1
+    said = re.sub(r"[\w-]+\.csv|large|small|kappa|Landis|Koch", "", chinese)
+    assert re.findall("[A-Za-z]{2,}", said) == []
 
 
 def test_kappa_of_three_answers_is_cohen_s() -> None:
