@@ -83,8 +83,8 @@ def model_class(config: workshop.Config, options: argparse.Namespace) -> type:
         names = [job.batch or job.job for job in jobs if not job.ended]
     if names and not config.responses:
         text = f"{names[0]} is a batch of this folder that is not fetched yet: --batch goes on"
-        text += ". Without it, questions are paid for twice; deleting batches.jsonl forgets it"
-        print(f"notice: {text}", file=sys.stderr)
+        twice = "Without it, questions are paid for twice; deleting batches.jsonl forgets it"
+        workshop.tell(f"notice: {text}. {twice}", config.language)
     return limits.LimitedModel
 
 
@@ -490,7 +490,7 @@ class Batches:
             why = workshop.one_line(str(failed[0]) or "parameter refused")
             text += f", {len(failed)} requests without one ({why})"
         text += f", {strangers} lines that nobody asked for" if strangers else ""
-        print(workshop.printable(f"notice: {text}"), file=sys.stderr)
+        workshop.tell(f"notice: {text}", self.config.language)
 
     def close(self, job: Job, how: str, noted: dict[str, Question] | None = None) -> None:
         """Write down that a job is over, and remove its files where all is in the journal."""
