@@ -124,6 +124,10 @@ def test_what_belongs_to_an_answer_stays(said: str) -> None:
         ({**FREE, "instruction": "Write a Python function that adds."}, "Certainly", "no_code"),
         ({**FREE, "instruction": "What is 2 + 2? (4)"}, "4", "answer_in_instruction"),
         (FREE, rewrite.PROMPT["en"]["header"] + "\n\nTajo", "prompt_echo"),
+        (FREE, "in the form that the task asks for", "prompt_echo"),
+        ({**FREE, "output": "It is the river Ebro."}, "No.", "no_answer"),
+        ({**FREE, "output": "It is the river Ebro."}, "No answer", "no_answer"),
+        ({**CHINESE, "output": "祝您早上好，今天顺利。"}, "好的。", "no_answer"),
         (CHINESE, "Good morning to all of you.", "other_language"),
         (FREE, "西班牙的一条河是塔霍河。", "other_language"),
         (MOOD, "It is hard to say.", "not_a_label"),
@@ -140,6 +144,7 @@ def test_an_unfit_answer_breaks_a_rule_that_has_a_name(row: dict, said: str, rul
     ("row", "said", "output"),
     [
         (FREE, "The Tajo.", "The Tajo."),
+        ({**FREE, "output": "Yes"}, "No", "No"),
         (MOOD, "Negative.", "negative"),
         (MOOD, "**negative**\n\nThe soup is cold.", "negative"),
         ({**MOOD, "labels": []}, "Negative", "Negative"),
