@@ -50,6 +50,7 @@ STAGE = "rewrite"
 OUTPUT = "step5_rewritten.jsonl"
 RECORD = "rewrite.json"
 MAX_TOKENS = 1024  # of a new answer
+COPY = 0.85  # ROUGE-L with the instruction above which an answer merely repeats it
 ALIKE = 0.5  # ROUGE-L above which two sentences with the same numbers say the same
 
 # What stands in front of a task, by the language of its instruction. It says what to write: small
@@ -261,11 +262,17 @@ def label_in(text: str, labels: list[str]) -> str:
 
 
 def problem_of(row: Row, text: str) -> str:
-    """The rule that a free answer breaks, "" if none: those of stage 4, and three more."""
+    """The rule that a free answer breaks, "" if none: those of stage 4, and more."""
     rule = workshop.RECIPES["modern"].instance_problem(row["instruction"], row["input"], text)
     if rule:
         return rule
+    tokens = workshop.tokenize(text)
+    asked = workshop.tokenize(row["instruction"])
+    # Where the first output has the input's words, too, the task is about commas or capitals.
+    given, first = workshop.tokenize(row["input"]), workshop.tokenize(row["output"])
     rules = {
+        "output_equals_input": tokens == given != first,
+        "copy_of_instruction": workshop.rouge_l(tokens, asked) > COPY,
         "prompt_echo": repeats_prompt(row, text),
         "no_answer": NO_ANSWER.fullmatch(text) and workshop.is_long(row["output"]),
         "other_language": is_in_another_language(row, text),

@@ -124,6 +124,12 @@ def test_what_belongs_to_an_answer_stays(said: str) -> None:
         ({**FREE, "instruction": "Write a Python function that adds."}, "Certainly", "no_code"),
         ({**FREE, "instruction": "What is 2 + 2? (4)"}, "4", "answer_in_instruction"),
         (FREE, rewrite.PROMPT["en"]["header"] + "\n\nTajo", "prompt_echo"),
+        (ASKED, "2 and 3.", "output_equals_input"),
+        (
+            {**FREE, "instruction": "Task 10: A customer wants to swap an item for another one."},
+            "The customer wants to swap an item for another one.",
+            "copy_of_instruction",
+        ),
         (FREE, "in the form that the task asks for", "prompt_echo"),
         ({**FREE, "output": "It is the river Ebro."}, "No.", "no_answer"),
         ({**FREE, "output": "It is the river Ebro."}, "No answer", "no_answer"),
@@ -145,6 +151,7 @@ def test_an_unfit_answer_breaks_a_rule_that_has_a_name(row: dict, said: str, rul
     [
         (FREE, "The Tajo.", "The Tajo."),
         ({**FREE, "output": "Yes"}, "No", "No"),
+        ({**ASKED, "input": "i am ann", "output": "I am Ann"}, "I am Ann.", "I am Ann."),
         (MOOD, "Negative.", "negative"),
         (MOOD, "**negative**\n\nThe soup is cold.", "negative"),
         ({**MOOD, "labels": []}, "Negative", "Negative"),
