@@ -50,21 +50,21 @@ STAGE = "rewrite"
 OUTPUT = "step5_rewritten.jsonl"
 RECORD = "rewrite.json"
 MAX_TOKENS = 1024  # of a new answer
+COPY = 0.85  # ROUGE-L with the instruction above which an answer merely repeats it
 ALIKE = 0.5  # ROUGE-L above which two sentences with the same numbers say the same
 
-# What stands in front of a task, by the language of its instruction.
+# What stands in front of a task, by the language of its instruction. It says what to write: small
+# models answered "no" to words such as "no greeting, no title".
 PROMPT = {
     "en": {
-        "header": "Do the task below. Write only the answer itself, complete and correct, in the "
-        "form that the task asks for: no greeting, no title, no words about the task or about "
-        "the answer.",
+        "header": "Do the task below. Write the complete, correct answer itself, in the form that "
+        "the task asks for, and only that.",
         "labels": "Answer with one of these labels, exactly as written, and nothing else: {}",
         "label": "Answer with one label, exactly as the task writes it, and nothing else.",
         "between": ", ",
     },
     "zh": {
-        "header": "请完成下面的任务。只写答案本身，要完整、正确，形式符合任务的要求；"
-        "不要问候语，不要标题，也不要谈论任务或答案。",
+        "header": "请完成下面的任务。只写答案本身，要完整、正确，形式符合任务的要求。",
         "labels": "请从这些标签中选一个，照原样写出，不要写别的：{}",
         "label": "只写一个标签，写法与任务中的完全一致，不要写别的。",
         "between": "、",
@@ -76,6 +76,12 @@ OPENING = re.compile(
     r"(?i)(?:(?:sure|certainly|of course|absolutely)[!,.]\s*)?"
     r"(?:here(?:['’]s| is| are)|below (?:is|are)|the following (?:is|are)|以下是|下面是|这是)"
     r"[^\n]{0,100}[:：]"
+)
+
+# What is no answer where the first one has more than three words.
+NO_ANSWER = re.compile(
+    r"(?i)\W*(?:yes|no|none|nothing|ok(?:ay)?|done|sure|n/?a|no answer|no (?:output|response)"
+    r"|是的?|不?是|否|无|没有|好的?|无答案|没有答案)\W*"
 )
 
 # Tasks whose answer may be in another language than their instruction.
@@ -256,14 +262,29 @@ def label_in(text: str, labels: list[str]) -> str:
 
 
 def problem_of(row: Row, text: str) -> str:
-    """The rule that a free answer breaks, "" if none: those of stage 4, and two more."""
+    """The rule that a free answer breaks, "" if none: those of stage 4, and more."""
     rule = workshop.RECIPES["modern"].instance_problem(row["instruction"], row["input"], text)
     if rule:
         return rule
+    tokens = workshop.tokenize(text)
+    asked = workshop.tokenize(row["instruction"])
+    # Where the first output has the input's words, too, the task is about commas or capitals.
+    given, first = workshop.tokenize(row["input"]), workshop.tokenize(row["output"])
+    rules = {
+        "output_equals_input": tokens == given != first,
+        "copy_of_instruction": workshop.rouge_l(tokens, asked) > COPY,
+        "prompt_echo": repeats_prompt(row, text),
+        "no_answer": NO_ANSWER.fullmatch(text) and workshop.is_long(row["output"]),
+        "other_language": is_in_another_language(row, text),
+    }
+    return workshop.first_broken(rules)
+
+
+def repeats_prompt(row: Row, text: str) -> bool:
+    """Whether an answer holds what stands before the task, or is a part of that."""
     told = PROMPT["zh" if is_chinese(row["instruction"]) else "en"]["header"]
-    if workshop.folded(told) in workshop.folded(text):
-        return "prompt_echo"
-    return "other_language" if is_in_another_language(row, text) else ""
+    header, answer = workshop.folded(told), workshop.folded(text)
+    return header in answer or (answer in header and workshop.is_long(text))
 
 
 def is_in_another_language(row: Row, text: str) -> bool:

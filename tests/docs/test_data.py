@@ -185,7 +185,7 @@ def test_the_report_has_words_for_every_rule(language: str) -> None:
     rules |= {*re.findall(r'rule = "(\w+)"', module), "merged_tasks", "over_five", "duplicate"}
     judge = (ROOT / "scripts" / "judge.py").read_text("utf-8")
     rules |= {*re.findall(r'"(judge_\w+)"', judge)}
-    rules |= {"not_a_label", "prompt_echo", "other_language"}  # of rewrite.py
+    rules |= {"not_a_label", "prompt_echo", "no_answer", "other_language"}  # of rewrite.py
     assert {"too_similar", "cut_off", "copied_example", "conflicting_outputs"} <= rules
     assert {"judge_output_wrong", "judge_unread"} <= rules
     assert rules - {*named} == set()
