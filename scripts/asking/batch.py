@@ -25,7 +25,6 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import argparse
 import math
 import secrets
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
