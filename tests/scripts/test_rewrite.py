@@ -151,6 +151,15 @@ def test_an_unfit_answer_breaks_a_rule_that_has_a_name(row: dict, said: str, rul
     [
         (FREE, "The Tajo.", "The Tajo."),
         ({**FREE, "output": "Yes"}, "No", "No"),
+        (
+            {
+                **FREE,
+                "instruction": "Correct it: He go to the old school by bus and by train each day.",
+                "output": "He went to the old school by bus and by train each day.",
+            },
+            "He goes to the old school by bus and by train each day.",
+            "He goes to the old school by bus and by train each day.",
+        ),
         ({**ASKED, "input": "i am ann", "output": "I am Ann"}, "I am Ann.", "I am Ann."),
         (MOOD, "Negative.", "negative"),
         (MOOD, "**negative**\n\nThe soup is cold.", "negative"),
