@@ -300,6 +300,17 @@ def replace_rejected(folder: Path, stage: str, rejected: list[dict]) -> None:
     path = folder / "rejected.jsonl"
     if path in workshop.foreign_views(folder):
         raise WorkshopError(f"{path} is no run's file: move it away, then run the same command")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [row for row in map(json.loads, lines) if row["stage"] != stage]
-    workshop.write_rows(path, rows + rejected)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    # Not splitlines: a text may hold U+2028, where that would break the line.
+    lines = [line for line in text.split("\n") if line and stage_of(line) != stage]
+    if lines or rejected:
+        kept = [line + "\n" for line in lines]
+        workshop.write_whole(path, [*kept, *map(workshop.to_json, rejected)])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def stage_of(line: str) -> str | None:
+    """The stage of a row of rejected.jsonl; None where the line is damaged, and stays as it is."""
+    row = workshop.json_or_none(line)
+    return row.get("stage") if isinstance(row, dict) else None

@@ -163,14 +163,19 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
         if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
             return {}, []
         data = (folder / record["data"]).read_bytes()
-        lines = (folder / "judged.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = rows_in(folder / "judged.jsonl")
     except (OSError, ValueError):
         return {}, []
-    rows = [parsed(line) for line in lines]
     whole = all(has_texts(row, NEEDED["filter"]) and "rule" in row for row in rows)
     if sha256(data).hexdigest() != record["data_sha256"] or not whole:
         return {}, []
     return record, rows
+
+
+def rows_in(path: Path) -> list[Any]:
+    """The values of the lines of a file. A text may hold U+2028, which ends no line here."""
+    text = path.read_text(encoding="utf-8")
+    return [parsed(line) for line in text.split("\n") if line]
 
 
 def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
@@ -184,10 +189,9 @@ def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
         if not known or not fits(record, REWRITE):
             return {}, []
         data = (folder / STEP_FILES[-1]).read_bytes()
-        lines = (folder / "step5_rewritten.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = rows_in(folder / "step5_rewritten.jsonl")
     except (OSError, ValueError):
         return {}, []
-    rows = [parsed(line) for line in lines]
     whole = all(has_texts(row, (*NEEDED["filter"], "first_output", "rule")) for row in rows)
     made_of = record["data"]
     same = (made_of.get("file"), made_of.get("sha256")) == (

@@ -28,6 +28,7 @@ import self_instruct_workshop as workshop
 from scripts import judge, review
 from scripts.judging import asked, trust
 from scripts.judging.asked import read_reply
+from scripts.reporting.run import read_judge
 from scripts.review import QUESTIONS
 
 PROGRAM = ROOT / "scripts" / "judge.py"
@@ -240,6 +241,33 @@ def test_rows_are_kept_and_dropped_with_the_judge_s_reason(tmp_path: Path) -> No
     parts = [counts[name] for name in ("kept", "undone", "not_asked", "not_decided")]
     assert counts["rows"] == sum(parts) + sum(counts["rejected"].values()) == 30
     assert told["answers"]["output_right"] == {"yes": 25, "no": 5, "unread": 0}
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"])
+def test_a_sign_that_ends_lines_elsewhere_ends_no_row(tmp_path: Path, sign: str) -> None:
+    rows = sums(30, wrong=5)
+    rows[-1]["output"] += f"{sign}That is all."
+    data = dataset(tmp_path / "run", rows)
+    with Server(good_judge) as server:
+        assert call(server, data) == 0
+        assert call(server, data, "--keep", "output") == 0
+    text = data.with_name("rejected.jsonl").read_text(encoding="utf-8")
+    rejected = [json.loads(line) for line in text.split("\n") if line]
+    assert [row["output"] for row in rejected] == [row["output"] for row in rows[25:]]
+    told, judged = read_judge(data.parent)
+    assert told["counts"]["kept"] == 25 and len(judged) == 30
+
+
+def test_a_damaged_line_among_the_rejected_stays_and_stops_nobody(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "run", sums(30, wrong=5))
+    path = data.with_name("rejected.jsonl")
+    lines = [workshop.to_json({"stage": "filter", "rule": "refusal"}), "[1]\n", '{"stage": "ju']
+    path.write_text("".join(lines), encoding="utf-8")
+    with Server(good_judge) as server:
+        assert call(server, data) == 0
+        assert call(server, data) == 0
+    written = path.read_text(encoding="utf-8")
+    assert written.startswith("".join(lines) + "\n") and written.count('"judge"') == 5
 
 
 def test_each_question_of_keep_has_its_rule_and_others_drop_nothing(tmp_path: Path) -> None:
