@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5822: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 640-5836: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2650,6 +2650,7 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
         keep_aside(config, results)
     if path.name == STEP_FILES[-1] and not same:
         path.with_name(PROVENANCE).unlink(missing_ok=True)  # it is of another dataset
+        results.is_new_dataset = True
     write_rows(path, rows)
     results.written.append(path.name)
 
@@ -5130,6 +5131,7 @@ class Results:
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
+    is_new_dataset: bool = False  # whether the dataset is another one than stood there before
     kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
@@ -5510,12 +5512,24 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     if not results.written and any((folder / name).exists() for name in STEP_FILES):
         summary = with_spending(results.earlier, summary)
     else:
-        write_rows(folder / "rejected.jsonl", results.rejected)
+        later = [] if results.is_new_dataset else later_rejected(folder)
+        write_rows(folder / "rejected.jsonl", results.rejected + later)
     if summary:
         write_json(folder / "run.json", summary)
     if config.output_path and results.status == "complete":
         write_output(config, results)
     return summary
+
+
+def later_rejected(folder: Path) -> list[dict]:
+    """What programs behind stage 4 turned away, such as a judge: it is true of the same dataset."""
+    path = folder / "rejected.jsonl"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        rows = [json_or_none(line) for line in lines]
+    known = [row for row in rows if isinstance(row, dict) and isinstance(row.get("stage"), str)]
+    return [row for row in known if row["stage"] not in STAGES]
 
 
 def with_spending(earlier: dict, summary: dict) -> dict:

@@ -243,6 +243,27 @@ def test_rows_are_kept_and_dropped_with_the_judge_s_reason(tmp_path: Path) -> No
     assert told["answers"]["output_right"] == {"yes": 25, "no": 5, "unread": 0}
 
 
+def test_the_run_again_takes_away_nothing_that_the_judge_said_of_the_same_rows(
+    tmp_path: Path,
+) -> None:
+    def run(number: int) -> Path:
+        folder = str(tmp_path / "run")
+        workshop.run(workshop.Config(provider="practice", num_instructions=number, work_dir=folder))
+        return tmp_path / "run" / "rejected.jsonl"
+
+    rejected = run(30)
+    alone = rejected.read_bytes()
+    data = rejected.with_name("step4_final.jsonl")
+    assert call(None, data) == 0
+    with_judge = rejected.read_bytes()
+    assert with_judge.startswith(alone) and with_judge.count(b'"judge"') > 0
+    assert run(30).read_bytes() == with_judge
+    data.unlink()
+    assert run(30).read_bytes() == alone  # nobody knows whether it is the dataset that was judged
+    assert call(None, data) == 0
+    assert b'"judge"' not in run(40).read_bytes()
+
+
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"])
 def test_a_sign_that_ends_lines_elsewhere_ends_no_row(tmp_path: Path, sign: str) -> None:
     rows = sums(30, wrong=5)
