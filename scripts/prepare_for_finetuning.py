@@ -296,7 +296,16 @@ OF_STAGES = ("classify_provider", "classify_model", "instances_provider", "insta
 
 
 def run_beside(path: Path) -> dict[str, str]:
-    """What run.json beside the input says of the run; empty where there is no run.json."""
+    """What run.json beside the input says of the run; empty where there is no run.json.
+
+    Empty too where the input was made of rows that no longer stand there: they may be of another.
+    """
+    # Is it about these rows?
+    why = outdated(path)
+    if why:
+        notice(f"{why} again; till then the card does not say who made the data")
+        return {}
+
     # Read it.
     place = path.parent / "run.json"
     told = None
@@ -334,13 +343,61 @@ def facts_of(told: Any) -> dict[str, str]:
     return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
 
 
+# What programs behind stage 4 say of the data: the name of the record, its list of files, and how
+# it names the data that they were made of.
+
+
+def source_of(path: Path) -> str:
+    """The name of a file; of one that overlap.py --drop left, the name of what it was made of."""
+    claims, _ = overlap.claims(path)
+    if claims.get("dropped") is None:
+        return path.name
+    return str(record_beside(path, overlap.NAME)["data"]["file"])
+
+
+def made_of(path: Path, record_name: str, name: str) -> tuple[str, str]:
+    """The data that a file beside `path` was made of, and its SHA-256; "" where no record tells."""
+    record = record_beside(path, record_name)
+    if name not in as_record(record.get("files")):
+        return "", ""
+    data = record.get("data")
+    if isinstance(data, dict):  # rewrite.json
+        return str(data.get("file") or ""), str(data.get("sha256") or "")
+    return str(data or ""), str(record.get("data_sha256") or "")
+
+
+def outdated(path: Path) -> str:
+    """Why the records beside a file are not about it: made of other rows; "" where they are.
+
+    A judged file may be made of a rewritten one, and that of the dataset.
+    """
+    name = source_of(path)
+    for record_name, program in (("judge.json", "judge.py"), ("rewrite.json", "rewrite.py")):
+        data, digest = made_of(path, record_name, name)
+        place = path.parent / Path(data).name
+        if data and digest and place.is_file() and overlap.digest_of(place) != digest:
+            return f"{name} was made of another {data} than stands there now: run {program}"
+        name = data or name
+    return ""
+
+
+def judge_beside(path: Path) -> str:
+    """Who chose the rows, where they are those that scripts/judge.py kept; "" where not."""
+    record = record_beside(path, "judge.json")
+    counts = as_record(record.get("counts"))
+    named = source_of(path) in as_record(record.get("files"))
+    if not named or path.name == "judged.jsonl" or not {"rows", "kept"} <= counts.keys():
+        return ""
+    keep = record.get("keep")
+    questions = ", ".join(map(str, keep)) if isinstance(keep, list) else ""
+    return f"{record.get('model')}: {counts['kept']} of {counts['rows']} kept ({questions})"
+
+
 def writers_beside(path: Path) -> str:
     """Who wrote the outputs, where scripts/rewrite.py had them written again; "" where not."""
     # A judged file is made of another one, which judge.json names.
-    name = path.name
-    judge = record_beside(path, "judge.json")
-    if name in as_record(judge.get("files")):
-        name = str(judge.get("data"))
+    name = source_of(path)
+    name = made_of(path, "judge.json", name)[0] or name
 
     # What rewrite.json says of that.
     record = record_beside(path, "rewrite.json")
@@ -412,6 +469,9 @@ def read_ids(path: Path, recipe: str) -> Ids:
     beside = path.parent / PROVENANCE
     if not ids and beside.exists():
         ids = ids_in(beside, recipe)
+        rewritten = path.parent / "step5_rewritten.jsonl"
+        if rewritten.exists() and writers_beside(path):
+            ids = with_new_outputs(ids, rewritten, recipe)
     if not ids:
         raise WorkshopError(f"{path} has no ids: {advice_on_ids(path)}")
     return ids
@@ -443,6 +503,23 @@ def ids_in(path: Path, recipe: str) -> Ids:
                 one = f"{name}-{number}" if "instances" in task else name
                 ids.setdefault((row["instruction"], source, row["output"]), one)
     return ids
+
+
+def with_new_outputs(ids: Ids, path: Path, recipe: str) -> Ids:
+    """The ids, and those of rows whose outputs were written again: a row keeps its id."""
+    tidy = RECIPES[recipe].tidy_input
+    names = ("instruction", "input", "output", "first_output")
+    found: Ids = {}
+    for _, record in read_records(path):
+        row = as_record(decoded(record))
+        texts = [row.get(name) for name in names]
+        if all(isinstance(text, str) for text in texts):
+            instruction, source, output, first = texts
+            source = tidy(instruction, source)
+            known = ids.get((instruction, source, first))
+            if known:
+                found.setdefault((instruction, source, output), known)
+    return found | ids
 
 
 def with_ids_of_seeds(ids: Ids, path: Path, recipe: str) -> Ids:
@@ -768,9 +845,12 @@ def card(
 def origin(options: argparse.Namespace, run: dict[str, str]) -> dict[str, Any]:
     """Who made the data and how. No address of a server is in it."""
     facts = {"made of": ", ".join(path.name for path in options.files), **run}
-    rewritten = writers_beside(options.file)
+    rewritten = "" if outdated(options.file) else writers_beside(options.file)
     if rewritten:
         facts["outputs written again by"] = rewritten
+    judge = judge_beside(options.file)
+    if judge:
+        facts["rows judged by"] = judge
     if options.include_seed_tasks:
         facts["seed tasks"] = Path(options.seed_file).name or "this project's own"
     if options.format == "preference":

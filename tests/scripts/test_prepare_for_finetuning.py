@@ -19,6 +19,7 @@ from helpers.runs import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts import judge, overlap, rewrite
 from scripts.provenance import write_provenance
 from self_instruct_workshop import PROVENANCE, Config, filter_instances, load_seed_tasks, run
 
@@ -963,3 +964,74 @@ def test_the_card_names_who_wrote_the_outputs_again(make: Callable, tmp_path: Pa
     assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     make(write(folder / "step4_final.jsonl", ROWS))
     assert "written again" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def behind(dataset: Path) -> Path:
+    """A finished run, rewritten and judged by the practice model; returns the judged rows."""
+    who = ["--provider", "practice", "--data"]
+    assert rewrite.main([*who, str(dataset)]) == 0
+    assert judge.main([*who, str(dataset.with_name("step5_rewritten.jsonl"))]) == 0
+    return dataset.with_name("step6_judged.jsonl")
+
+
+def card_of(tmp_path: Path) -> str:
+    return (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_names_the_judge_also_of_rows_without_overlap(
+    make: Callable, tmp_path: Path, practice: Path
+) -> None:
+    path = behind(practice)
+    kept = len(read(path))
+    rows = len(read(practice.with_name("step5_rewritten.jsonl")))
+    named = f": {kept} of {rows} kept (valid\\_task, input\\_fits, output\\_right) |"
+    make(path)
+    assert "| rows judged by | data/practice\\_tasks.jsonl" + named in card_of(tmp_path)
+
+    # What overlap.py left of them is of the same judge and the same writer.
+    exam = write(tmp_path / "exam.jsonl", [{"question": "What colour is the sky on the moon?"}])
+    assert overlap.main([str(exam), "--data", str(path), "--drop"]) == 0
+    make(practice.with_name("step6_judged_without_overlap.jsonl"))
+    assert named in card_of(tmp_path) and "| outputs written again by |" in card_of(tmp_path)
+    make(practice)
+    assert "judged by" not in card_of(tmp_path)
+
+
+def test_rows_of_a_dataset_that_has_changed_since_are_noticed_and_not_called_its_own(
+    make: Callable, tmp_path: Path, practice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = behind(practice)
+    rows = read(practice)
+    write(practice, rows[:-1])
+    capsys.readouterr()
+    make(path)
+    said = capsys.readouterr().err
+    assert "step5_rewritten.jsonl was made of another step4_final.jsonl" in said
+    assert "run rewrite.py again" in said
+    card = card_of(tmp_path)
+    assert "| provider |" not in card and "written again" not in card and "| rows judged" in card
+
+    # And where the judged rows were rewritten since.
+    write(practice.with_name("step5_rewritten.jsonl"), rows)
+    make(path)
+    assert "step6_judged.jsonl was made of another step5_rew" in capsys.readouterr().err
+    make(write(tmp_path / "elsewhere" / "step6_judged.jsonl", rows))
+    assert "another" not in capsys.readouterr().err
+
+
+def test_a_row_whose_output_was_written_again_keeps_its_id(make: Callable, practice: Path) -> None:
+    write_provenance(practice.parent)
+    path = behind(practice)
+    rows = read(practice.with_name("step5_rewritten.jsonl"))
+    rows[0] |= {"output": "Another answer, which is right as well.", "rewritten": True}
+    write(practice.with_name("step5_rewritten.jsonl"), rows)
+    known = {
+        (row["instruction"], row["input"], row["output"]): row["id"]
+        for row in read(practice.with_name(PROVENANCE))
+    }
+    made = make(practice.with_name("step5_rewritten.jsonl"), "--keep-id")["train"]
+    ids = {(row["instruction"], row["input"], row["output"]): row["id"] for row in made}
+    first = rows[0]
+    texts = (first["instruction"], first["input"])
+    assert ids[(*texts, first["output"])] == known[(*texts, first["first_output"])]
+    assert len(make(path, "--keep-id")["train"]) == len(read(path))
