@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5836: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 640-5841: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -5719,10 +5719,15 @@ def next_step(config: Config, summary: dict) -> list[str]:
 
 def report_command(config: Config) -> str:
     """The command that makes a page of this run, from the folder where we are."""
-    script = DATA.parent / "self_instruct.py"
-    name = script.name if Path.cwd() == script.parent else str(script)
     folder = ["--work-dir", config.work_dir] if config.work_dir != Config.work_dir else []
-    return shlex.join([sys.executable, name, "--report", *folder])
+    return program_command("self_instruct.py", "--report", *folder)
+
+
+def program_command(program: str, *arguments: str) -> str:
+    """The command that runs one of our programs, as the shell takes it where we are."""
+    root = DATA.parent
+    name = program if Path.cwd() == root else str(root / program)
+    return shlex.join([sys.executable, name, *arguments])
 
 
 def pip_install(*what: str) -> str:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -55,6 +54,7 @@ RULES = {
     "output_right": "judge_output_wrong",
 }
 UNREAD = "judge_unread"
+NOT_PLANTED = "no fault could be planted: the rows are too few, or their outputs too much alike"
 REPLY = 90  # tokens in a reply, about
 LONGEST_REPLY = 400  # tokens
 
@@ -323,6 +323,8 @@ def doubt_of_probes(probes: Probes, verdicts: Verdicts, questions: dict[str, Que
         return f"{missing} of {len(questions)} questions have no reply: too little to go by"
     if not probes.planted + probes.rows:
         return "the judge tells nothing: no answer about an output can be read"
+    if not any(row_id.startswith("planted_") for row_id in questions):
+        return NOT_PLANTED
     same = f"says {probes.side} to every output" if probes.side else ""
     return f"the judge tells nothing: it {same or probes}"
 
@@ -425,7 +427,7 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     if judged.probes.planted:
         lines += judged.probes.lines()
     elif not judged.stopped:
-        lines.append("no fault was planted: nothing says whether the judge tells anything")
+        lines.append("no answer about a planted fault: nothing says whether it tells anything")
     if judged.probes.planted and not judged.calibrations:
         lines.append("planted faults are gross: how it does on others, a sheet tells (--calibrate)")
     workshop.show("\n".join(lines))
@@ -436,6 +438,8 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
         return 3
     if judged.doubt:
         hint = "take another judge; --anyway uses this one"
+        if judged.doubt == NOT_PLANTED:  # another judge would be no help
+            hint = "--anyway does without"
         raise WorkshopError(f"{judged.doubt}: no row is kept or dropped: {hint}")
 
     # What is kept, and what to do with it.
@@ -443,8 +447,10 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     rules = "".join(f", {rule} {n}" for rule, n in counts["rejected"].items())
     print(f"kept {counts['kept']}{rules}, undone {counts['undone']}")
     step_6 = options.data.with_name(STEP_6)
-    command = shlex.join(["python", "scripts/prepare_for_finetuning.py", str(step_6)])
-    print(f"written: {step_6}; next: {command}")
+    print(f"written: {step_6}")
+    if counts["kept"]:
+        command = workshop.program_command("scripts/prepare_for_finetuning.py", str(step_6))
+        print(f"next: {command}")
     return 3 if model.undone else 0
 
 

@@ -56,7 +56,6 @@ import json
 import math
 import random
 import re
-import shlex
 import sys
 import unicodedata
 from collections import Counter
@@ -479,10 +478,8 @@ def read_ids(path: Path, recipe: str) -> Ids:
 
 def advice_on_ids(path: Path) -> str:
     """What to do to have ids."""
-    program = DATA.parent / "self_instruct.py"
-    name = program.name if Path.cwd() == program.parent else str(program)
     folder = str(path.parent)
-    command = shlex.join([sys.executable, name, "--provenance", "--work-dir", folder])
+    command = workshop.program_command("self_instruct.py", "--provenance", "--work-dir", folder)
     return f"run  {command}  first, or leave out --keep-id"
 
 

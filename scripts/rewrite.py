@@ -30,7 +30,6 @@ import argparse
 import copy
 import random
 import re
-import shlex
 import sys
 from collections import Counter
 from functools import cache, partial
@@ -456,7 +455,7 @@ def result(options: argparse.Namespace, made: list[Row], counts: dict, model: Ro
     place = options.data.parent / OUTPUT
     lines.append(f"written: {place}, {RECORD}")
     if counts["rewritten"]:
-        command = shlex.join(["python", "scripts/review.py", "pairs", "--data", str(place)])
+        command = workshop.program_command("scripts/review.py", "pairs", "--data", str(place))
         lines.append(f"are they better? {command}")
     return "\n".join(lines)
 

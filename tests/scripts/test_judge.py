@@ -460,6 +460,29 @@ def test_a_judge_that_guesses_tells_nothing(tmp_path: Path) -> None:
     assert not probes["tells"] and probes["p"] > 0.05 and 0 < probes["rows_called_wrong"] < 30
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_where_no_fault_can_be_planted_the_rows_are_named_and_not_the_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    data = dataset(tmp_path / "run", [sums(1)[0]] * count)
+    with Server(good_judge) as server:
+        assert call(server, data) == 1
+        said = capsys.readouterr().err
+        assert "no fault could be planted" in said and "another judge" not in said
+        assert not data.with_name("step6_judged.jsonl").exists()
+        assert call(server, data, "--anyway") == 0
+
+
+def test_where_nothing_is_kept_no_next_command_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = dataset(tmp_path / "run", sums(30))
+    with Server(lambda prompt, body: "Hard to say.") as server:
+        assert call(server, data, "--anyway") == 0
+    out = capsys.readouterr().out
+    assert "kept 0" in out and "next:" not in out and "no fault was planted" not in out
+
+
 def test_without_enough_replies_nothing_is_said_of_the_judge(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -734,8 +757,7 @@ def test_the_practice_model_says_that_it_is_no_judge(
     assert call(None, folder / "step4_final.jsonl") == 0
     done = capsys.readouterr()
     assert "is no judge" in done.err
-    name, arguments = re.search(r"next: python (\S+) (.*)\n", done.out).groups()
-    command = [sys.executable, ROOT / name, *shlex.split(arguments)]
+    command = shlex.split(re.search(r"next: (.*)\n", done.out)[1])
     ready = subprocess.run([*command, "--output-dir", tmp_path / "out"], capture_output=True)
     assert ready.returncode == 0 and (tmp_path / "out" / "README.md").exists(), ready.stderr
     told = record(folder / "step4_final.jsonl")
