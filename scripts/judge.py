@@ -39,7 +39,7 @@ from scripts.asking.per_row import Question, RowModel
 from scripts.judging import asked, trust
 from scripts.judging.asked import Row, Verdict
 from scripts.judging.trust import Calibration, Probes
-from scripts.review import QUESTIONS, WORDS, Sheet, read_sheet
+from scripts.review import QUESTIONS, WORDS, Sheet, left, read_sheet, right
 from self_instruct_workshop import Config, UsageError, WorkshopError, one_line
 
 STAGE = "judge"
@@ -153,7 +153,7 @@ def ask_all(
     said = trust.judge_sheet(verdicts, rows)
     calibrations = [Calibration(path, sheet, said, options.keep) for path, sheet in sheets]
     for calibration in calibrations:
-        workshop.show(calibration.text() + "\n")
+        workshop.show(calibration.text(workshop.spoken) + "\n")
     doubts = [doubt_of_people(calibrations)]
 
     # All others, among them the planted ones.
@@ -167,7 +167,7 @@ def ask_all(
     doubts = [doubt for doubt in doubts if doubt]
     if options.anyway:
         for doubt in doubts:
-            print(f"notice: {doubt}; --anyway goes on", file=sys.stderr)
+            workshop.tell(f"notice: {doubt}; --anyway goes on")
         doubts = []
     return Judged(rows, verdicts, probes, calibrations, options.keep, "; ".join(doubts), stopped)
 
@@ -184,9 +184,9 @@ def newest_data(folder: Path) -> Path:
         return data
     if data.is_file() and not is_of(rewritten, data):
         problem = f"{rewritten.name} is older than {data.name}, and is not judged"
-        print(f"notice: {problem}: run rewrite.py again, or give --data", file=sys.stderr)
+        workshop.tell(f"notice: {problem}: run rewrite.py again, or give --data")
         return data
-    print(f"notice: {rewritten.name} is judged (--data {data} is the other)", file=sys.stderr)
+    workshop.tell(f"notice: {rewritten.name} is judged (--data {data} is the other)")
     return rewritten
 
 
@@ -212,7 +212,7 @@ def read_sheets(paths: list[Path], rows: list[Row]) -> list[tuple[Path, Sheet]]:
             raise UsageError(f"{problem}: give a sheet that `review.py sample --data` made of it")
         if len(ids) < len(sheet):
             others = f"{len(sheet) - len(ids)} of {len(sheet)} rows of {path}"
-            print(f"notice: {others} are not in this dataset", file=sys.stderr)
+            workshop.tell(f"notice: {others} are not in this dataset")
         sheets.append((path, {row_id: row for row_id, row in sheet.items() if row_id in ids}))
     return sheets
 
@@ -233,10 +233,10 @@ def say_who(model: RowModel, options: argparse.Namespace) -> None:
         model.settings |= asked.reply_shape(model.config.language)
     if model.name == "practice":
         text = "the practice model is no judge: it looks rows up in its bank, and slips on purpose"
-        print(f"notice: {text}", file=sys.stderr)
+        workshop.tell(f"notice: {text}")
     elif model.model in writers(options.data):
-        text = f"{one_line(model.model, 40)} wrote these rows, too, and a model likes its own"
-        print(f"notice: {text}: another one judges better", file=sys.stderr)
+        who = f"{one_line(model.model, 40)} wrote these rows, too, and a model likes its own"
+        workshop.tell(f"notice: {who}: another one judges better")
 
 
 def writers(data: Path) -> set[str]:
@@ -335,14 +335,14 @@ def doubt_of_people(calibrations: list[Calibration]) -> str:
         value = calibration.kappa
         name = calibration.path.name
         if value is None:
-            text = f"{name} cannot tell: one of both said the same everywhere, or nothing"
-            print(f"notice: kappa with {text}", file=sys.stderr)
+            why = "one of both said the same everywhere, or nothing"
+            workshop.tell(f"notice: kappa with {name} cannot tell: {why}")
         elif value < trust.POOR:
             limit = f"{trust.POOR} is the least"
             return f"the judge agrees with {name} at kappa {value:.2f} on what to keep, and {limit}"
         elif value < trust.FAIR:
             text = f"kappa with {name} is {value:.2f} on what to keep, below {trust.FAIR}"
-            print(f"warning: {text}: many rows go for no good reason", file=sys.stderr)
+            workshop.tell(f"warning: {text}: many rows go for no good reason")
     return ""
 
 
@@ -419,22 +419,27 @@ def record_of(model: RowModel, options: argparse.Namespace, judged: Judged) -> d
 def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     """Print what came of it; return the exit code. Raises WorkshopError where nothing did."""
     # What it answered, and how it did on planted faults.
-    lines = [f"{len(judged.rows)} rows of {options.data.name}, judged by {one_line(model.model)}"]
-    lines.append(f"{'':<50}{'yes':>8}{'no':>8}{'unread':>8}")
+    say_it = workshop.spoken
+    who = one_line(model.model)
+    lines = [say_it(f"{len(judged.rows)} rows of {options.data.name}, judged by {who}")]
+    heads = [right(say_it(name), 8) for name in ("yes", "no", "unread")]
+    lines.append(f"{'':<50}{''.join(heads)}")
     for question, answers in judged.answers().items():
         numbers = "".join(f"{answers[name]:>8}" for name in ("yes", "no", "unread"))
-        lines.append(f"{WORDS['en'][question]:<50}{numbers}")
+        lines.append(left(say_it(WORDS["en"][question]), 50) + numbers)
     if judged.probes.planted:
-        lines += judged.probes.lines()
+        lines += judged.probes.lines(say_it)
     elif not judged.stopped:
-        lines.append("no answer about a planted fault: nothing says whether it tells anything")
+        missing = "no answer about a planted fault: nothing says whether it tells anything"
+        lines.append(say_it(missing))
     if judged.probes.planted and not judged.calibrations:
-        lines.append("planted faults are gross: how it does on others, a sheet tells (--calibrate)")
+        gross = "planted faults are gross: how it does on others, a sheet tells (--calibrate)"
+        lines.append(say_it(gross))
     workshop.show("\n".join(lines))
 
     # Where it cannot be trusted, that is the result; with replies missing, the next run may tell.
     if judged.doubt and model.undone:
-        print(f"not decided: {judged.doubt}; the same command goes on", file=sys.stderr)
+        workshop.tell(f"not decided: {judged.doubt}; the same command goes on")
         return 3
     if judged.doubt:
         hint = "take another judge; --anyway uses this one"
@@ -445,12 +450,12 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     # What is kept, and what to do with it.
     counts = judged.counts()
     rules = "".join(f", {rule} {n}" for rule, n in counts["rejected"].items())
-    print(f"kept {counts['kept']}{rules}, undone {counts['undone']}")
+    print(say_it(f"kept {counts['kept']}{rules}, undone {counts['undone']}"))
     step_6 = options.data.with_name(STEP_6)
-    print(f"written: {step_6}")
+    print(say_it(f"written: {step_6}"))
     if counts["kept"]:
         command = workshop.program_command("scripts/prepare_for_finetuning.py", str(step_6))
-        print(f"next: {command}")
+        print(say_it(f"next: {command}"))
     return 3 if model.undone else 0
 
 

@@ -69,7 +69,7 @@ class Checked:
 
 
 def notice(text: str) -> None:
-    print("notice:", workshop.printable(text), file=sys.stderr)
+    workshop.tell(f"notice: {text}")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ OPENAI_LEAST = 10  # lines that OpenAI asks of a fine-tuning file
 
 
 def notice(text: str) -> None:
-    print("notice:", text, file=sys.stderr)
+    workshop.tell(f"notice: {text}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1031,7 +1031,9 @@ def has_our_card(folder: Path) -> bool:
 
 def table(read: dict[str, list[Row]], dropped: Counter[str], files: dict[str, list[Row]]) -> str:
     """What came in, what each rule took, and what is left. The instances add up."""
-    lines = [f"{'':<40} {'instructions':>12} {'instances':>10}"]
+    heads = [review.right(workshop.spoken("instructions"), 12)]
+    heads.append(review.right(workshop.spoken("instances"), 10))
+    lines = [f"{'':<40} {' '.join(heads)}"]
     lines += [line(name, rows) for name, rows in read.items()]
     for rule, count in dropped.most_common():
         if count:
@@ -1041,7 +1043,7 @@ def table(read: dict[str, list[Row]], dropped: Counter[str], files: dict[str, li
 
 
 def line(name: str, rows: list[Row]) -> str:
-    return f"{name:<40} {instructions(rows):>12,} {len(rows):>10,}"
+    return f"{review.left(name, 40)} {instructions(rows):>12,} {len(rows):>10,}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1082,7 +1084,7 @@ def prepare(options: argparse.Namespace) -> None:
     files = contents(options, run, language, parts, ids)
     write(options.output_dir, files)
     print(table(read, dropped, dict(zip(files, parts.values(), strict=False))))
-    print(f"\nFiles in {options.output_dir}: {', '.join(files)}")
+    print("\n" + workshop.spoken(f"Files in {options.output_dir}: {', '.join(files)}"))
     give_notice(options, run, len(parts["train"]))
 
     # Upload them where --push-to says.
@@ -1113,8 +1115,8 @@ def check(options: argparse.Namespace) -> None:
     # A folder for the files, not the folder of the run.
     options.output_dir = options.output_dir or DATA / "finetuning" / options.format
     if options.file.resolve().parent == options.output_dir.resolve():
-        problem = f"--output-dir must be another folder than that of {options.file}"
-        raise UsageError(f"{problem}, which it would replace")
+        folder = f"--output-dir must be another folder than that of {options.file}"
+        raise UsageError(f"{folder}, which it would replace")
 
 
 def check_preference(options: argparse.Namespace) -> None:
@@ -1150,7 +1152,7 @@ def has_package(name: str) -> bool:
 
 
 def title(path: Path) -> str:
-    return f"read: {one_line(path.name, 34)}"
+    return workshop.spoken(f"read: {one_line(path.name, 34)}")
 
 
 def draw_some(rows: list[Row], options: argparse.Namespace, dropped: Counter[str]) -> list[Row]:

@@ -93,7 +93,7 @@ def provenance_rows(run: Run) -> list[dict]:
     sources = read_sources(run)
     if not run.journal:
         lack = f"{run.folder} has no journal: the rows name no models and no replies"
-        print(workshop.printable(f"notice: {lack}"), file=sys.stderr)
+        workshop.tell(f"notice: {lack}")
     steps = {stage: by_instruction(run.steps.get(stage, [])) for stage in ASKED}
     judged = read_judged(run.folder / JUDGED)
     places = instances_of(run)
@@ -242,7 +242,7 @@ def read_judged(path: Path) -> dict[tuple[str, str, str], list[dict]] | None:
 
 def show(folder: Path) -> None:
     """Write the file, and say where it is."""
-    print(f"provenance: {write_provenance(folder)}")
+    print(workshop.spoken(f"provenance: {write_provenance(folder)}"))
 
 
 def is_finished(folder: Path) -> bool:

@@ -389,7 +389,7 @@ def rewrite(options: argparse.Namespace) -> int:
         # What it will take, before anything is paid.
         models = {"first": first_writer(options.data.parent), "rewritten": model.model}
         if models["first"] == model.model:
-            print(f"notice: {model.model} wrote these outputs: take another one", file=sys.stderr)
+            workshop.tell(f"notice: {model.model} wrote these outputs: take another one")
         questions = [*questions_about(rows).values()]
         if not per_row.go_on(model, options, questions, reply_guess(rows, options.max_tokens)):
             return 0 if options.estimate else 1
@@ -435,28 +435,28 @@ def write(folder: Path, made: list[tuple[Row, str]], said: dict) -> None:
 
 def result(options: argparse.Namespace, made: list[Row], counts: dict, model: RowModel) -> str:
     """What came out, three rows that changed, and what to do next."""
+    say = workshop.spoken
     fell_back = counts["fell_back"]
     names = ", ".join(f"{rule} {n}" for rule, n in fell_back.items())
-    lines = [
-        f"{counts['rows']} rows, asked {model.model}",
-        f"  rewritten      {counts['rewritten']:>7,}",
-        f"  same answer    {counts['same']:>7,}",
-        f"  first one kept {sum(fell_back.values()):>7,}" + (f"  {names}" if names else ""),
-        f"  undone         {counts['undone']:>7,}",
-    ]
+    numbers = {"rewritten": counts["rewritten"], "same answer": counts["same"]}
+    numbers |= {"first one kept": sum(fell_back.values()), "undone": counts["undone"]}
+    lines = [say(f"{counts['rows']} rows, asked {model.model}")]
+    for name, number in numbers.items():
+        rules = f"  {names}" if name == "first one kept" and names else ""
+        lines.append(f"  {review.left(say(name), 15)}{number:>7,}{rules}")
     if counts["undone"] == counts["rows"]:
-        return "\n".join([*lines, "nothing was written: no row has a reply"])
+        return "\n".join([*lines, say("nothing was written: no row has a reply")])
 
     # Some rows to look at.
     for row in [row for row in made if row["rewritten"]][:3]:
         lines.append(f"{one_line(row['instruction'], 90)}")
-        lines.append(f"  first {one_line(row['first_output'], 90)}")
-        lines.append(f"  new   {one_line(row['output'], 90)}")
+        for name, text in (("first", row["first_output"]), ("new", row["output"])):
+            lines.append(f"  {review.left(say(name), 6)}{one_line(text, 90)}")
     place = options.data.parent / OUTPUT
-    lines.append(f"written: {place}, {RECORD}")
+    lines.append(say(f"written: {place}, {RECORD}"))
     if counts["rewritten"]:
         command = workshop.program_command("scripts/review.py", "pairs", "--data", str(place))
-        lines.append(f"are they better? {command}")
+        lines.append(say(f"are they better? {command}"))
     return "\n".join(lines)
 
 
@@ -489,7 +489,7 @@ def compare(options: argparse.Namespace) -> int:
     workshop.show(compared(answers, len(found)))
     if found:
         pairs.write(paths, found, review.WORDS[options.language])
-        print(pairs.what_was_written(paths, found))
+        print(pairs.what_was_written(paths, found, workshop.spoken))
     undone = sum(rule == "undone" for read in answers.values() for _, rule in read)
     return 3 if undone else 0
 
@@ -524,7 +524,7 @@ def agreed_on_both(
         workshop.show("\n".join(texts))
         return []
     if paid_for and not estimate.agreed("\n".join(texts), options):
-        print("nothing was asked, nothing was paid")
+        print(workshop.spoken("nothing was asked, nothing was paid"))
         return []
     # Two servers may give their models one name.
     return names if names[0] != names[1] else [f"{names[0]} (first)", f"{names[0]} (second)"]
@@ -553,12 +553,13 @@ def differing(sample: list[Row], answers: dict[str, Read], seed: int) -> list[pa
 
 def compared(answers: dict[str, Read], left: int) -> str:
     """How many answers of each are unfit, by rule, and how many pairs are left to judge."""
+    say = workshop.spoken
     lines = []
     for name, read in answers.items():
         unfit = Counter(rule for _, rule in read if rule)
-        shown = ", ".join(f"{rule} {n}" for rule, n in unfit.most_common()) or "none"
-        lines.append(f"{one_line(name, 40)}: {len(read)} answers, unfit by form: {shown}")
-    lines.append(f"pairs that are fit and differ: {left}; which is better, people say")
+        shown = ", ".join(f"{rule} {n}" for rule, n in unfit.most_common()) or say("none")
+        lines.append(say(f"{one_line(name, 40)}: {len(read)} answers, unfit by form: {shown}"))
+    lines.append(say(f"pairs that are fit and differ: {left}; which is better, people say"))
     return "\n".join(lines)
 
 

@@ -195,10 +195,11 @@ def estimate_text(model: RowModel, missing: list[Question], total: int, reply: i
     cost = model.purse.cost(prompts, replies)
     money = "price not listed (--price-in, --price-out)" if cost is None else f"about ${cost:.2f}"
     named = f"estimate for {workshop.one_line(model.model, 32)}"
-    lines = [f"{named}: {len(missing):,} requests, {prompts:,} tokens in, {replies:,} out; {money}"]
+    sizes_of = f"{len(missing):,} requests, {prompts:,} tokens in, {replies:,} out"
+    lines = [workshop.spoken(f"{named}: {sizes_of}; {money}")]
     if len(missing) < total:
         paid_already = "replies are in the journal: paid for, and not asked again"
-        lines.append(f"  {total - len(missing):,} {paid_already}")
+        lines.append("  " + workshop.spoken(f"{total - len(missing):,} {paid_already}"))
     return "\n".join(lines)
 
 

@@ -14,11 +14,13 @@ from scripts.judging.asked import Row, Verdict
 from scripts.review import (
     PAPER,
     Pairs,
+    Say,
     Sheet,
     agreement,
     both_answers,
     found_by_judge,
     kappa,
+    left,
     percent,
     wilson,
     with_all_three,
@@ -94,13 +96,13 @@ class Probes:
         counts |= {"rows": self.rows, "rows_called_wrong": self.wrong}
         return counts | {"p": self.p, "tells": self.tells}
 
-    def lines(self) -> list[str]:
+    def lines(self, say: Say = str) -> list[str]:
         """The figures, and what they say, as lines of a table."""
         says = "tells" if self.tells else "does not tell"
         return [
-            f"{'planted faults called wrong':<50}{share(self.found, self.planted)}",
-            f"{'rows called wrong':<50}{share(self.wrong, self.rows)}",
-            f"Fisher's p {self.p:.2g}: the judge {says} planted faults from rows",
+            left(say("planted faults called wrong"), 50) + share(self.found, self.planted, say),
+            left(say("rows called wrong"), 50) + share(self.wrong, self.rows, say),
+            say(f"Fisher's p {self.p:.2g}: the judge {says} planted faults from rows"),
         ]
 
     def __str__(self) -> str:
@@ -128,12 +130,13 @@ def fisher(found: int, planted: int, wrong: int, rows: int) -> float:
     return sum(ways) / math.comb(planted + rows, called)
 
 
-def share(part: int, whole: int) -> str:
+def share(part: int, whole: int, say: Say = str) -> str:
     """ "18 of 20 (90.0 %, 69.9 % to 97.2 %)": with the 95 % interval."""
     if not whole:
         return "0 of 0"
     low, high = wilson(part, whole)
-    return f"{part} of {whole} ({percent(part / whole)}, {percent(low)} to {percent(high)})"
+    interval = say(f"{percent(low)} to {percent(high)}")
+    return f"{part}{say(' of ')}{whole} ({percent(part / whole)}, {interval})"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -175,11 +178,11 @@ class Calibration:
             questions[name] = {"both": len(pairs), "same": same, "kappa": rounded(found)}
         return {"sheet": self.path.name, "kappa": self.kappa, "questions": questions}
 
-    def text(self) -> str:
+    def text(self, say: Say = str) -> str:
         """The figures as review.py prints them."""
-        paths = [self.path, Path("the judge")]
-        parts = [agreement(self.person, self.judge, paths)]
-        parts.append(found_by_judge(self.person, self.judge, paths))
+        paths = [self.path, Path(say("the judge"))]
+        parts = [agreement(self.person, self.judge, paths, say)]
+        parts.append(found_by_judge(self.person, self.judge, paths, say))
         return "\n\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import string
 import subprocess
@@ -25,7 +26,8 @@ from self_instruct_workshop import Config, in_chinese
 FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
-NAMED += " reviewing/pairs.py"
+NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
+NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -35,6 +37,7 @@ NAMES += (
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
+NAMES += r"|\b(kappa|preference|Parquet)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
@@ -299,3 +302,31 @@ def test_the_module_as_a_program_speaks_chinese(
     )
     assert workshop.alone(["--help"]) == 0
     assert "运行整个流程" in capsys.readouterr().out
+
+
+def test_programs_behind_a_run_speak_the_language_of_the_terminal(tmp_path: Path) -> None:
+    who = {"provider": "practice", "num_instructions": 20, "language": "zh"}
+    workshop.run(Config(**who, work_dir=str(tmp_path)), say=lambda text: None)
+    data = str(tmp_path / "step4_final.jsonl")
+    said = ""
+    for command in (
+        ["provenance.py", "--work-dir", str(tmp_path)],
+        ["rewrite.py", "--provider", "practice", "--data", data, "--estimate"],
+        ["rewrite.py", "--provider", "practice", "--data", data],
+        ["judge.py", "--provider", "practice", "--data", data],
+        ["judge.py", "--provider", "practice", "--data", data, "--probes", "0"],
+        ["prepare_for_finetuning.py", data, "--output-dir", str(tmp_path / "1")],
+    ):
+        script = [sys.executable, str(ROOT / "scripts" / command[0]), *command[1:]]
+        done = subprocess.run(
+            script, capture_output=True, text=True, encoding="utf-8",
+            env=os.environ | {"LC_ALL": "zh_CN.UTF-8"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said += done.stdout + re.sub(r"(?m)^.*\r", "", done.stderr)
+    # Names stay as they are: of files, rules, models, and of a test in statistics.
+    said = said.replace(sys.executable, "").replace(str(tmp_path), "").replace("Fisher", "")
+    rules = r"\b(refusal|not_a_label|answers?|duplicate)\b"
+    left = re.findall("[A-Za-z]{2,}", re.sub(rules, "", re.sub(NAMES, "", said)))
+    assert left == [], said
+    assert "植入的错误，判为错" in said and "下一步：" in said and "实例" in said
