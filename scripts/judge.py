@@ -121,7 +121,7 @@ def judge(options: argparse.Namespace, _: Config | None = None) -> int:
     # What goes in; and nothing of the user's stands where files will be written.
     options.data = options.data or newest_data(Path(Config.work_dir))
     rows = per_row.read_rows(options.data)
-    sheets = read_sheets(options.calibrate, rows)
+    sheets = read_sheets(options.calibrate, rows, options.data)
     check_outputs(options.data)
     planted = trust.plant(rows, options.probes, options.seed)
 
@@ -201,18 +201,18 @@ def is_of(rewritten: Path, data: Path) -> bool:
     return rewritten.stat().st_mtime >= data.stat().st_mtime
 
 
-def read_sheets(paths: list[Path], rows: list[Row]) -> list[tuple[Path, Sheet]]:
+def read_sheets(paths: list[Path], rows: list[Row], data: Path) -> list[tuple[Path, Sheet]]:
     """People's sheets, each with its rows of this dataset. Raises WorkshopError."""
     sheets = []
     for path in paths:
         sheet = read_sheet(path)
         ids = {row["id"] for row in rows} & {*sheet}
         if not ids:
-            problem = f"{path} has no row of this dataset"
-            raise UsageError(f"{problem}: give a sheet that `review.py sample --data` made of it")
+            command = workshop.program_command("scripts/review.py", "sample", "--data", str(data))
+            raise UsageError(f"{path} has no row of {data}: a sheet of it is made by  {command}")
         if len(ids) < len(sheet):
             others = f"{len(sheet) - len(ids)} of {len(sheet)} rows of {path}"
-            workshop.tell(f"notice: {others} are not in this dataset")
+            workshop.tell(f"notice: {others} are not in {data}")
         sheets.append((path, {row_id: row for row_id, row in sheet.items() if row_id in ids}))
     return sheets
 

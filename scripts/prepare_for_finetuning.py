@@ -45,7 +45,7 @@ What is drawn depends on --seed and on the instruction alone. So the instruction
 replaces what an earlier call wrote there. So edit the card last.
 
 --keep-id carries the id of each row, by which step4_provenance.jsonl says where it comes from
-(`python self_instruct.py --provenance` writes that file). --push-to USER/NAME uploads the folder to
+(`python scripts/provenance.py` writes that file). --push-to USER/NAME uploads the folder to
 the Hugging Face hub, as a private dataset unless --public is given. Nothing is uploaded without it.
 """
 
@@ -479,7 +479,7 @@ def read_ids(path: Path, recipe: str) -> Ids:
 def advice_on_ids(path: Path) -> str:
     """What to do to have ids."""
     folder = str(path.parent)
-    command = workshop.program_command("self_instruct.py", "--provenance", "--work-dir", folder)
+    command = workshop.program_command("scripts/provenance.py", "--work-dir", folder)
     return f"run  {command}  first, or leave out --keep-id"
 
 

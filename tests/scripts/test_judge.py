@@ -538,12 +538,19 @@ def test_a_judge_that_agrees_is_used_and_a_poor_kappa_is_warned_of(
     assert ("warning: kappa with ana.csv" in capsys.readouterr().err) == warned
 
 
-def test_a_sheet_of_another_dataset_asks_nothing(tmp_path: Path) -> None:
+def test_a_sheet_of_another_dataset_asks_nothing_and_says_how_to_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = dataset(tmp_path / "run", sums(10))
     filled = sheet(tmp_path / "ana.csv", sums(30)[20:], lambda n: True)
     with Server(good_judge) as server:
         assert call(server, data, "--calibrate", str(filled)) == 2
         assert not server.requests
+    command = shlex.split(capsys.readouterr().err.split(" is made by  ")[1])
+    subprocess.run([*command, "--out", tmp_path / "bo"], check=True, capture_output=True)
+    ids = {row["id"] for row in review.read_rows(data)}
+    with (tmp_path / "bo.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file)} == ids
 
 
 # --------------------------------------------------------------------------------------------------
