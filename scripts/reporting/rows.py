@@ -239,12 +239,13 @@ class Rows:
                 first = self.first_outputs.get((row["instruction"], *texts), "")
                 yield self.row("kept", stage, row["instruction"], texts, evidence=first)
         stage = self.run.last
-        told = {row["instruction"] for row in self.run.judged}
+        told = {identity(row["instruction"], row) for row in self.run.judged}
         for row in self.run.steps.get(stage, []):
-            if row["instruction"] in told:
-                continue
             for pair in pairs_of(row, stage):
-                yield self.kept_row(stage, row["instruction"], pair)
+                now = identity(row["instruction"], pair)
+                again = (*now[:2], self.new_outputs.get(now))  # what was judged, if rewritten
+                if not told & {now, again}:
+                    yield self.kept_row(stage, row["instruction"], pair)
 
     def kept_row(self, stage: str, instruction: str, pair: dict) -> list:
         """A row that the last stage left; with its new output, where it was rewritten."""
@@ -332,6 +333,11 @@ class Rows:
                 for row in self.run.steps[before]:
                     if row["instruction"] not in through:
                         yield self.row("undone", stage, row["instruction"])
+
+
+def identity(instruction: str, pair: dict) -> tuple:
+    """What tells one row of the dataset from another."""
+    return instruction, pair.get("input"), pair.get("output")
 
 
 def pairs_of(row: dict, stage: str) -> list[dict[str, Any]]:

@@ -66,6 +66,9 @@ def read_rewritten(path: Path) -> list[dict]:
         if line.strip():
             rows.append(rewritten_row(line, f"{path}, line {number}"))
     found = [row for row in rows if row["rewritten"]]
+    if rows and not found:
+        problem = f"of {path} no output was written again"
+        raise WorkshopError(f"{problem}: run scripts/rewrite.py with another model")
     if not found:
         raise WorkshopError(f"{path} has no row with two answers: run scripts/rewrite.py")
     return found

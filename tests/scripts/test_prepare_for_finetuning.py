@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -1035,3 +1036,19 @@ def test_a_row_whose_output_was_written_again_keeps_its_id(make: Callable, pract
     texts = (first["instruction"], first["input"])
     assert ids[(*texts, first["output"])] == known[(*texts, first["first_output"])]
     assert len(make(path, "--keep-id")["train"]) == len(read(path))
+
+
+def test_the_command_for_missing_ids_works_as_printed_and_begins_no_run(
+    tmp_path: Path, practice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def advice(path: Path) -> list[str]:
+        call = [str(path), "--keep-id", "--output-dir", str(tmp_path / "out")]
+        assert prepare.main(call) == 1
+        return shlex.split(re.search("run  (.*)  first", capsys.readouterr().err)[1])
+
+    own = write(tmp_path / "mine" / "rows.jsonl", ROWS)
+    assert subprocess.run(advice(own), capture_output=True).returncode == 1
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+    subprocess.run(advice(practice), check=True, capture_output=True)
+    call = [str(practice), "--keep-id", "--output-dir", str(tmp_path / "out")]
+    assert prepare.main(call) == 0

@@ -965,6 +965,24 @@ def test_a_judge_of_other_rows_is_not_shown(
     assert not page.of(stage="judge")
 
 
+def test_a_row_that_the_judge_has_not_answered_is_not_lost_behind_its_instruction(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "judged")
+    rows = read(folder, STEP_FILES[3])
+    rows.append({**rows[0], "input": "another one", "output": "another answer"})
+    data = folder / STEP_FILES[3]
+    data.write_text("".join(map(workshop.to_json, rows)), encoding="utf-8")
+    assert judge.main(["--provider", "practice", "--data", str(data)]) == 0
+    answered = read(folder, "judged.jsonl")[:-1]  # the last one is undone
+    text = "".join(map(workshop.to_json, answered))
+    (folder / "judged.jsonl").write_text(text, encoding="utf-8")
+    page = page_of(folder, tmp_path)
+    (left,) = page.of(status="kept", stage="filter")
+    assert (left["instruction"], left["output"]) == (rows[0]["instruction"], "another answer")
+    assert len(page.of(stage="judge")) == len(answered)
+
+
 def test_a_judge_that_was_not_trusted_has_kept_and_rejected_nothing(
     practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

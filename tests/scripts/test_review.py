@@ -874,6 +874,11 @@ def test_no_sheet_of_pairs_is_written_over_and_data_without_pairs_is_one_line(
     plain_rows = write_data(tmp_path)
     said = error(capsys, "pairs", "--data", str(plain_rows), "--out", str(out))
     assert "line 1: a row of step5_rewritten.jsonl" in said
+    same = dict.fromkeys(("instruction", "input", "output", "first_output"), "x")
+    path = tmp_path / "same.jsonl"
+    path.write_text(json.dumps(same | {"rewritten": False}), encoding="utf-8")
+    said = error(capsys, "pairs", "--data", str(path), "--out", str(out))
+    assert "no output was written again: run scripts/rewrite.py with another model" in said
 
 
 def test_the_page_of_pairs_shows_markup_as_text_and_has_its_own_keys(tmp_path: Path) -> None:
