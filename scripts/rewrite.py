@@ -616,7 +616,7 @@ def command_line() -> argparse.ArgumentParser:
     add("--compare", nargs=2, metavar=("MODEL_A", "MODEL_B"), help=both)
     add("--provider-b", choices=workshop.choices("provider"), help="of MODEL_B [--provider]")
     add("--base-url-b", metavar="TEXT", help="of MODEL_B [--base-url]")
-    add("--num", type=int, default=50, help="rows to ask about [50]")
+    add("--num", type=int, help="rows to ask about [50]")
     add("--seed", type=int, default=42, help="which rows, and which side is A [42]")
     add("--out", type=Path, default=Path("pairs"), help="name of the sheets [pairs]")
     add("--format", choices=("csv", "html", "both"), default="both", help="[both]")
@@ -632,6 +632,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--compare names both models: leave out --model")
     if not options.compare and (options.provider_b or options.base_url_b):
         parser.error("--provider-b and --base-url-b are for --compare")
+    if not options.compare and options.num is not None:
+        parser.error("--num is for --compare: without it all rows are rewritten")
+    options.num = 50 if options.num is None else options.num
     action = compare if options.compare else rewrite
     return workshop.main(None, lambda _: action(options))
 

@@ -460,6 +460,17 @@ def test_no_file_of_the_user_is_overwritten(
     assert data.with_name(name).read_text("utf-8") == '{"mine": 1}\n'
 
 
+def test_a_number_of_rows_without_a_comparison_pays_for_nothing(
+    data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Server(lambda prompt, body: "It is 5.") as server, pytest.raises(SystemExit) as stop:
+        address = ["--base-url", server.url + "/v1", "--model", "m"]
+        rewrite.main(["--provider", "local", *address, "--data", str(data), "--num", "3"])
+    assert stop.value.code == 2 and not server.requests
+    assert "--num is for --compare" in capsys.readouterr().err
+    assert not data.with_name("step5_rewritten.jsonl").exists()
+
+
 def test_its_own_output_is_no_data_for_it(data: Path, capsys: pytest.CaptureFixture) -> None:
     with Server(writer) as server:
         assert call(data, server) == 0
