@@ -19,7 +19,8 @@ harmed and unharmed, so that both sides are of the same tasks:
 
 Precision: of the rows of this kind, harmed or not, whose output the judge calls wrong, how many are
 harmed. Recall: of the harmed ones, how many it calls wrong. An answer that cannot be read is no
-"wrong"; rows without a reply are left out. All replies are kept in --folder: the same command goes on where it stopped.
+"wrong"; rows without a reply are left out. All replies are kept in --folder: the same command goes
+on where it stopped.
 """
 
 from __future__ import annotations
