@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5822: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-642: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 643-5825: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -246,7 +246,9 @@ def instruction_prompt(
     # Every n-th prompt asks for classification tasks and shows only such seeds.
     every = config.classification_every
     labelled = every > 0 and request_idx % every == every - 1
-    seeds = [task for task in seed_tasks if task.is_classification or not labelled] or seed_tasks
+    seeds = seed_tasks
+    if labelled:
+        seeds = [task for task in seed_tasks if task.is_classification] or seed_tasks
 
     # Show a few machine tasks (paper: 2 of 8), and fill up with seed tasks.
     machine = min(config.machine_tasks_shown, config.tasks_shown, len(accepted))
@@ -260,9 +262,10 @@ def instruction_prompt(
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
-    slots = {"asked": config.tasks_asked, "kind": kind, "hint": lead + hint}
-    slots |= {"shown": "\n".join(lines), "number": number + 1, "last": number + config.tasks_asked}
-    return words["prompt"].format(**slots)
+    hint = lead + hint  # with topics, which one this prompt is about
+    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "shown": "\n".join(lines)}
+    last = len(lines) + config.tasks_asked
+    return words["prompt"].format(**slots, number=len(lines) + 1, last=last)
 
 
 def take_candidates(
