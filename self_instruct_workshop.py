@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-642: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 643-5825: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 643-5841: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1419,19 +1419,35 @@ def as_pair(example: dict[str, list[str]]) -> tuple[str, str]:
     return ("" if breaks("no_input", source) else source), target
 
 
-ANSWERED = re.compile(  # what begins an answer or an example behind a task: "- ...", "例：..."
-    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:e\.g\.|(?:for example|examples?|answer)\b)"
-    r"|[（(]?(?:例[：:如]|比如|示例|答案?[：:]))"
+ANSWERED = re.compile(  # what begins an answer, an example or an explanation behind a task
+    r"""(?ix)
+    [\s.。]*(?:[-–—*•][ \t]                               # "- ..."
+    |\(?(?:e\.g\.|(?:for[ ]example|examples?|answer)\b)   # "e.g. ...", "(For example ..."
+    |[（(]?(?:例[：:如]|比如|示例)                          # "例：...", "比如..."
+    |\w+(?:[ ]\w+)?[ ]?[:：]                              # "Explanation: ...", "答案：..."
+    |```|["“]                                             # code, or a quotation
+    |(?:this|the)[ ]task[ ](?:is|requires|involves)\b
+    |the[ ](?:correct[ ])?answer[ ])
+    """
 )
+LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 
 def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
-    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it."""
+    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it.
+
+    Small models write an example again and explain it: by ROUGE-L that is new, as it is longer.
+    """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
+    said = " ".join(candidate.casefold().split())
     for line in prompt_lines:
-        task = re.sub(r"^\d+\. ", "", line)
-        if len(task) > 5 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
+        task = " ".join(re.sub(r"^\d+\. ", "", line).casefold().split())
+        if len(task) <= 5 or task not in said:
+            continue
+        before, _, behind = said.partition(task)
+        whole = not before or columns(task) >= LONG_TASK
+        if whole and ANSWERED.match(behind):
             return "prompt_echo"
     return ""
 
