@@ -284,15 +284,16 @@ def take_candidates(
     limit = recipe.highest_score(config.rouge_threshold)
     shown = set(reply.prompt.split("\n"))
     for candidate, scores in in_blocks(pool, whole):
-        rule = recipe.instruction_problem(candidate) or recipe.echo_problem(candidate, shown)
+        near = pool.top(scores)
+        rule = recipe.instruction_problem(candidate) or recipe.echo_problem(candidate, shown, near)
         if rule:
             results.reject("generate", rule, candidate)
         elif scores.max() > limit:
-            results.reject("generate", "too_similar", candidate, why=pool.top(scores, 1)[0])
+            results.reject("generate", "too_similar", candidate, why=near[0])
         elif len(results.tasks) - before >= room:
             results.reject("generate", "not_needed", candidate)
         else:
-            notes = candidate_notes(reply, request_idx, pool.top(scores), scores.mean())
+            notes = candidate_notes(reply, request_idx, near, scores.mean())
             pool.add(candidate)
             name = f"machine_task_{len(results.tasks)}"
             results.tasks.append(Task(name, candidate, notes={"generate": notes}))
@@ -1433,23 +1434,32 @@ ANSWERED = re.compile(  # what begins an answer, an example or an explanation be
 LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 
-def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
-    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it.
+def modern_echo_problem(
+    candidate: str, prompt_lines: set[str], near: Iterable[tuple[str, float]] = ()
+) -> str:
+    """Whether a candidate is a line of the prompt, or a known task with an answer behind it.
 
     Small models write an example again and explain it: by ROUGE-L that is new, as it is longer.
+    `near` has the most similar instructions of the pool, with their scores.
     """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
-    said = " ".join(candidate.casefold().split())
-    for line in prompt_lines:
-        task = " ".join(re.sub(r"^\d+\. ", "", line).casefold().split())
-        if len(task) <= 5 or task not in said:
-            continue
-        before, _, behind = said.partition(task)
-        whole = not before or columns(task) >= LONG_TASK
-        if whole and ANSWERED.match(behind):
-            return "prompt_echo"
+    known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
+    known += [text for text, score in near if score]
+    if any(answers_itself(candidate, task) for task in known):
+        return "prompt_echo"
     return ""
+
+
+def answers_itself(candidate: str, task: str) -> bool:
+    """Whether a candidate is this task, with an answer or an explanation behind it."""
+    said = " ".join(candidate.casefold().split())
+    task = " ".join(task.casefold().split())
+    if len(task) <= 5 or task not in said:
+        return False
+    before, _, behind = said.partition(task)
+    whole = not before or columns(task) >= LONG_TASK
+    return bool(whole and ANSWERED.match(behind))
 
 
 def modern_input(instruction: str, source: str) -> str:
@@ -5050,7 +5060,7 @@ class Recipe:
     scores: Callable[[list[str], list[str]], Any]
     highest_score: Callable[[float], float]  # threshold -> the highest score that is novel
     instruction_problem: Callable[[str], str]
-    echo_problem: Callable[[str, set[str]], str]  # (candidate, lines of the prompt)
+    echo_problem: Callable[..., str]  # (candidate, lines of the prompt, nearest of the pool)
     tidy_input: Callable[[str, str], str]  # (instruction, input) -> input
     instance_problem: Callable[[str, str, str], str]  # (instruction, input, output)
     same_instance: Callable[[str, str], tuple]  # what two duplicates have in common
@@ -5111,7 +5121,7 @@ RECIPES = {
         scores=paper_scores,
         highest_score=lambda threshold: threshold,
         instruction_problem=paper_instruction_problem,
-        echo_problem=lambda candidate, prompt_lines: "",
+        echo_problem=lambda candidate, prompt_lines, near: "",
         tidy_input=lambda instruction, source: source,
         instance_problem=paper_instance_problem,
         same_instance=lambda source, target: (source, target),

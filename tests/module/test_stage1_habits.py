@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from self_instruct_workshop import (
+    Config,
+    InstructionPool,
+    Reply,
+    Results,
     instruction_problem,
     modern_echo_problem,
     parse_classification,
     parse_instructions,
+    take_candidates,
 )
 
 Case = tuple[str, list[str]]  # a reply, and its tasks
@@ -375,3 +380,17 @@ def test_a_task_of_the_prompt_with_an_explanation_is_an_echo(shown: str, candida
 )
 def test_a_short_task_of_the_prompt_may_be_part_of_another(shown: str, candidate: str) -> None:
     assert modern_echo_problem(candidate, {shown}) == ""
+
+
+def test_a_task_of_the_pool_with_an_explanation_is_an_echo_though_the_prompt_has_it_not() -> None:
+    known = "Check the row totals in the table and correct any that are wrong."
+    grown = f"{known} - Explanation: this task is about totals, which stand at the end of a row."
+    pool = InstructionPool()
+    for text in (known, "Name three rivers of Europe."):
+        pool.add(text)
+    results = Results()
+    reply = Reply(f" {grown}\n10. {known} Then sort the rows by their totals.", "stop")
+    reply.prompt = "Write 2 new tasks.\n9."
+    assert take_candidates(Config(2), pool, reply, 0, results) == 1
+    assert [row["rule"] for row in results.rejected] == ["prompt_echo"]
+    assert results.tasks[0].instruction.endswith("by their totals.")
