@@ -24,6 +24,7 @@ from self_instruct_workshop import (
     generate_instances,
     generate_instructions,
     load_seed_tasks,
+    run,
 )
 
 Settings = Callable[..., Config]
@@ -286,3 +287,21 @@ def test_the_estimate_names_the_models_and_adds_their_prices(
     dearer = (9 * row["prompt_tokens"] + 18 * row["reply_tokens"]) / 1e6
     assert both["cost"] == pytest.approx(plain["cost"] + dearer)
     assert "instances by large-model" in estimate.as_text(both, config())
+
+
+def test_run_json_names_who_answered_whatever_was_typed(settings: Settings) -> None:
+    made = settings(provider="practice", classify_model="not-the-practice-model", num_instructions=4)
+    said = quiet(made)["settings"]
+    assert said["classify_model"] == said["model"] == "data/practice_tasks.jsonl"
+    # So the same command finds its own files, and moves none of them away.
+    assert quiet(made)["kept_in"] == ""
+    assert not (Path(made.work_dir) / "earlier").exists()
+
+
+def test_the_greeting_names_each_address_behind_its_own_model(
+    config: Callable, two: tuple[Server, Server]
+) -> None:
+    said: list[str] = []
+    run(config(until="generate", **at(two[1], "instances")), say=said.append)
+    here, there = (server.url + "/v1" for server in two)
+    assert f"by local, {SMALL} at {here}; stage 3 by local, {LARGE} at {there}" in said[0]
