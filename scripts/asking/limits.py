@@ -359,6 +359,7 @@ class LimitedModel(workshop.Model):
             raise
         for model in self.everyone():
             model.ledger = self.ledger
+            model.purse.share = batch_share(model.name)
             model.purse.jobs = reserved_by_jobs(Path(config.work_dir), model.name, model.model)
             size = options.classify_together
             model.together = together.group_size(config, model.name, size)
@@ -372,9 +373,15 @@ class LimitedModel(workshop.Model):
         max_cost = None if config.responses else options.max_cost
         price = price_of(*who(config), options, of_run=not stage)
         self.purse = Purse(max_tokens, max_cost, price, self.family)
-        self.purse.share = batch_share(self.name)
         self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
         self.warned = False
+
+    def like(self, who: tuple[str, str], stage: str) -> workshop.Model:
+        """As before; it costs what its own model does."""
+        other = super().like(who, stage)
+        if other is not self:
+            other.purse.price = price_of(*who, self.options, of_run=False)
+        return other
 
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""

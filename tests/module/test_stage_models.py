@@ -251,6 +251,16 @@ def test_the_cost_is_that_of_each_stages_model(
     assert summary["spending"]["cost"] == pytest.approx(sum(row["cost"] for row in stages.values()))
 
 
+def test_a_replay_says_what_the_run_has_cost(
+    config: Callable, settings: Settings, two: tuple[Server, Server], prices: None
+) -> None:
+    made = config(**at(two[1], "instances"))
+    cost = limited_run(made)["spending"]["cost"]
+    journal = str(Path(made.work_dir) / "responses.jsonl")
+    again = settings(provider="replay", responses=journal, work_dir="replay", **MADE)
+    assert limited_run(again)["spending"]["cost"] == pytest.approx(cost)
+
+
 def test_a_limit_on_spending_counts_all_models_together(
     config: Callable, two: tuple[Server, Server], prices: None
 ) -> None:

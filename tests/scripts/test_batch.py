@@ -853,3 +853,12 @@ def test_the_window_and_the_limits_are_the_vendors(settings: Settings) -> None:
     """OpenAI takes no other window than 24h, 50,000 requests and 200 MB."""
     assert endpoint.WINDOW == "24h"
     assert (batch.MOST_REQUESTS, batch.MOST_BYTES) == (50_000, 200_000_000)
+
+
+def test_a_replay_says_what_batches_have_cost(settings: Settings) -> None:
+    with BatchServer(uneven) as server:
+        made = settings(num_instructions=24, **at(server))
+        cost = in_batches(made, *PRICES)["spending"]["cost"]
+    journal = str(Path(made.work_dir) / "responses.jsonl")
+    again = settings(provider="replay", responses=journal, work_dir="again", num_instructions=24)
+    assert go(again, *PRICES)["spending"]["cost"] == pytest.approx(cost)
