@@ -300,6 +300,6 @@ def replace_rejected(folder: Path, stage: str, rejected: list[dict]) -> None:
     path = folder / "rejected.jsonl"
     if path in workshop.foreign_views(folder):
         raise WorkshopError(f"{path} is no run's file: move it away, then run the same command")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [row for row in map(json.loads, lines) if row["stage"] != stage]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    rows = [row for row in map(json.loads, filter(None, lines)) if row["stage"] != stage]
     workshop.write_rows(path, rows + rejected)

@@ -163,10 +163,10 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
         if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
             return {}, []
         data = (folder / record["data"]).read_bytes()
-        lines = (folder / "judged.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "judged.jsonl").read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return {}, []
-    rows = [parsed(line) for line in lines]
+    rows = [parsed(line) for line in lines if line]
     whole = all(has_texts(row, NEEDED["filter"]) and "rule" in row for row in rows)
     if sha256(data).hexdigest() != record["data_sha256"] or not whole:
         return {}, []
@@ -184,10 +184,10 @@ def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
         if not known or not fits(record, REWRITE):
             return {}, []
         data = (folder / STEP_FILES[-1]).read_bytes()
-        lines = (folder / "step5_rewritten.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "step5_rewritten.jsonl").read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return {}, []
-    rows = [parsed(line) for line in lines]
+    rows = [parsed(line) for line in lines if line]
     whole = all(has_texts(row, (*NEEDED["filter"], "first_output", "rule")) for row in rows)
     made_of = record["data"]
     same = (made_of.get("file"), made_of.get("sha256")) == (

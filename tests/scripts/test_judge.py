@@ -242,6 +242,17 @@ def test_rows_are_kept_and_dropped_with_the_judge_s_reason(tmp_path: Path) -> No
     assert told["answers"]["output_right"] == {"yes": 25, "no": 5, "unread": 0}
 
 
+def test_a_line_separator_inside_a_text_ends_no_row(tmp_path: Path) -> None:
+    rows = sums(30, wrong=5)
+    for row in rows:
+        row["output"] += "\u2028So it is.\x85"
+    data = dataset(tmp_path / "run", rows)
+    with Server(good_judge) as server:
+        assert call(server, data) == call(server, data) == 0
+    lines = data.with_name("rejected.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [json.loads(line)["output"] for line in lines] == [row["output"] for row in rows[25:]]
+
+
 def test_each_question_of_keep_has_its_rule_and_others_drop_nothing(tmp_path: Path) -> None:
     replies = {0: said(valid="no"), 1: said(fits="no"), 2: said(valid="no", right="no")}
 
