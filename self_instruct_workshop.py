@@ -5620,10 +5620,15 @@ def funnel(config: Config, summary: dict) -> str:
         lines.append(words["dataset"].format(path=config.output_path, rows=rows))
     lines += next_step(config, summary)
     if summary["kept_in"]:
-        place = Path(config.work_dir) / summary["kept_in"]
-        replaced = spoken(summary["replaces"], config.language)
-        lines.append(words["replaces"].format(run=replaced, place=place))
+        lines.append(replaced_line(config, summary))
     return printable("\n".join(lines))
+
+
+def replaced_line(config: Config, summary: dict) -> str:
+    """Where the files of the run are that this one replaced."""
+    place = Path(config.work_dir) / summary["kept_in"]
+    replaced = spoken(summary["replaces"], config.language)
+    return screen(config)["replaces"].format(run=replaced, place=place)
 
 
 def novelty_notice(config: Config, summary: dict) -> list[str]:

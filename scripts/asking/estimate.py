@@ -174,9 +174,18 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
 
 
 def who_answers(config: workshop.Config) -> dict[str, tuple[str, str]]:
-    """The provider and the model of each stage that asks."""
-    stages = workshop.STAGES[:3]
-    return {stage: limits.who(workshop.config_of_stage(config, stage)) for stage in stages}
+    """The provider and the model of each stage that asks.
+
+    A model without a name is taken to be that of the earlier run.
+    """
+    summary = workshop.earlier_run(Path(config.work_dir))
+    found = {}
+    for stage in workshop.STAGES[:3]:
+        who = limits.who(workshop.config_of_stage(config, stage))
+        earlier = workshop.who_answered(summary, stage)
+        same = who[1] == limits.UNNAMED and earlier[0] == who[0]
+        found[stage] = earlier if same and all(isinstance(part, str) for part in earlier) else who
+    return found
 
 
 def known_replies(config: workshop.Config) -> Known:

@@ -51,6 +51,7 @@ PRICES = workshop.DATA / "prices.json"
 BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b)"
 THROTTLED = r"429\b|\d+ Throttling"
 
+UNNAMED = "the first model listed"  # of a server whose list nobody has read yet
 WHOSE = {"provider", "model", "stage", "attempt"}  # what a record says beside the reply itself
 
 
@@ -86,7 +87,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, workshop.model_name(config, name) or "the first model listed"
+    return name, workshop.model_name(config, name) or UNNAMED
 
 
 def price_of(
