@@ -524,7 +524,8 @@ class Batches:
             self.jobs.end(job, how, *wasted)
         except OSError as error:
             raise self.unwritable(self.jobs.path, str(error.strerror)) from None
-        self.purse.jobs.pop(job.job, None)
+        for purse in self.family:
+            purse.jobs.pop(job.job, None)
         if any(wasted):
             self.purse.jobs[job.job] = wasted
         else:

@@ -245,9 +245,10 @@ def with_budget(config: workshop.Config, options: argparse.Namespace, summary: d
     workshop.write_json(Path(config.work_dir) / "run.json", summary)
     if short:
         say = partial(workshop.spoken, language=config.language)
-        text = f"{as_words(options, say)} was enough for {made:,} of {wanted:,} instructions"
-        text += f", {rows:,} rows" * (summary["status"] == "complete")
-        text += "; the same command with a higher limit goes on"
+        enough = f"{as_words(options, say)} was enough for {made:,} of {wanted:,} instructions"
+        text = f"{enough}, {rows:,} rows; the same command with a higher limit goes on"
+        if summary["status"] != "complete":  # by --until
+            text = f"{enough}; the same command with a higher limit goes on"
         print(workshop.spoken(text, config.language))
         summary["undone_because"] = summary["undone_because"] or {"the budget": wanted - made}
     return summary

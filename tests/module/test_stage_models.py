@@ -315,3 +315,20 @@ def test_the_greeting_names_each_address_behind_its_own_model(
     run(config(until="generate", **at(two[1], "instances")), say=said.append)
     here, there = (server.url + "/v1" for server in two)
     assert f"by local, {SMALL} at {here}; stage 3 by local, {LARGE} at {there}" in said[0]
+
+
+def test_a_price_that_no_flag_can_tell_says_where_it_belongs(config: Callable, prices: None) -> None:
+    options = self_instruct.command_line().parse_args(["--price-in=1", "--price-out=2"])
+    made = config(instances_model="unlisted")
+    said = estimate.as_text(estimate.estimate(made, options), made)
+    assert "price not listed for unlisted: add it to" in said and "--price-in" not in said
+
+
+def test_a_price_is_that_of_the_runs_model_at_any_address(
+    config: Callable, two: tuple[Server, Server]
+) -> None:
+    there = config(**at(two[1], "instances", SMALL))
+    summary = limited_run(there, max_cost=1.0, price_in=1, price_out=2)
+    spending = summary["spending"]
+    tokens = spending["prompt_tokens"] + 2 * spending["reply_tokens"]
+    assert spending["cost"] == pytest.approx(tokens / 1e6)

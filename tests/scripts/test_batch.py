@@ -924,3 +924,17 @@ def test_stage_1_may_be_asked_where_no_batches_are(settings: Settings) -> None:
         made = settings(num_instructions=8, provider="practice", **there)
         assert in_batches(made, "--batch-min=1")["counts"]["filter"]["out"] > 0
         assert server.paid
+
+
+def test_an_open_batch_of_a_model_at_two_addresses_is_reserved_once(settings: Settings) -> None:
+    with BatchServer(uneven, polls=10**6) as one, BatchServer(uneven, polls=10**6) as other:
+        there = {"instances_base_url": other.url + "/v1", "instances_model": "m"}
+        made = settings(num_instructions=24, **at(one, "local"), **there)
+        flags = ("--batch-wait=0", *PRICES)
+        first = in_batches(made, *flags)["spending"]["at_most_in_open_batches"]
+        assert in_batches(made, *flags)["spending"]["at_most_in_open_batches"] == first
+        for server in (one, other):
+            server.polls = 1
+            server.finish_jobs()
+        done = in_batches(made, *PRICES)
+        assert "at_most_in_open_batches" not in done["spending"] and not done["undone_because"]
