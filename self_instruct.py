@@ -22,11 +22,10 @@ import argparse
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import batch, budget, check_providers, estimate, limits, together
-from scripts.asking.parser import Parser
+from scripts.asking.parser import Parser, add_setting
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -84,29 +83,6 @@ def command_line() -> argparse.ArgumentParser:
     version = f"self-instruct {workshop.__version__}"
     group.add_argument("--version", action="version", version=version)
     return parser
-
-
-def add_setting(parser: Any, setting: Any) -> None:
-    """A flag for one setting. Without it the value is None, which Config takes for the default."""
-    kind = type(setting.default)
-    flag = workshop.flag_of(setting)
-    if kind is bool:
-        # A switch: off by default, or on, and then the flag turns it off.
-        on = setting.default
-        text = ("do not: " if on else "") + setting.metadata["help"]
-        action = "store_false" if on else "store_true"
-        parser.add_argument(flag, dest=setting.name, action=action, default=None, help=text)
-        return
-    choices = workshop.choices(setting.name) or None
-    shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
-    text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
-    parser.add_argument(
-        flag,
-        type=kind,
-        choices=choices,
-        metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
-        help=text.replace("%", "%%"),
-    )
 
 
 def settings(options: argparse.Namespace) -> workshop.Config:

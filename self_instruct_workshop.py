@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-639: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 640-5822: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-642: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 643-5841: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -246,7 +246,9 @@ def instruction_prompt(
     # Every n-th prompt asks for classification tasks and shows only such seeds.
     every = config.classification_every
     labelled = every > 0 and request_idx % every == every - 1
-    seeds = [task for task in seed_tasks if task.is_classification or not labelled] or seed_tasks
+    seeds = seed_tasks
+    if labelled:
+        seeds = [task for task in seed_tasks if task.is_classification] or seed_tasks
 
     # Show a few machine tasks (paper: 2 of 8), and fill up with seed tasks.
     machine = min(config.machine_tasks_shown, config.tasks_shown, len(accepted))
@@ -260,9 +262,10 @@ def instruction_prompt(
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
-    slots = {"asked": config.tasks_asked, "kind": kind, "hint": lead + hint}
-    slots |= {"shown": "\n".join(lines), "number": number + 1, "last": number + config.tasks_asked}
-    return words["prompt"].format(**slots)
+    hint = lead + hint  # with topics, which one this prompt is about
+    slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "shown": "\n".join(lines)}
+    last = len(lines) + config.tasks_asked
+    return words["prompt"].format(**slots, number=len(lines) + 1, last=last)
 
 
 def take_candidates(
@@ -1416,19 +1419,35 @@ def as_pair(example: dict[str, list[str]]) -> tuple[str, str]:
     return ("" if breaks("no_input", source) else source), target
 
 
-ANSWERED = re.compile(  # what begins an answer or an example behind a task: "- ...", "例：..."
-    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:e\.g\.|(?:for example|examples?|answer)\b)"
-    r"|[（(]?(?:例[：:如]|比如|示例|答案?[：:]))"
+ANSWERED = re.compile(  # what begins an answer, an example or an explanation behind a task
+    r"""(?ix)
+    [\s.。]*(?:[-–—*•][ \t]                               # "- ..."
+    |\(?(?:e\.g\.|(?:for[ ]example|examples?|answer)\b)   # "e.g. ...", "(For example ..."
+    |[（(]?(?:例[：:如]|比如|示例)                          # "例：...", "比如..."
+    |\w+(?:[ ]\w+)?[ ]?[:：]                              # "Explanation: ...", "答案：..."
+    |```|["“]                                             # code, or a quotation
+    |(?:this|the)[ ]task[ ](?:is|requires|involves)\b
+    |the[ ](?:correct[ ])?answer[ ])
+    """
 )
+LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 
 def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
-    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it."""
+    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it.
+
+    Small models write an example again and explain it: by ROUGE-L that is new, as it is longer.
+    """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
+    said = " ".join(candidate.casefold().split())
     for line in prompt_lines:
-        task = re.sub(r"^\d+\. ", "", line)
-        if len(task) > 5 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
+        task = " ".join(re.sub(r"^\d+\. ", "", line).casefold().split())
+        if len(task) <= 5 or task not in said:
+            continue
+        before, _, behind = said.partition(task)
+        whole = not before or columns(task) >= LONG_TASK
+        if whole and ANSWERED.match(behind):
             return "prompt_echo"
     return ""
 

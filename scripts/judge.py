@@ -429,6 +429,10 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
     if judged.probes.planted and not judged.calibrations:
         lines.append("planted faults are gross: how it does on others, a sheet tells (--calibrate)")
     workshop.show("\n".join(lines))
+    missed = judged.probes.planted - judged.probes.found
+    if not judged.doubt and missed > trust.MISSED * judged.probes.planted:
+        text = f"it misses {missed} of {judged.probes.planted} gross faults"
+        print(f"warning: {text}: it is a poor judge of finer ones", file=sys.stderr)
 
     # Where it cannot be trusted, that is the result; with replies missing, the next run may tell.
     if judged.doubt and model.undone:

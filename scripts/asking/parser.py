@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+import self_instruct_workshop as workshop
 from self_instruct_workshop import in_chinese, is_chinese, prepare_terminal, wrapped
 
 
@@ -97,3 +98,26 @@ def find_near(typed: str, known: list[str]) -> str:
     """The known word that was probably meant, "" if none is near."""
     begins = [word for word in known if typed and word.startswith(typed)]
     return next(iter(begins or get_close_matches(typed, known, 1, 0.6)), "")
+
+
+def add_setting(parser: Any, setting: Any) -> None:
+    """A flag for one setting. Without it the value is None, which Config takes for the default."""
+    kind = type(setting.default)
+    flag = workshop.flag_of(setting)
+    if kind is bool:
+        # A switch: off by default, or on, and then the flag turns it off.
+        on = setting.default
+        text = ("do not: " if on else "") + setting.metadata["help"]
+        action = "store_false" if on else "store_true"
+        parser.add_argument(flag, dest=setting.name, action=action, default=None, help=text)
+        return
+    choices = workshop.choices(setting.name) or None
+    shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
+    text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
+    parser.add_argument(
+        flag,
+        type=kind,
+        choices=choices,
+        metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
+        help=text.replace("%", "%%"),
+    )

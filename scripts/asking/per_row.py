@@ -33,9 +33,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import self_instruct
 import self_instruct_workshop as workshop
 from scripts.asking import estimate, limits
+from scripts.asking.parser import add_setting
 from scripts.review import read_rows as read_rows
 from self_instruct_workshop import Config, Prompt, Reply, UsageError, WorkshopError
 
@@ -138,7 +138,7 @@ def add_settings(parser: argparse.ArgumentParser, title: str, names: str) -> Non
     group = parser.add_argument_group(title)
     known = {setting.name: setting for setting in fields(Config)}
     for name in names.split():
-        self_instruct.add_setting(group, known[name])
+        add_setting(group, known[name])
 
 
 def config_of(options: argparse.Namespace) -> Config:

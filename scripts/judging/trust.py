@@ -26,6 +26,7 @@ from scripts.review import (
 from self_instruct_workshop import folded
 
 SURE = 0.05  # the highest p of Fisher's test at which a judge tells faults from rows
+MISSED = 0.2  # of planted faults: who misses more is warned of
 FAIR = 0.4  # a kappa below is warned of
 POOR = 0.2  # a kappa below drops no row
 OUTPUT = "output_right"  # the question that planted faults are about

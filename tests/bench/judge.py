@@ -19,7 +19,8 @@ harmed and unharmed, so that both sides are of the same tasks:
 
 Precision: of the rows of this kind, harmed or not, whose output the judge calls wrong, how many are
 harmed. Recall: of the harmed ones, how many it calls wrong. An answer that cannot be read is no
-"wrong". All replies are kept in --folder: the same command goes on where it stopped.
+"wrong"; rows without a reply are left out. All replies are kept in --folder: the same command goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -150,12 +151,13 @@ def measure(options: argparse.Namespace, _: object = None) -> int:
         verdicts = judge.verdicts_of(model, questions)
         name = workshop.one_line(model.model)
 
-    # What it said of the outputs: (kind, harmed, answer).
+    # What it said of the outputs: (kind, harmed, answer). Rows without a reply are left out.
     answers = []
     for n, (kind, _, _) in enumerate(faults):
         for harmed in (0, 1):
             verdict = verdicts.get(ids[2 * n + harmed])
-            answers.append((kind, bool(harmed), verdict and verdict.answers[trust.OUTPUT]))
+            if verdict:
+                answers.append((kind, bool(harmed), verdict.answers[trust.OUTPUT]))
     workshop.show(figures(name, answers))
     return 3 if model.undone else 0
 
@@ -172,7 +174,7 @@ def figures(name: str, answers: list[tuple[str, bool, bool | None]]) -> str:
         recall, precision = trust.share(found, harmed_rows), trust.share(found, called)
         lines.append(f"{kind:<16}{recall:<42}{precision}")
     unread = sum(said is None for _, _, said in answers)
-    return "\n".join([*lines, f"not read, or without a reply: {unread} of {len(answers)}"])
+    return "\n".join([*lines, f"not read: {unread} of {len(answers)}"])
 
 
 def head() -> str:

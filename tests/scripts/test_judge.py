@@ -411,6 +411,23 @@ def test_a_judge_that_no_longer_tells_takes_its_rows_back(tmp_path: Path) -> Non
     assert read(data.with_name("rejected.jsonl")) == [earlier]
 
 
+def test_a_judge_that_misses_many_planted_faults_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def half_blind(prompt: str, body: dict) -> str:
+        blind = sum(map(ord, body["messages"][-1]["content"])) % 2
+        return said() if blind else good_judge(prompt, body)
+
+    data = dataset(tmp_path / "run", sums(30))
+    with Server(half_blind) as server:
+        assert call(server, data) == 0
+        found = record(data)["probes"]["planted_called_wrong"]
+        assert 4 <= found < 16  # enough to be told from chance
+        assert f"it misses {20 - found} of 20 gross faults" in capsys.readouterr().err
+        assert call(server, data, "--model", "good", "--probes", "0") == 0
+        assert "gross faults" not in capsys.readouterr().err
+
+
 def test_a_judge_that_guesses_tells_nothing(tmp_path: Path) -> None:
     def dice(prompt: str, body: dict) -> str:
         return said(right="yes" if sum(map(ord, body["messages"][-1]["content"])) % 2 else "no")
