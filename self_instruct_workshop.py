@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-642: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 643-5841: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 643-5855: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3538,7 +3538,8 @@ class Model(AbstractContextManager):
         else:
             return
         self.stop.set()
-        raise WorkshopError(f"{fault} into .env, or use --provider local or practice")
+        hint = f"or use {self.flags}provider local or practice"
+        raise WorkshopError(f"{fault} into .env, {hint}")
 
     def client(self, build: Callable[[Model], Any]) -> Any:
         """The SDK's client: one for all threads, built when the first request goes out."""

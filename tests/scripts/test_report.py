@@ -950,7 +950,7 @@ def test_a_line_separator_in_a_judge_s_reason_hides_nothing(
     path = folder / "judged.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     rows = [json.loads(line) for line in lines]
-    rows[0]["reasons"] = {name: "one\u2028two" for name in rows[0]["reasons"]}
+    rows[0]["reasons"] = dict.fromkeys(rows[0]["reasons"], "one\u2028two")
     path.write_text("".join(map(workshop.to_json, rows)), encoding="utf-8")
     assert page_of(folder, tmp_path).numbers["judge"]
 
