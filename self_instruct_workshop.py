@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-642: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 643-5860: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 644-5884: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3549,7 +3549,8 @@ class Model(AbstractContextManager):
         else:
             return
         self.stop.set()
-        raise WorkshopError(f"{fault} into .env, or use --provider local or practice")
+        hint = f"or use {self.flags}provider local or practice"
+        raise WorkshopError(f"{fault} into .env, {hint}")
 
     def client(self, build: Callable[[Model], Any]) -> Any:
         """The SDK's client: one for all threads, built when the first request goes out."""
@@ -5382,13 +5383,11 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     text = words["greeting"].format(
         seeds=len(results.seeds), wanted=config.num_instructions, who=who
     )
+    text += address_of(model, words)
     for stage, other in model.others.items():
         who = f"{other.name}, {one_line(other.model)}"
         text += words["other"].format(number=STAGES.index(stage) + 1, who=who)
-    if config.base_url or model.address_file:
-        text += words["at"].format(address=model.base_url)
-    if model.address_file:
-        text += words["address_from"].format(file=model.address_file)
+        text += address_of(other, words)
     if model.name == "practice":
         text += "\n" + words["practice"]
     if model.name == "practice" and not config.provider:
@@ -5414,6 +5413,14 @@ def bank_is_far(config: Config, seed_tasks: list[Task]) -> bool:
     bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
     texts = [task.instruction for task in seed_tasks[:50]]
     return bool(similarities_with(bank, texts).max(axis=1).mean() < FAR)
+
+
+def address_of(model: Model, words: dict) -> str:
+    """Where a model's server is, "" where that is the provider's own address."""
+    if not (model.config.base_url or model.address_file):
+        return ""
+    text = words["at"].format(address=model.base_url)
+    return text + words["address_from"].format(file=model.address_file) * bool(model.address_file)
 
 
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:
@@ -5603,11 +5610,13 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
 
 def who_answers(model: Model) -> dict[str, str]:
     """Provider, model and address of the run, and of each stage that another model answers."""
-    said = {}
-    for stage, one in {"": model, **model.others}.items():
-        named = f"{stage}_" if stage else ""
-        values = (one.name, one.model, one.base_url)
-        said |= {named + name: value for name, value in zip(WHO, values, strict=True)}
+    said = dict(zip(WHO, (model.name, model.model, model.base_url), strict=True))
+    for stage in STAGES[1:3]:
+        names = [f"{stage}_{name}" for name in WHO]
+        one = model.of(stage)
+        # What was typed may be none of the truth: the practice model has one name only.
+        if one is not model or any(getattr(model.config, name) for name in names):
+            said |= zip(names, (one.name, one.model, one.base_url), strict=True)
     return said
 
 
@@ -5655,10 +5664,15 @@ def funnel(config: Config, summary: dict) -> str:
         lines.append(words["dataset"].format(path=config.output_path, rows=rows))
     lines += next_step(config, summary)
     if summary["kept_in"]:
-        place = Path(config.work_dir) / summary["kept_in"]
-        replaced = spoken(summary["replaces"], config.language)
-        lines.append(words["replaces"].format(run=replaced, place=place))
+        lines.append(replaced_line(config, summary))
     return printable("\n".join(lines))
+
+
+def replaced_line(config: Config, summary: dict) -> str:
+    """Where the files of the run are that this one replaced."""
+    place = Path(config.work_dir) / summary["kept_in"]
+    replaced = spoken(summary["replaces"], config.language)
+    return screen(config)["replaces"].format(run=replaced, place=place)
 
 
 def novelty_notice(config: Config, summary: dict) -> list[str]:

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import self_instruct_workshop as workshop
 from scripts.asking import limits
 from scripts.asking.endpoint import FINAL, Endpoint, NotFound, Unreachable, check_provider, url_of
-from scripts.asking.jobs import Job, Jobs, json_lines, read_jobs
+from scripts.asking.jobs import WAITS, Job, Jobs, json_lines, read_jobs
 
 MOST_REQUESTS = 50_000  # in a file, of OpenAI and of DashScope
 MOST_BYTES = 200 * 10**6  # of a file; OpenAI's limit, DashScope takes more
@@ -74,7 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def model_class(config: workshop.Config, options: argparse.Namespace) -> type:
     """The class of Model that a run asks with. Raises UsageError where --batch cannot be."""
     if options.batch:
-        check_provider(config)
+        check_providers(config)
         return BatchModel
     names = []
     with suppress(OSError):  # a folder that cannot be used: the model will say so
@@ -85,6 +85,12 @@ def model_class(config: workshop.Config, options: argparse.Namespace) -> type:
         twice = "Without it, questions are paid for twice; deleting batches.jsonl forgets it"
         workshop.tell(f"notice: {text}. {twice}", config.language)
     return limits.LimitedModel
+
+
+def check_providers(config: workshop.Config) -> None:
+    """Raise UsageError where a stage that asks in batches has a provider without any."""
+    for stage in workshop.STAGES[1:3]:
+        check_provider(workshop.config_of_stage(config, stage))
 
 
 class Question(NamedTuple):
@@ -119,14 +125,14 @@ class Batches:
     def __init__(
         self, config: workshop.Config, options: argparse.Namespace, *others: Any, **named: Any
     ) -> None:
-        for stage in workshop.STAGES[:3]:
-            check_provider(workshop.config_of_stage(config, stage))
+        check_providers(config)
         super().__init__(config, options, *others, **named)
         try:
             jobs = Jobs(Path(config.work_dir))
             jobs.forget_orphans()
             for model in self.everyone():
                 model.begin_batches(options, jobs)
+                model.close_what_is_filled()
         except workshop.WorkshopError:
             self.__exit__()
             raise
@@ -148,6 +154,20 @@ class Batches:
         self.endpoint = Endpoint(self)
         self.jobs = jobs
 
+    def close_what_is_filled(self) -> None:
+        """Close jobs that a kill has left open when all their replies were in the journal."""
+        for job in [*self.jobs.all.values()]:
+            fetched = not job.ended and self.jobs.results_file(job).exists()
+            keys = self.jobs.keys_of(job) if fetched and self.is_ours(job) else set()
+            records = [self.journal.get(key) or {} for key in keys]
+            # One that was asked live meanwhile is paid for twice: its job stays reserved.
+            if keys and all(record.get("batch") == job.batch for record in records):
+                self.close(job, "completed", {})
+
+    def is_ours(self, job: Job) -> bool:
+        """Whether a job of the folder is of this model."""
+        return (job.provider, job.model) == (self.name, self.model)
+
     def spending(self, results: workshop.Results) -> dict:
         """As before, with what open batches can still use."""
         told = super().spending(results)
@@ -162,8 +182,14 @@ class Batches:
         """Before a stage asks, have its questions answered in batches."""
         if stage not in self.live:
             run_in_batches(self, ask, items)
-        elif not self.journal.starts and not self.checked:
-            # Before anything is paid for: does this server have batches?
+        elif not self.journal.starts:
+            # Before anything is paid for: do the servers have batches?
+            for name in workshop.STAGES[1:3]:
+                self.of(name).check_endpoint()
+
+    def check_endpoint(self) -> None:
+        """Raise UsageError, at the first time, where the server knows no batches."""
+        if not self.checked:
             self.endpoint.check()
             self.checked = True
 
@@ -257,9 +283,7 @@ class Batches:
         """
         if self.sent_live:
             return False
-        if not self.checked:
-            self.endpoint.check()
-            self.checked = True
+        self.check_endpoint()
         question = next(iter(noted.values()))
         for _ in workshop.Model.ask_each(self, "scout", self.ask_quietly, [question]):
             self.sent_live = True
@@ -386,7 +410,7 @@ class Batches:
             return False
         total = sum(job.requests for job in jobs)
         so_far = sum(done[job.job] for job in jobs)
-        self.left = f"waits for {jobs[0].batch}, {so_far}/{total} done, which --batch fetches"
+        self.left = f"{WAITS} {jobs[0].batch}, {so_far}/{total} done, which --batch fetches"
         return True
 
     def take(self, job: Job, state: Any, noted: dict[str, Question]) -> None:
@@ -500,7 +524,8 @@ class Batches:
             self.jobs.end(job, how, *wasted)
         except OSError as error:
             raise self.unwritable(self.jobs.path, str(error.strerror)) from None
-        self.purse.jobs.pop(job.job, None)
+        for purse in self.family:
+            purse.jobs.pop(job.job, None)
         if any(wasted):
             self.purse.jobs[job.job] = wasted
         else:
@@ -542,7 +567,7 @@ def run_in_batches(model: Batches, ask: Callable, items: list) -> None:
         noted = model.note(ask, items)
         if model.fill_from_disk(noted):
             continue
-        waiting = model.jobs.open_with({*noted})
+        waiting = [job for job in model.jobs.open_with({*noted}) if model.is_ours(job)]
         if waiting:
             with_hint(partial(model.wait_for_jobs, waiting, noted))
             continue

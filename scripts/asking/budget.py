@@ -23,6 +23,7 @@ from pathlib import Path
 
 import self_instruct_workshop as workshop
 from scripts.asking import estimate, limits
+from scripts.asking.jobs import WAITS, reserved_by_jobs
 from scripts.asking.ledger import Ledger
 
 SURE = 0.6  # of the budget: the estimate may be wrong by that much
@@ -53,7 +54,7 @@ def as_words(options: argparse.Namespace, say: Callable[[str], str] = str) -> st
 
 def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
     """What all replies in the journal, and what got lost, took of the budget."""
-    # Of each model of the run: its price, and what got lost.
+    # Of each model of the run: its price, what got lost, and what a batch did for nothing.
     purses = {}
     ledger = Ledger(Path(config.work_dir) / limits.LimitedModel.ledger_name)
     whom = estimate.who_answers(config)
@@ -62,6 +63,7 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
         purses[who] = limits.Purse(None, None, price)
         purses[who].share = limits.batch_share(who[0])
         purses[who].count("lost", *ledger.lost(*who))
+        purses[who].jobs = reserved_by_jobs(Path(config.work_dir), *who, ended=True)
 
     # Where a server did not say how many tokens a reply took, its length tells about how many.
     for record in limits.records(config):
@@ -76,13 +78,16 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
 
 
 def fitting(config: workshop.Config, options: argparse.Namespace, share: float = 1.0) -> int:
-    """How many of the wanted instructions fit into a share of what is left, by the estimate."""
+    """How many of the wanted instructions fit into a share of what is left, by the estimate.
+
+    They are to become rows, also where --until stops before.
+    """
     most = limit_of(options)
     spent = spent_so_far(config, options)
     known = estimate.known_replies(config)
 
     def fits(number: int) -> bool:
-        part = replace(config, num_instructions=number)
+        part = replace(config, num_instructions=number, until="filter")
         found = estimate.estimate(part, options, known)
         tokens = found["prompt_tokens"] + found["reply_tokens"]
         cost = found["cost_in_batches" if options.batch else "cost"]
@@ -141,34 +146,52 @@ class Talk:
 def run_within(config: workshop.Config, options: argparse.Namespace, model_class: Callable) -> dict:
     """Run in rounds within the budget; return the summary of the last one, with `budget` in it."""
     wanted = config.num_instructions
-    # An earlier run goes on from what it has, by what that took.
-    number = min(wanted, done_so_far(config)) or fitting(config, options, SURE)
+    number = first_number(config, options)
     kept_back = largest_request(config, options)
     talk = Talk()
     summary: dict = {}
+    kept: dict = {}  # where the files of an earlier run are, and of which one
     for _ in range(ROUNDS):
         # At least one: that no request fits, the run itself says.
         part = replace(config, num_instructions=max(1, number))
         talk.begin()
         summary = workshop.run(part, talk.say, model_class)
         more = how_many_more(summary, options, wanted, kept_back)
+        if not kept and summary["kept_in"]:
+            kept = {name: summary[name] for name in ("kept_in", "replaces")}
         if not more:
             break
+        # Of what the rounds say, only the last one's is shown: this must not be missed.
+        if summary["kept_in"]:
+            print(workshop.printable(workshop.replaced_line(part, summary)))
         number = part.num_instructions + more
     talk.end()
-    return with_budget(config, options, summary)
+    return with_budget(config, options, {**summary, **kept})
 
 
-def done_so_far(config: workshop.Config) -> int:
-    """How many instructions of an earlier run of these models went the whole way."""
+def first_number(config: workshop.Config, options: argparse.Namespace) -> int:
+    """How many instructions the first round makes: an earlier run goes on from what it has."""
+    done, made = so_far(config)
+    if not made:
+        return fitting(config, options, SURE)
+    # Some may lack replies, of a batch say. They go on as far as they fit, and no others begin.
+    return min(config.num_instructions, max(done, min(made, fitting(config, options, NEXT))))
+
+
+def so_far(config: workshop.Config) -> tuple[int, int]:
+    """How many instructions of an earlier run of these models went the whole way, and all."""
     summary = workshop.earlier_run(Path(config.work_dir))
     who = estimate.who_answers(config)
     if any(workshop.who_answered(summary, stage) != who[stage] for stage in who):
-        return 0
+        return 0, 0
     counts = summary.get("counts")
-    last = counts.get("instances") if isinstance(counts, dict) else None
-    numbers = [last.get("in"), last.get("undone")] if isinstance(last, dict) else [0, 0]
-    return numbers[0] - numbers[1] if all(type(n) is int for n in numbers) else 0
+    rows = [counts.get(stage) if isinstance(counts, dict) else 0 for stage in workshop.STAGES[:3]]
+    if not all(isinstance(row, dict) for row in rows):
+        return 0, 0
+    numbers = [rows[2].get("in"), rows[2].get("undone"), rows[0].get("out")]
+    if not all(type(number) is int for number in numbers):
+        return 0, 0
+    return numbers[0] - numbers[1], numbers[2]
 
 
 def largest_request(config: workshop.Config, options: argparse.Namespace) -> Money:
@@ -190,6 +213,9 @@ def how_many_more(summary: dict, options: argparse.Namespace, wanted: int, kept_
     """How many more instructions what is left is for, by what those so far took."""
     made = summary["counts"]["generate"]["out"]
     asked_for = summary["counts"]["wanted"]
+    # What the stages behind --until take is not known yet.
+    if summary["status"] != "complete":
+        return 0
     # Something failed, or nothing new is found: more would not help.
     if summary["undone_because"] or made < asked_for or made >= wanted:
         return 0
@@ -208,7 +234,10 @@ def with_budget(config: workshop.Config, options: argparse.Namespace, summary: d
     made = summary["counts"]["generate"]["out"]
     wanted = config.num_instructions
     short = made >= summary["counts"]["wanted"] and made < wanted
-    if not short and not summary["undone_because"]:
+    reasons = summary["undone_because"]
+    # While a batch is under way, nobody knows yet what the budget is enough for.
+    waits = any(why.startswith(WAITS) for why in reasons)
+    if waits or (not short and not reasons):
         return summary
     rows = summary["counts"]["filter"]["out"]
     said = {"wanted": wanted, "instructions": made, "rows": rows, "limit": as_words(options)}
@@ -218,6 +247,8 @@ def with_budget(config: workshop.Config, options: argparse.Namespace, summary: d
         say = partial(workshop.spoken, language=config.language)
         enough = f"{as_words(options, say)} was enough for {made:,} of {wanted:,} instructions"
         text = f"{enough}, {rows:,} rows; the same command with a higher limit goes on"
+        if summary["status"] != "complete":  # by --until
+            text = f"{enough}; the same command with a higher limit goes on"
         print(workshop.spoken(text, config.language))
         summary["undone_because"] = summary["undone_because"] or {"the budget": wanted - made}
     return summary

@@ -83,7 +83,7 @@ def estimate(
         bills.append(bill)
         share = 1.0 if stage == "generate" else limits.batch_share(whom[stage][0])
         in_batches.append({**bill, "cost": bill["cost"] and share * bill["cost"]})
-        rows[stage] = {**row, "in_journal": in_journal[stage], **sizes}
+        rows[stage] = {**row, "cost": bill["cost"], "in_journal": in_journal[stage], **sizes}
 
     # All stages together; stage 1 never goes in batches.
     return {
@@ -174,9 +174,18 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
 
 
 def who_answers(config: workshop.Config) -> dict[str, tuple[str, str]]:
-    """The provider and the model of each stage that asks."""
-    stages = workshop.STAGES[:3]
-    return {stage: limits.who(workshop.config_of_stage(config, stage)) for stage in stages}
+    """The provider and the model of each stage that asks.
+
+    A model without a name is taken to be that of the earlier run.
+    """
+    summary = workshop.earlier_run(Path(config.work_dir))
+    found = {}
+    for stage in workshop.STAGES[:3]:
+        who = limits.who(workshop.config_of_stage(config, stage))
+        earlier = workshop.who_answered(summary, stage)
+        same = who[1] == limits.UNNAMED and earlier[0] == who[0]
+        found[stage] = earlier if same and all(isinstance(part, str) for part in earlier) else who
+    return found
 
 
 def known_replies(config: workshop.Config) -> Known:
@@ -289,10 +298,7 @@ def as_text(found: dict, config: workshop.Config) -> str:
         lines.append(row_of(f"  {stage}", *counts))
 
     # Money and time, what was guessed, and what is there already.
-    page = limits.see_page(workshop.provider_name(config))
-    money = f"price not listed: --price-in and --price-out tell it{page}"
-    if found["cost"] is not None:
-        money = f"about ${found['cost']:.2f}"
+    money = f"about ${found['cost']:.2f}" if found["cost"] is not None else no_price(found, config)
     minutes = max(1, math.ceil(found["seconds"] / 60))
     time = spoken(f"{money}; about {minutes} min with {config.concurrency} requests in flight")
     lines.append(f"  {time}")
@@ -307,6 +313,17 @@ def as_text(found: dict, config: workshop.Config) -> str:
         paid = "replies are in the journal: paid for, and not asked again"
         lines.append("  " + spoken(f"{found['in_journal']:,} {paid}"))
     return "\n".join(lines)
+
+
+def no_price(found: dict, config: workshop.Config) -> str:
+    """Where to tell the price that is not known: flags have that of the run's model alone."""
+    models = found["models"]
+    unknown = [models[stage] for stage, row in found["stages"].items() if row["cost"] is None]
+    if models["generate"] in unknown:
+        page = limits.see_page(workshop.provider_name(config))
+        return f"price not listed: --price-in and --price-out tell it{page}"
+    problem = f"price not listed for {workshop.one_line(unknown[0], 32)}"
+    return f"{problem}: add it to {limits.PRICES}, or limit --max-tokens-total"
 
 
 def old_prices(today: date) -> list[str]:

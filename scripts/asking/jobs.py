@@ -29,6 +29,8 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 
+WAITS = "waits for"  # how the reason begins why a task is undone whose batch is not done
+
 
 @dataclass
 class Job:
@@ -178,9 +180,15 @@ def take_line(jobs: dict[str, Job], line: bytes) -> bool:
         return False
 
 
-def reserved_by_jobs(folder: Path, provider: str, model: str) -> dict[str, tuple[int, int]]:
-    """Tokens of prompts and replies that jobs of a model can still use, or that no journal has."""
+def reserved_by_jobs(
+    folder: Path, provider: str, model: str, ended: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Tokens of prompts and replies that jobs of a model can still use, or that no journal has.
+
+    With `ended`, only the latter.
+    """
     jobs = read_jobs(folder / "batches.jsonl").values()
+    jobs = [job for job in jobs if job.ended or not ended]
     ours = [job for job in jobs if (job.provider, job.model) == (provider, model)]
     reserved = {job.job: (job.prompt_tokens, job.reply_tokens) for job in ours}
     return {name: tokens for name, tokens in reserved.items() if any(tokens)}

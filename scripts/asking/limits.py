@@ -51,6 +51,7 @@ PRICES = workshop.DATA / "prices.json"
 BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b)"
 THROTTLED = r"429\b|\d+ Throttling"
 
+UNNAMED = "the first model listed"  # of a server whose list nobody has read yet
 WHOSE = {"provider", "model", "stage", "attempt"}  # what a record says beside the reply itself
 
 
@@ -86,7 +87,7 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, workshop.model_name(config, name) or "the first model listed"
+    return name, workshop.model_name(config, name) or UNNAMED
 
 
 def price_of(
@@ -359,9 +360,13 @@ class LimitedModel(workshop.Model):
             raise
         for model in self.everyone():
             model.ledger = self.ledger
-            model.purse.jobs = reserved_by_jobs(Path(config.work_dir), model.name, model.model)
+            model.purse.share = batch_share(model.name)
             size = options.classify_together
             model.together = together.group_size(config, model.name, size)
+        # At two addresses, what one model was asked counts once.
+        self.models = {(one.name, one.model): one for one in reversed(self.everyone())}
+        for who_is_asked, model in self.models.items():
+            model.purse.jobs = reserved_by_jobs(Path(config.work_dir), *who_is_asked)
         self.count_earlier()
 
     def introduce(self, config: workshop.Config, stage: str = "") -> None:
@@ -370,18 +375,24 @@ class LimitedModel(workshop.Model):
         options = self.options
         max_tokens = None if config.responses else options.max_tokens_total
         max_cost = None if config.responses else options.max_cost
-        price = price_of(*who(config), options, of_run=not stage)
+        # A price that is given is that of the run's model, also where another address has it.
+        of_run = not stage or who(config) == who(self.first.config)
+        price = price_of(*who(config), options, of_run)
         self.purse = Purse(max_tokens, max_cost, price, self.family)
-        self.purse.share = batch_share(self.name)
         self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
         self.warned = False
 
+    def like(self, who: tuple[str, str], stage: str) -> workshop.Model:
+        """As before; it costs what its own model does."""
+        other = super().like(who, stage)
+        if other is not self:
+            other.purse.price = price_of(*who, self.options, of_run=False)
+        return other
+
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""
-        # At two addresses, the replies of one model count once.
-        models = {(one.name, one.model): one for one in reversed(self.everyone())}
         for record in records(self.config):
-            model = models.get((record["provider"], record["model"]))
+            model = self.models.get((record["provider"], record["model"]))
             # The tokens of one answer out of a list are counted with the list's reply.
             if model and record["stage"] in self.stages and "part_of" not in record:
                 most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
@@ -391,8 +402,8 @@ class LimitedModel(workshop.Model):
                 model.purse.count(record["stage"], *used, in_batch="batch" in record)
 
         # Of what got lost, the ledger knows.
-        for who, model in models.items():
-            model.purse.count("lost", *self.ledger.lost(*who))
+        for who_was_asked, model in self.models.items():
+            model.purse.count("lost", *self.ledger.lost(*who_was_asked))
         self.earlier = self.purse.all_together()[0]
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from self_instruct_workshop import (
     generate_instances,
     generate_instructions,
     load_seed_tasks,
+    run,
 )
 
 Settings = Callable[..., Config]
@@ -194,11 +195,13 @@ def headers_of(server: Server) -> list[dict]:
 def test_a_missing_key_of_a_stage_is_said_before_stage_1_is_paid_for(
     config: Callable, two: tuple[Server, Server]
 ) -> None:
-    with pytest.raises(WorkshopError, match="DASHSCOPE_API_KEY is not set"):
+    problem = "DASHSCOPE_API_KEY is not set: .*, or use --instances-provider local or practice"
+    with pytest.raises(WorkshopError, match=problem):
         quiet(config(instances_provider="dashscope"))
     assert not two[0].requests
     quiet(config(work_dir="free"))  # the folder's lock was given back
-    with pytest.raises(WorkshopError, match="DASHSCOPE_API_KEY is not set"):
+    problem = "DASHSCOPE_API_KEY is not set: .*, or use --classify-provider local or practice"
+    with pytest.raises(WorkshopError, match=problem):
         quiet(config(work_dir="other", classify_provider="dashscope"))
 
 
@@ -250,6 +253,16 @@ def test_the_cost_is_that_of_each_stages_model(
     assert summary["spending"]["cost"] == pytest.approx(sum(row["cost"] for row in stages.values()))
 
 
+def test_a_replay_says_what_the_run_has_cost(
+    config: Callable, settings: Settings, two: tuple[Server, Server], prices: None
+) -> None:
+    made = config(**at(two[1], "instances"))
+    cost = limited_run(made)["spending"]["cost"]
+    journal = str(Path(made.work_dir) / "responses.jsonl")
+    again = settings(provider="replay", responses=journal, work_dir="replay", **MADE)
+    assert limited_run(again)["spending"]["cost"] == pytest.approx(cost)
+
+
 def test_a_limit_on_spending_counts_all_models_together(
     config: Callable, two: tuple[Server, Server], prices: None
 ) -> None:
@@ -286,3 +299,42 @@ def test_the_estimate_names_the_models_and_adds_their_prices(
     dearer = (9 * row["prompt_tokens"] + 18 * row["reply_tokens"]) / 1e6
     assert both["cost"] == pytest.approx(plain["cost"] + dearer)
     assert "instances by large-model" in estimate.as_text(both, config())
+
+
+def test_run_json_names_who_answered_whatever_was_typed(settings: Settings) -> None:
+    made = settings(
+        provider="practice", classify_model="not-the-practice-model", num_instructions=4
+    )
+    said = quiet(made)["settings"]
+    assert said["classify_model"] == said["model"] == "data/practice_tasks.jsonl"
+    # So the same command finds its own files, and moves none of them away.
+    assert quiet(made)["kept_in"] == ""
+    assert not (Path(made.work_dir) / "earlier").exists()
+
+
+def test_the_greeting_names_each_address_behind_its_own_model(
+    config: Callable, two: tuple[Server, Server]
+) -> None:
+    said: list[str] = []
+    run(config(until="generate", **at(two[1], "instances")), say=said.append)
+    here, there = (server.url + "/v1" for server in two)
+    assert f"by local, {SMALL} at {here}; stage 3 by local, {LARGE} at {there}" in said[0]
+
+
+def test_a_price_that_no_flag_can_tell_says_where_it_belongs(
+    config: Callable, prices: None
+) -> None:
+    options = self_instruct.command_line().parse_args(["--price-in=1", "--price-out=2"])
+    made = config(instances_model="unlisted")
+    said = estimate.as_text(estimate.estimate(made, options), made)
+    assert "price not listed for unlisted: add it to" in said and "--price-in" not in said
+
+
+def test_a_price_is_that_of_the_runs_model_at_any_address(
+    config: Callable, two: tuple[Server, Server]
+) -> None:
+    there = config(**at(two[1], "instances", SMALL))
+    summary = limited_run(there, max_cost=1.0, price_in=1, price_out=2)
+    spending = summary["spending"]
+    tokens = spending["prompt_tokens"] + 2 * spending["reply_tokens"]
+    assert spending["cost"] == pytest.approx(tokens / 1e6)

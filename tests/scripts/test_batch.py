@@ -853,3 +853,88 @@ def test_the_window_and_the_limits_are_the_vendors(settings: Settings) -> None:
     """OpenAI takes no other window than 24h, 50,000 requests and 200 MB."""
     assert endpoint.WINDOW == "24h"
     assert (batch.MOST_REQUESTS, batch.MOST_BYTES) == (50_000, 200_000_000)
+
+
+def test_a_replay_says_what_batches_have_cost(settings: Settings) -> None:
+    with BatchServer(uneven) as server:
+        made = settings(num_instructions=24, **at(server))
+        cost = in_batches(made, *PRICES)["spending"]["cost"]
+    journal = str(Path(made.work_dir) / "responses.jsonl")
+    again = settings(provider="replay", responses=journal, work_dir="again", num_instructions=24)
+    assert go(again, *PRICES)["spending"]["cost"] == pytest.approx(cost)
+
+
+def test_a_budget_whose_batch_is_under_way_begins_no_further_instructions(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with BatchServer(scripted_model(), polls=10**6) as server:
+        flags = ["--provider=openai", "--model=m", f"--base-url={server.url}/v1", *PRICES]
+        flags += ["--first-wait=0.01", f"--work-dir={tmp_path / 'work'}", "--max-cost=0.2"]
+        flags += ["--num-instructions=300", "--batch"]
+        assert self_instruct.main([*flags, "--batch-wait=0"]) == 3
+        made = rows(tmp_path / "work", STEP_FILES[0])
+        live = len(live_prompts(server))
+        assert self_instruct.main([*flags, "--batch-wait=0"]) == 3
+        assert rows(tmp_path / "work", STEP_FILES[0]) == made
+        assert len(live_prompts(server)) == live and len(server.jobs) == 1
+        assert "was enough" not in capsys.readouterr().out
+        server.polls = 1
+        server.finish_jobs()
+        assert self_instruct.main(flags) == 0
+        check_paid_once(server)
+    assert len(rows(tmp_path / "work", STEP_FILES[3])) == 300
+    assert not (tmp_path / "work" / "earlier").exists()
+
+
+def test_a_job_whose_replies_are_all_in_the_journal_is_closed_after_a_kill(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt(130)
+
+    with BatchServer(scripted_model()) as server:
+        config = settings(num_instructions=24, **at(server))
+        with monkeypatch.context() as patch:
+            patch.setattr(batch.Batches, "close", killed)
+            with pytest.raises(KeyboardInterrupt):
+                in_batches(config, *PRICES)
+        summary = in_batches(config, *PRICES)
+    # Nothing of it is reserved any more, nothing is left to fetch, and its files are gone.
+    assert "at_most_in_open_batches" not in summary["spending"]
+    assert not (Path(config.work_dir) / "batches").exists()
+    capsys.readouterr()
+    assert batch.model_class(config, typed()) is LimitedModel
+    assert "not fetched yet" not in capsys.readouterr().err
+
+
+def test_the_servers_of_stages_2_and_3_are_checked_before_stage_1_is_paid_for(
+    settings: Settings,
+) -> None:
+    with BatchServer(uneven) as server, BatchServer(uneven, batches=False) as without:
+        there = {"instances_base_url": without.url + "/v1", "instances_model": "m"}
+        with pytest.raises(UsageError, match="/batches is not there"):
+            in_batches(settings(num_instructions=24, **at(server), **there))
+        assert not live_prompts(server)
+
+
+def test_stage_1_may_be_asked_where_no_batches_are(settings: Settings) -> None:
+    with BatchServer(uneven) as server:
+        there = {f"{stage}_{name}": value for stage in ("classify", "instances")
+                 for name, value in at(server).items()}  # fmt: skip
+        made = settings(num_instructions=8, provider="practice", **there)
+        assert in_batches(made, "--batch-min=1")["counts"]["filter"]["out"] > 0
+        assert server.paid
+
+
+def test_an_open_batch_of_a_model_at_two_addresses_is_reserved_once(settings: Settings) -> None:
+    with BatchServer(uneven, polls=10**6) as one, BatchServer(uneven, polls=10**6) as other:
+        there = {"instances_base_url": other.url + "/v1", "instances_model": "m"}
+        made = settings(num_instructions=24, **at(one, "local"), **there)
+        flags = ("--batch-wait=0", *PRICES)
+        first = in_batches(made, *flags)["spending"]["at_most_in_open_batches"]
+        assert in_batches(made, *flags)["spending"]["at_most_in_open_batches"] == first
+        for server in (one, other):
+            server.polls = 1
+            server.finish_jobs()
+        done = in_batches(made, *PRICES)
+        assert "at_most_in_open_batches" not in done["spending"] and not done["undone_because"]

@@ -149,6 +149,44 @@ def test_a_killed_run_within_a_budget_counts_what_it_paid(
     assert summary_of(tmp_path / "work")["spending"]["cost"] <= 0.005
 
 
+def test_until_keeps_money_for_the_stages_behind_it(
+    command: Command, server: Server, tmp_path: Path
+) -> None:
+    for until in ("generate", "generate", "classify"):
+        assert command("--max-cost=0.004", f"--until={until}") == 3
+    made = rows(tmp_path / "work", STEP_FILES[1])
+    assert command("--max-cost=0.004") == 3
+    final = rows(tmp_path / "work", STEP_FILES[3])
+    assert {row["instruction"] for row in made} <= {row["instruction"] for row in final}
+    counts = summary_of(tmp_path / "work")["counts"]
+    assert len(final) > 20 and counts["instances"]["undone"] == 0
+    assert not (tmp_path / "work" / "earlier").exists()
+
+
+def test_a_model_without_a_name_goes_on_from_its_own_run(server: Server, tmp_path: Path) -> None:
+    flags = ["--provider=local", f"--base-url={server.url}/v1", f"--work-dir={tmp_path / 'work'}"]
+    flags += ["--first-wait=0.01", "--num-instructions=300", "--max-tokens-total=40000"]
+    assert self_instruct.main(flags) == 3
+    first = rows(tmp_path / "work", STEP_FILES[3])
+    assert self_instruct.main(flags) == 3
+    assert rows(tmp_path / "work", STEP_FILES[3]) == first
+    assert not (tmp_path / "work" / "earlier").exists()
+
+
+def test_where_files_of_an_earlier_run_are_is_said_whatever_the_rounds(
+    command: Command, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command("--model=gpt-5.4-mini", "--num-instructions=30")
+    first = rows(tmp_path / "work", STEP_FILES[3])
+    capsys.readouterr()
+    command("--max-cost=0.01")
+    [kept] = (tmp_path / "work" / "earlier").iterdir()
+    said = capsys.readouterr().out
+    assert said.count(f"whose files are kept in {kept}") == 1 and "gpt-5.4-mini" in said
+    assert summary_of(tmp_path / "work")["kept_in"] == f"earlier/{kept.name}"
+    assert rows(kept, STEP_FILES[3]) == first
+
+
 def test_a_notebook_has_the_same_limits(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,5 +202,5 @@ def test_a_notebook_has_the_same_limits(
 def test_a_damaged_run_json_decides_nothing(tmp_path: Path, broken: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps(broken), encoding="utf-8")
     config = Config(provider="openai", model="m", work_dir=str(tmp_path))
-    assert budget.done_so_far(config) == 0
+    assert budget.so_far(config) == (0, 0)
     assert budget.has_limit(config, argparse.Namespace(max_cost=None, max_tokens_total=5))

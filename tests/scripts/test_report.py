@@ -943,6 +943,18 @@ def test_the_rows_that_a_judge_kept_and_those_it_rejected_stand_there_with_its_r
     assert all(words["rules"][row["rule"]] for row in rows)
 
 
+def test_a_line_separator_in_a_judge_s_reason_hides_nothing(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = judged_copy(practice("en")[0], tmp_path / "judged")
+    path = folder / "judged.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    rows[0]["reasons"] = dict.fromkeys(rows[0]["reasons"], "one\u2028two")
+    path.write_text("".join(map(workshop.to_json, rows)), encoding="utf-8")
+    assert page_of(folder, tmp_path).numbers["judge"]
+
+
 @pytest.mark.parametrize("change", ["other rows", "damaged", "elsewhere", "none"])
 def test_a_judge_of_other_rows_is_not_shown(
     change: str, practice: Callable, tmp_path: Path
