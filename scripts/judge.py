@@ -325,6 +325,9 @@ def doubt_of_probes(probes: Probes, verdicts: Verdicts, questions: dict[str, Que
         return "the judge tells nothing: no answer about an output can be read"
     if not any(row_id.startswith("planted_") for row_id in questions):
         return NOT_PLANTED
+    if probes.p < trust.SURE:
+        missed = probes.planted - probes.found
+        return f"the judge misses {missed} of {probes.planted} planted faults, gross as they are"
     same = f"says {probes.side} to every output" if probes.side else ""
     return f"the judge tells nothing: it {same or probes}"
 
@@ -436,10 +439,6 @@ def say(model: RowModel, options: argparse.Namespace, judged: Judged) -> int:
         gross = "planted faults are gross: how it does on others, a sheet tells (--calibrate)"
         lines.append(say_it(gross))
     workshop.show("\n".join(lines))
-    missed = judged.probes.planted - judged.probes.found
-    if not judged.doubt and missed > trust.MISSED * judged.probes.planted:
-        text = f"it misses {missed} of {judged.probes.planted} gross faults"
-        print(f"warning: {text}: it is a poor judge of finer ones", file=sys.stderr)
 
     # Where it cannot be trusted, that is the result; with replies missing, the next run may tell.
     if judged.doubt and model.undone:

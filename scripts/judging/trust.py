@@ -28,7 +28,7 @@ from scripts.review import (
 from self_instruct_workshop import folded
 
 SURE = 0.05  # the highest p of Fisher's test at which a judge tells faults from rows
-MISSED = 0.2  # of planted faults: who misses more is warned of
+MISSED = 0.2  # of planted faults: who misses more of faults so gross decides nothing
 FAIR = 0.4  # a kappa below is warned of
 POOR = 0.2  # a kappa below drops no row
 OUTPUT = "output_right"  # the question that planted faults are about
@@ -88,8 +88,13 @@ class Probes:
 
     @property
     def tells(self) -> bool:
-        """Whether the judge calls planted outputs wrong clearly more often than the others."""
-        return self.p < SURE
+        """Whether the judge finds most planted faults, clearly more often than others."""
+        return self.p < SURE and not self.misses_many
+
+    @property
+    def misses_many(self) -> bool:
+        """Whether it misses more of the planted faults than a judge of real ones may."""
+        return self.planted - self.found > MISSED * self.planted
 
     def record(self) -> dict:
         """For judge.json."""

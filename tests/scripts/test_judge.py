@@ -449,7 +449,7 @@ def test_a_judge_that_no_longer_tells_takes_its_rows_back(tmp_path: Path) -> Non
     assert read(data.with_name("rejected.jsonl")) == [earlier]
 
 
-def test_a_judge_that_misses_many_planted_faults_is_warned_of(
+def test_a_judge_that_misses_many_planted_faults_decides_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def half_blind(prompt: str, body: dict) -> str:
@@ -458,12 +458,13 @@ def test_a_judge_that_misses_many_planted_faults_is_warned_of(
 
     data = dataset(tmp_path / "run", sums(30))
     with Server(half_blind) as server:
-        assert call(server, data) == 0
-        found = record(data)["probes"]["planted_called_wrong"]
-        assert 4 <= found < 16  # enough to be told from chance
-        assert f"it misses {20 - found} of 20 gross faults" in capsys.readouterr().err
-        assert call(server, data, "--model", "good", "--probes", "0") == 0
-        assert "gross faults" not in capsys.readouterr().err
+        assert call(server, data) == 1
+        probes = record(data)["probes"]
+        # It could be told from chance; faults so gross must nearly all be found.
+        assert 4 <= probes["planted_called_wrong"] < 16 and probes["p"] < 0.05
+        assert "the judge misses " in capsys.readouterr().err
+        assert not data.with_name("step6_judged.jsonl").exists()
+        assert call(server, data, "--anyway") == 0
 
 
 def test_a_judge_that_guesses_tells_nothing(tmp_path: Path) -> None:
