@@ -41,6 +41,7 @@ def test_every_output_stands_between_marks(language: str) -> None:
     assert "```text" not in outside
 
 
+@pytest.mark.slow
 def test_a_block_that_was_changed_by_hand_is_found(tmp_path: Path) -> None:
     pages = {name: tmp_path / path.name for name, path in PAGES.items()}
     for path in pages.values():

@@ -389,8 +389,9 @@ def test_a_task_of_the_pool_with_an_explanation_is_an_echo_though_the_prompt_has
     for text in (known, "Name three rivers of Europe."):
         pool.add(text)
     results = Results()
-    reply = Reply(f" {grown}\n10. {known} Then sort the rows by their totals.", "stop")
+    further = "Then sort the rows by their totals, and say in one sentence which month was best."
+    reply = Reply(f" {grown}\n10. {known} {further}", "stop")
     reply.prompt = "Write 2 new tasks.\n9."
     assert take_candidates(Config(2), pool, reply, 0, results) == 1
     assert [row["rule"] for row in results.rejected] == ["prompt_echo"]
-    assert results.tasks[0].instruction.endswith("by their totals.")
+    assert results.tasks[0].instruction == f"{known} {further}"

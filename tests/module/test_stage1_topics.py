@@ -248,6 +248,7 @@ def test_every_topic_gets_its_share_and_rows_name_it(
     assert all(row["wanted"] == row["kept"] for row in table.values())
 
 
+@pytest.mark.slow
 def test_workers_faults_and_kills_do_not_change_the_files(
     settings: Settings, topics: str, tmp_path: Path
 ) -> None:
@@ -272,6 +273,7 @@ def test_workers_faults_and_kills_do_not_change_the_files(
             assert made(folder.name, **local(server)) == whole
 
 
+@pytest.mark.slow
 def test_real_kills_change_nothing(tmp_path: Path, topics: str) -> None:
     flags = ("--num-instructions", "64", "--concurrency", "4", "--topics", topics)
     flags += ("--until", "generate")

@@ -36,6 +36,8 @@ from self_instruct_workshop import (
 from self_instruct_workshop import main as reported
 from self_instruct_workshop import parameters as sampling
 
+pytestmark = pytest.mark.slow
+
 Settings = Callable[..., Config]
 PLACES = {"openai": "/v1", "dashscope": "/api/v1", "local": "/v1"}
 JOB_STEPS = ("upload", "create", "retrieve", "content")

@@ -734,6 +734,7 @@ def files_of(data: Path) -> list[bytes]:
     return [data.with_name(name).read_bytes() for name in FILES]
 
 
+@pytest.mark.slow
 def test_killed_and_with_faults_it_comes_to_the_same_bytes_and_asks_nothing_twice(
     tmp_path: Path,
 ) -> None:

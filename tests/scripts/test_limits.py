@@ -775,6 +775,7 @@ def killed_run(server: Server, folder: Path, limit: int, after: int) -> None:
     until(lambda: not server.connections)
 
 
+@pytest.mark.slow
 def test_a_limit_is_kept_though_the_run_is_killed_again_and_again(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -1024,6 +1025,7 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
 # Everything at once.
 
 
+@pytest.mark.slow
 def test_a_storm_of_faults_changes_nothing(tmp_path: Path, keys: None) -> None:
     """The command line, three of ten replies faults of all kinds: the dataset is that of a run
     without them."""

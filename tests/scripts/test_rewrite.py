@@ -359,6 +359,7 @@ def test_faults_at_30_per_cent_change_nothing(data: Path, whole: bytes) -> None:
     assert data.with_name("step5_rewritten.jsonl").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_asks_for_no_reply_twice(data: Path, whole: bytes) -> None:
     with Server(writer, delay=0.02) as server:
         command = [sys.executable, str(ROOT / "scripts" / "rewrite.py"), "--data", str(data)]
