@@ -52,7 +52,7 @@ WAITING = ("token_limit_exceeded", "enqueued")  # words of a job for which the q
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this file."""
     group = parser.add_argument_group("half the price within a day, by scripts/asking/batch.py")
-    text = "ask stages 2 and 3 through the vendor's batches (openai, dashscope)"
+    text = "ask through the vendor's batches (openai, dashscope): of a run, stages 2 and 3"
     group.add_argument("--batch", action="store_true", help=text)
     group.add_argument(
         "--batch-wait",

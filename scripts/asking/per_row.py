@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.asking import estimate, limits
+from scripts.asking import batch, estimate, limits
 from scripts.asking.parser import add_setting
 from scripts.review import read_rows as read_rows
 from self_instruct_workshop import Config, Prompt, Reply, UsageError, WorkshopError
@@ -90,6 +90,10 @@ class RowModel(limits.LimitedModel):
         return found
 
 
+class BatchRowModel(batch.Batches, RowModel):
+    """The same through the vendor's batches, at half the price."""
+
+
 def settings_of(options: argparse.Namespace) -> dict:
     """What is sent beside a prompt. The temperature is a part of the question's key."""
     extra = getattr(options, "parameters", {})
@@ -130,6 +134,7 @@ def add_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     add_settings(parser, "how requests go", HOW)
     estimate.add_flags(parser)
     limits.add_flags(parser)
+    batch.add_flags(parser)
     parser.set_defaults(classify_together=1)  # lists are for stage 2
 
 
@@ -165,7 +170,8 @@ def language_of(folder: Path) -> str:
 
 def asking(options: argparse.Namespace, stage: str, practice: Callable) -> RowModel:
     """The model, to be used as `with asking(...) as model`. Raises WorkshopError."""
-    return RowModel(config_of(options), options, stage, practice)
+    chosen = BatchRowModel if options.batch else RowModel
+    return chosen(config_of(options), options, stage, practice)
 
 
 def go_on(
@@ -197,6 +203,10 @@ def estimate_text(model: RowModel, missing: list[Question], total: int, reply: i
     named = f"estimate for {workshop.one_line(model.model, 32)}"
     sizes_of = f"{len(missing):,} requests, {prompts:,} tokens in, {replies:,} out"
     lines = [workshop.spoken(f"{named}: {sizes_of}; {money}")]
+    share = limits.batch_share(model.name)
+    if cost and share < 1:
+        half = f"with --batch about ${share * cost:.2f}, each batch within 24 h"
+        lines.append("  " + workshop.spoken(half))
     if len(missing) < total:
         paid_already = "replies are in the journal: paid for, and not asked again"
         lines.append("  " + workshop.spoken(f"{total - len(missing):,} {paid_already}"))

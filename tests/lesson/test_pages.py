@@ -30,6 +30,7 @@ def headings(language: str) -> list[str]:
     return re.findall(r"^#+ .+$", without_code(TEXT[language]), re.M)
 
 
+@pytest.mark.slow
 @every_page
 def test_every_block_is_what_the_program_gives(language: str) -> None:
     assert shown.renewed(language) == TEXT[language], "python lesson/shown.py --write"

@@ -19,6 +19,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from helpers.batch_server import BatchServer
 from helpers.runs import PATIENCE, ROOT, until
 from helpers.server import Server, storm
 from hypothesis import given
@@ -807,3 +808,25 @@ def test_the_page_shows_what_the_program_prints(
     capsys.readouterr()
     assert call(None, tmp_path / "run" / "step4_final.jsonl") == 0
     assert capsys.readouterr().out.startswith(shown)
+
+
+def test_through_batches_it_comes_to_the_same_files_at_half_the_price(tmp_path: Path) -> None:
+    rows = sums(30, wrong=5)
+    live = dataset(tmp_path / "live", rows)
+    halved = dataset(tmp_path / "halved", rows)
+    with BatchServer(good_judge, polls=1) as server:
+        assert call(server, live) == 0
+        server.requests.clear()
+        assert call(server, halved, "--batch") == 0
+        asked = [one for one in server.requests if one["path"].endswith("/chat/completions")]
+        assert len(asked) == 1, "one is asked live, so that a wrong key is known at once"
+        assert len(server.paid) == 49  # 30 rows and 20 planted faults, but for that one
+        server.requests.clear()
+        assert call(server, halved, "--batch") == 0
+        assert not server.requests, "all is in the journal"
+    for name in ("judged.jsonl", "step6_judged.jsonl", "rejected.jsonl"):
+        assert live.with_name(name).read_bytes() == halved.with_name(name).read_bytes(), name
+
+
+def test_the_practice_model_has_nothing_to_batch(tmp_path: Path) -> None:
+    assert call(None, dataset(tmp_path / "run", sums(5)), "--batch") == 2
