@@ -19,15 +19,13 @@ if sys.version_info < (3, 11):
     raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
 import argparse
-import re
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.asking import check_providers, estimate, limits, together
+from scripts.asking import batch, budget, check_providers, estimate, limits, together
+from scripts.asking.parser import Parser, add_setting
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -38,32 +36,14 @@ USAGE = "python self_instruct.py [--provider NAME] [--num-instructions N] [any o
 GROUPS = {  # the settings under their headings, in the order of --help
     "what to make": "num_instructions instances_per_instruction language seed_file",
     "who answers": "provider model base_url responses temperature",
+    "another model for one stage": "classify_model classify_provider classify_base_url "
+    "instances_model instances_provider instances_base_url",
     "where it comes out": "work_dir output_path overwrite until",
     "what it may cost": "max_tokens second_try second_answer",
     "how stage 1 looks for new tasks": "tasks_shown machine_tasks_shown tasks_asked "
-    "classification_every rouge_threshold patience seed recipe",
+    "classification_every rouge_threshold patience seed topics recipe",
     "how requests go": "concurrency max_attempts request_timeout deadline first_wait",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that guesses what a mistyped flag or value was meant to be."""
-
-    def error(self, message: str) -> None:
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
-        near = [find_near(flag, flags) for flag in unknown]
-        value = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if value:
-            near = [find_near(value[1], re.findall(r"[\w-]+", value[2]))]
-        hint = " ".join(filter(None, near))
-        super().error(f"{message}: did you mean {hint}?" if hint else message)
-
-
-def find_near(typed: str, known: list[str]) -> str:
-    """The known word that was probably meant, "" if none is near."""
-    begins = [word for word in known if typed and word.startswith(typed)]
-    return next(iter(begins or get_close_matches(typed, known, 1, 0.6)), "")
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -90,35 +70,19 @@ def command_line() -> argparse.ArgumentParser:
         help="show one request of each stage of the run in --work-dir, or one task by its id or "
         "by how its text begins; ask nothing, unless no run is there: then make one",
     )
+    group.add_argument(
+        "--provenance",
+        action="store_true",
+        help="write step4_provenance.jsonl, the dataset with where each row comes from: of the "
+        "finished run in --work-dir; behind a run where none is there, or other settings are typed",
+    )
     estimate.add_flags(parser)
     limits.add_flags(parser)
     together.add_flags(parser)
+    batch.add_flags(parser)
     version = f"self-instruct {workshop.__version__}"
     group.add_argument("--version", action="version", version=version)
     return parser
-
-
-def add_setting(parser: Any, setting: Any) -> None:
-    """A flag for one setting. Without it the value is None, which Config takes for the default."""
-    kind = type(setting.default)
-    flag = workshop.flag_of(setting)
-    if kind is bool:
-        # A switch: off by default, or on, and then the flag turns it off.
-        on = setting.default
-        text = ("do not: " if on else "") + setting.metadata["help"]
-        action = "store_false" if on else "store_true"
-        parser.add_argument(flag, dest=setting.name, action=action, default=None, help=text)
-        return
-    choices = workshop.choices(setting.name) or None
-    shown = str(setting.default).replace(str(workshop.DATA.parent), ".")
-    text = setting.metadata["help"] + (f" [{shown}]" if shown else "")
-    parser.add_argument(
-        flag,
-        type=kind,
-        choices=choices,
-        metavar=None if choices else {int: "N", float: "X", str: "TEXT"}[kind],
-        help=text.replace("%", "%%"),
-    )
 
 
 def settings(options: argparse.Namespace) -> workshop.Config:
@@ -133,15 +97,16 @@ def settings(options: argparse.Namespace) -> workshop.Config:
 
 def show_prompts(config: workshop.Config) -> str:
     """The first prompt of each kind, made from the seed tasks."""
-    seed_file = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
-    seed_tasks = workshop.load_seed_tasks(seed_file)
+    seed_tasks = workshop.load_seed_tasks(workshop.seed_path(config), config.language)
     instructions = [task.instruction for task in seed_tasks]
     labelled = [task for task in seed_tasks if task.is_classification]
     every = config.classification_every
 
-    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0)}
+    # With topics, the first turn.
+    lead = workshop.Turns(config).ahead(0, 1)[0][1]
+    prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0, lead)}
     if every:
-        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1)
+        prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1, lead)
         prompts["stage 1, classification"] = prompt
     prompts["stage 2"] = workshop.classify_prompt(config, instructions[0])
     if not workshop.RECIPES[config.recipe].continues_text:
@@ -163,19 +128,41 @@ def show_prompts(config: workshop.Config) -> str:
 def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
     """Say what the run will take, ask before anything is paid, and run within the limits."""
     workshop.check_files(config)
+    chosen = batch.model_class(config, options)
     found = estimate.estimate(config, options)
-    text = estimate.as_text(found, config)
+    within = budget.fitting_text(config, options)
+    text = "\n".join(filter(None, [estimate.as_text(found, config), within]))
     if options.estimate:
         workshop.show(text)
         return None
-    # Only a provider with a key costs money.
-    key = workshop.PROVIDERS[workshop.provider_name(config)].key
-    if key and found["requests"] and not estimate.agreed(text, options):
-        print("nothing was asked, nothing was paid")
+    agreed = partial(estimate.agreed, text, options, config.language)
+    if is_paid(config, found["stages"]) and not agreed():
+        print(workshop.spoken("nothing was asked, nothing was paid", config.language))
         return 1
-    project = partial(estimate.projected, found["stages"])
-    model_class = partial(limits.LimitedModel, options=options, project=project)
+    to_come = partial(estimate.to_come, found["stages"])
+    model_class = partial(chosen, options=options, to_come=to_come)
+    if budget.has_limit(config, options):
+        return budget.run_within(config, options, model_class)
     return workshop.run(config, model_class=model_class)
+
+
+def run_within(config: workshop.Config, **limits: float) -> dict:
+    """For a notebook: `run_within(Config(...), max_cost=2)`, by the flags of the command line.
+
+    Limits are max_cost (dollars), max_tokens_total, price_in, price_out, requests_per_minute and
+    tokens_per_minute. Returns the summary, as `run` does. Raises WorkshopError.
+    """
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in limits.items()]
+    return limited_run(config, command_line().parse_args(["--yes", *flags]))
+
+
+def is_paid(config: workshop.Config, stages: dict[str, dict]) -> bool:
+    """Whether a provider with a key, which costs money, is asked in any stage."""
+    for stage, row in stages.items():
+        provider = workshop.provider_name(workshop.config_of_stage(config, stage))
+        if workshop.PROVIDERS[provider].key and row["requests"]:
+            return True
+    return False
 
 
 def report(config: workshop.Config) -> None:
@@ -185,7 +172,24 @@ def report(config: workshop.Config) -> None:
     # Without --language the page is in the language of the run.
     typed = config.language != workshop.Config.language
     path = write_report(Path(config.work_dir), language=config.language if typed else "")
-    print(f"report: {path} (a double click opens it)")
+    print(workshop.spoken(f"report: {path} (a double click opens it)", config.language))
+
+
+def provenance(config: workshop.Config, options: argparse.Namespace) -> dict | int | None:
+    """Where each row comes from, by scripts/provenance.py; asks nothing of a finished run."""
+    from scripts.provenance import is_finished, show
+
+    folder = Path(config.work_dir)
+    names = {setting.name for setting in fields(workshop.Config)} - {"work_dir"}
+    alone = all(getattr(options, name) is None for name in names)
+    done = None
+    if not (alone and is_finished(folder)):
+        done = limited_run(config, options)
+        # An estimate, a "no", or a run that stops earlier has no dataset.
+        if not isinstance(done, dict) or done["status"] != "complete":
+            return done
+    show(folder)
+    return done
 
 
 def explain(config: workshop.Config, options: argparse.Namespace) -> int:
@@ -206,6 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
         return workshop.main(config, lambda config: workshop.show(show_prompts(config)))
     if options.explain is not None:
         return workshop.main(config, partial(explain, options=options))
+    if options.provenance:
+        return workshop.main(config, partial(provenance, options=options))
     action = check_providers.check_all if options.check else report if options.report else None
     return workshop.main(config, action or partial(limited_run, options=options))
 

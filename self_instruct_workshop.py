@@ -24,9 +24,9 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-650: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 651-5302: reading what chat models write, checking settings, seed tasks,
-files, asking, providers, practice, the recipe `paper`, what is shown, the program.
+Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 644-5884: reading what chat models write, checking settings, seed tasks,
+topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
 from __future__ import annotations
@@ -36,34 +36,15 @@ import sys
 if sys.version_info < (3, 11):
     raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
-import errno
-import io
-import json
 import math
-import os
 import random
-import re
-import shlex
-import signal
-import string
-import threading
-import time
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
-from importlib import metadata, util
-from ipaddress import ip_address
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-from urllib.parse import urlsplit
 
 __version__ = "0.1.0"
 DATA = Path(__file__).resolve().parent / "data"
@@ -92,6 +73,12 @@ class Config:
     provider: str = setting("", "who answers; default: the first whose key is set, else practice")
     model: str = setting("", "model name; default: the provider's")
     base_url: str = setting("", "address of the server; default: the provider's")
+    classify_model: str = setting("", "model of stage 2; default: --model")
+    classify_provider: str = setting("", "who answers stage 2; default: --provider")
+    classify_base_url: str = setting("", "address of the server of stage 2; default: --base-url")
+    instances_model: str = setting("", "model of stage 3; default: --model")
+    instances_provider: str = setting("", "who answers stage 3; default: --provider")
+    instances_base_url: str = setting("", "address of the server of stage 3; default: --base-url")
     responses: str = setting("", "the journal that --provider replay answers from")
     temperature: float = setting(0.7, "of stage 1; stages 2 and 3 take 0 (paper: 0.7, 0, 0)", 0, 2)
     # What goes in, and where it comes out.
@@ -109,6 +96,7 @@ class Config:
     classification_every: int = setting(4, "every n-th prompt asks for classification; 0: none", 0)
     patience: int = setting(10, "requests in a row without anything new that end stage 1", 1)
     seed: int = setting(42, "random seed: which tasks a prompt shows, what the practice model says")
+    topics: str = setting("", "file of topics that prompts take in turn, each with its share")
     # How requests are sent.
     concurrency: int = setting(8, "requests in flight: changes how fast, never what", 1, 256)
     max_attempts: int = setting(6, "times a request is sent before its task is left undone", 1)
@@ -148,7 +136,7 @@ def run(config: Config, say: Callable = print, model_class: Callable | None = No
     The same call goes on where an earlier one stopped: the journal has what was paid for.
     `model_class` may watch over what is sent. Raises WorkshopError for what the user can put right.
     """
-    seed_tasks = load_seed_tasks(config.seed_file or DEFAULT_SEEDS[config.language])
+    seed_tasks = load_seed_tasks(seed_path(config), config.language)
     results = first_results(config, seed_tasks)
     # The model holds the journal, and a lock on the folder as long as the run goes on.
     with (model_class or Model)(config) as model:
@@ -191,6 +179,7 @@ nothing with pictures, sound, files or the web, nothing about your own life.
 {number}.""",
     # What most prompts ask for, and what every fourth prompt asks for: [kind, hint].
     "kinds": [["tasks", VARIED], ["classification tasks", LABELLED]],
+    "topic": "Every task is about {}, each about another side of it. ",  # with --topics
 }
 
 
@@ -217,10 +206,8 @@ def generate_instructions(
     >>> pool.similarities(candidates).round(2).tolist()
     [[0.33], [0.92]]
     """
-    if not seed_tasks:
-        raise WorkshopError("stage 1 needs at least one seed task")
     results = results or Results()
-    results.begin("generate")
+    results.begin("generate", config)
     # The pool begins with the seed tasks.
     pool = InstructionPool(config.recipe)
     for task in seed_tasks:
@@ -234,24 +221,25 @@ def generate_instructions(
 
     # Requests go out in rounds: each prompt shows tasks of the pool as it stands by then.
     request_idx = 0
-    dry = 0  # requests in a row that brought nothing new
+    dry = 0  # requests in a row that brought nothing new; with topics, of each topic at least
     with progress(model, "1 generate", config.num_instructions) as bar:
         while len(results.tasks) < config.num_instructions and dry < config.patience:
-            tasks = results.tasks
-            numbers = range(request_idx, request_idx + requests_ahead(config, len(tasks), dry))
-            requests = [(i, instruction_prompt(config, seed_tasks, tasks, i)) for i in numbers]
+            ahead = requests_ahead(config, len(results.tasks), dry)
+            requests = []
+            for i, lead in results.turns.ahead(request_idx, ahead):
+                requests.append((i, instruction_prompt(config, seed_tasks, results.tasks, i, lead)))
             # Replies are taken in the order of the requests, so --concurrency changes nothing.
-            for (i, _), reply in model.ask_each("generate", ask, requests):
+            for (i, prompt), reply in model.ask_each("generate", ask, requests):
                 new = take_candidates(config, pool, reply, i, results) if reply else 0
                 request_idx = i + 1
-                dry = 0 if new else dry + 1
+                dry = results.turns.note(reply.prompt if reply else prompt, new, results)
                 results.novelty.append(new)
                 show_novelty(bar, results.novelty)
     return results.tasks
 
 
 def instruction_prompt(
-    config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int
+    config: Config, seed_tasks: list[Task], accepted: list[Task], request_idx: int, lead: str = ""
 ) -> str:
     """The prompt: what is asked, tasks in a shuffled list, and the next number without a task."""
     rng = random.Random(f"{config.seed}/{request_idx}")
@@ -274,6 +262,7 @@ def instruction_prompt(
     for number, task in enumerate(shown, 1):
         text = " ".join(task.instruction.split())
         lines.append(f"{number}. {text.rstrip(RECIPES[config.recipe].colons)}")
+    hint = lead + hint  # with topics, which one this prompt is about
     slots = {"asked": config.tasks_asked, "kind": kind, "hint": hint, "shown": "\n".join(lines)}
     last = len(lines) + config.tasks_asked
     return words["prompt"].format(**slots, number=len(lines) + 1, last=last)
@@ -284,6 +273,7 @@ def take_candidates(
 ) -> int:
     """Accept or reject each candidate of a reply, in order; return how many were accepted."""
     before = len(results.tasks)
+    room = results.room(config, reply.prompt)  # how many more are wanted, on the reply's topic
     recipe = RECIPES[config.recipe]
     # Of a reply that was cut at max_tokens, the last candidate is lost.
     whole, cut_off = read_candidates(recipe, reply)
@@ -294,15 +284,16 @@ def take_candidates(
     limit = recipe.highest_score(config.rouge_threshold)
     shown = set(reply.prompt.split("\n"))
     for candidate, scores in in_blocks(pool, whole):
-        rule = recipe.instruction_problem(candidate) or recipe.echo_problem(candidate, shown)
+        near = pool.top(scores)
+        rule = recipe.instruction_problem(candidate) or recipe.echo_problem(candidate, shown, near)
         if rule:
             results.reject("generate", rule, candidate)
         elif scores.max() > limit:
-            results.reject("generate", "too_similar", candidate, why=pool.top(scores, 1)[0])
-        elif len(results.tasks) >= config.num_instructions:
+            results.reject("generate", "too_similar", candidate, why=near[0])
+        elif len(results.tasks) - before >= room:
             results.reject("generate", "not_needed", candidate)
         else:
-            notes = candidate_notes(reply, request_idx, pool.top(scores), scores.mean())
+            notes = candidate_notes(reply, request_idx, near, scores.mean())
             pool.add(candidate)
             name = f"machine_task_{len(results.tasks)}"
             results.tasks.append(Task(name, candidate, notes={"generate": notes}))
@@ -421,6 +412,7 @@ def classify_instructions(
     None
     """
     results = results or Results(tasks=tasks)
+    model = model.of("classify")  # --classify-model may name another
     # Does the model say of seed tasks what people say? If not, its answers decide nothing.
     results.agreement = agreement_with_people(config, model, results.seeds, tasks)
     if not results.agreement["trusted"]:
@@ -490,6 +482,7 @@ def generate_instances(
     """
     results = results or Results(tasks=tasks)
     results.begin("instances")
+    model = model.of("instances")  # --instances-model may name another
     replies = model.ask_each("instances", partial(ask_instances, config, model), tasks)
     for task, answer in progress(model, "3 instances", len(tasks), replies):
         if answer:
@@ -652,6 +645,31 @@ def modern_instance_problem(instruction: str, source: str, target: str) -> str:
 # PART II, THE MACHINE ROOM. What the lesson stands on. A class need not read it; whoever trusts the
 # program with 50,000 paid requests should.
 # ==================================================================================================
+
+# What only the machine room needs.
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import string
+import threading
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from importlib import metadata, util
+from ipaddress import ip_address
+from statistics import fmean
+from urllib.parse import urlsplit
 
 # --------------------------------------------------------------------------------------------------
 # Reading what chat models write: numbers in many styles, titles, bold, thinking, closing remarks.
@@ -1402,21 +1420,46 @@ def as_pair(example: dict[str, list[str]]) -> tuple[str, str]:
     return ("" if breaks("no_input", source) else source), target
 
 
-ANSWERED = re.compile(  # what begins an answer or an example behind a task: "- ...", "例：..."
-    r"(?i)\s*(?:[-–—*•][ \t]|\(?(?:e\.g\.|(?:for example|examples?|answer)\b)"
-    r"|[（(]?(?:例[：:如]|比如|示例|答案?[：:]))"
+ANSWERED = re.compile(  # what begins an answer, an example or an explanation behind a task
+    r"""(?ix)
+    [\s.。]*(?:[-–—*•][ \t]                               # "- ..."
+    |\(?(?:e\.g\.|(?:for[ ]example|examples?|answer)\b)   # "e.g. ...", "(For example ..."
+    |[（(]?(?:例[：:如]|比如|示例)                          # "例：...", "比如..."
+    |\w+(?:[ ]\w+)?[ ]?[:：]                              # "Explanation: ...", "答案：..."
+    |```|["“]                                             # code, or a quotation
+    |(?:this|the)[ ]task[ ](?:is|requires|involves)\b
+    |the[ ](?:correct[ ])?answer[ ])
+    """
 )
+LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 
-def modern_echo_problem(candidate: str, prompt_lines: set[str]) -> str:
-    """Whether a candidate is a line of the prompt, or a task of it with an answer behind it."""
+def modern_echo_problem(
+    candidate: str, prompt_lines: set[str], near: Iterable[tuple[str, float]] = ()
+) -> str:
+    """Whether a candidate is a line of the prompt, or a known task with an answer behind it.
+
+    Small models write an example again and explain it: by ROUGE-L that is new, as it is longer.
+    `near` has the most similar instructions of the pool, with their scores.
+    """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
-    for line in prompt_lines:
-        task = re.sub(r"^\d+\. ", "", line)
-        if len(task) > 5 and candidate.startswith(task) and ANSWERED.match(candidate[len(task) :]):
-            return "prompt_echo"
+    known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
+    known += [text for text, score in near if score]
+    if any(answers_itself(candidate, task) for task in known):
+        return "prompt_echo"
     return ""
+
+
+def answers_itself(candidate: str, task: str) -> bool:
+    """Whether a candidate is this task, with an answer or an explanation behind it."""
+    said = " ".join(candidate.casefold().split())
+    task = " ".join(task.casefold().split())
+    if len(task) <= 5 or task not in said:
+        return False
+    before, _, behind = said.partition(task)
+    whole = not before or columns(task) >= LONG_TASK
+    return bool(whole and ANSWERED.match(behind))
 
 
 def modern_input(instruction: str, source: str) -> str:
@@ -1558,9 +1601,16 @@ ADDRESS = r"https?://(?:[^\s/@]+@)?(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?(?:
 DEFAULT_SEEDS = {"en": DATA / "seed_tasks.jsonl", "zh": DATA / "seed_tasks_zh.jsonl"}
 
 
+def seed_path(config: Config) -> str | Path:
+    """The file with the seed tasks: the user's, or this project's in the language of the run."""
+    return config.seed_file or DEFAULT_SEEDS[config.language]
+
+
 def choices(name: str) -> tuple[str, ...]:
     """The values that a setting may have; none: any."""
     tables = {"provider": PROVIDERS, "recipe": RECIPES, "language": DEFAULT_SEEDS, "until": STAGES}
+    if name.endswith("_provider"):
+        return tuple(provider for provider in PROVIDERS if provider != "replay")
     return tuple(tables.get(name, ()))
 
 
@@ -1576,13 +1626,18 @@ def check_settings(config: Config) -> None:
     if config.language not in languages:
         allowed = f"--recipe {config.recipe} is for --language {', '.join(languages)}"
         raise UsageError(f"{allowed}: its rules turn away all others")
+    if config.topics and RECIPES[config.recipe].continues_text:
+        raise UsageError(f"--topics is not for --recipe {config.recipe}: its prompts name none")
     if config.output_path and Path(config.output_path).is_dir():
         problem = f"--output-path must be a file, and {config.output_path} is a folder"
         raise UsageError(problem)
-    if config.base_url and not re.fullmatch(ADDRESS, config.base_url):
-        example = "http://localhost:8000/v1"
-        shown = re.sub("(?s).*@", "", config.base_url)  # no login
-        raise UsageError(f"--base-url must be like {example}, not {shown!r}")
+    for name in ("base_url", "classify_base_url", "instances_base_url"):
+        address = getattr(config, name)
+        if address and not re.fullmatch(ADDRESS, address):
+            example = "http://localhost:8000/v1"
+            shown = re.sub("(?s).*@", "", address)  # no login
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} must be like {example}, not {shown!r}")
 
 
 def flag_of(setting: Any) -> str:
@@ -1623,6 +1678,7 @@ SHAPE = (
     "tasks_asked",
     "classification_every",
 )  # the settings that shape a prompt of stage 1
+WHO = ("provider", "model", "base_url")  # the settings that say who answers
 RECORDED = (*SHAPE, "temperature", "recipe", "max_tokens")  # what a journal may decide
 
 
@@ -1633,6 +1689,43 @@ def take_recorded_settings(config: Config) -> None:
         unchanged = getattr(config, setting.name) in (None, setting.default)
         if setting.name in RECORDED and setting.name in record and unchanged:
             setattr(config, setting.name, record[setting.name])
+
+
+def recorded_who(config: Config, stage: str) -> tuple[str, str]:
+    """For a replay: the provider and the model that stage 2 or 3 asked.
+
+    The journal may hold replies of several: run.json beside it may tell which ones count.
+    """
+    first = first_record(config.responses)
+    who = (first["provider"], first["model"])
+    summary = earlier_run(Path(config.responses).parent)
+    said = who_answered(summary, stage) if who_answered(summary, "generate") == who else who
+    found = []
+    with open(config.responses, encoding="utf-8", errors="replace") as lines:
+        for record in map(json_or_none, lines):
+            if isinstance(record, dict) and record.get("stage") == stage:
+                found.append((record.get("provider"), record.get("model")))
+    return next((one for one in (said, who) if one in found), (*found, who)[0])
+
+
+def who_answered(summary: dict, stage: str) -> tuple:
+    """The provider and the model that answered a stage of a run, by its run.json."""
+    settings = summary.get("settings")
+    if not isinstance(settings, dict):
+        return ("", "")
+    names = ("provider", "model")
+    return tuple(settings.get(f"{stage}_{name}") or settings.get(name) for name in names)
+
+
+def config_of_stage(config: Config, stage: str) -> Config:
+    """The settings of a stage with a model of its own: those of the run, unless it is named."""
+    own = {name: getattr(config, f"{stage}_{name}", "") for name in WHO}
+    if not any(own.values()):
+        return config
+    # Another provider has other models, and no key goes to an address that it was not meant for.
+    if own["provider"] or own["base_url"]:
+        return replace(config, **{**own, "provider": own["provider"] or "local"})
+    return replace(config, model=own["model"])
 
 
 def first_record(journal: str) -> dict:
@@ -1654,8 +1747,8 @@ def first_record(journal: str) -> dict:
 # classification). And the other files in data/.
 
 
-def load_seed_tasks(path: str | Path) -> list[Task]:
-    """Read seed tasks; exact duplicates are merged with a notice.
+def load_seed_tasks(path: str | Path, language: str = "") -> list[Task]:
+    """Read seed tasks; exact duplicates are merged with a notice, in the language of the run.
 
     The file is .jsonl or .json with records of the official schema, at least
     {"instruction": ...}, or Alpaca rows, or .txt with one instruction a line. Raises
@@ -1663,7 +1756,7 @@ def load_seed_tasks(path: str | Path) -> list[Task]:
     """
     tasks, merged = merged_seed_tasks(path)
     if merged:
-        print(printable(f"notice: {path}: {merged} duplicates merged"), file=sys.stderr)
+        tell(f"notice: {path}: {merged} duplicates merged", language)
     return tasks
 
 
@@ -1686,9 +1779,8 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".json", ".txt"):
         raise WorkshopError(f"the seed file {path} must be .jsonl, .json or .txt")
-    text = seed_text(path)
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
-    lines = [(where, line) for where, line in lines if line.strip()]
+    text = file_text("the seed file", path)
+    lines = numbered_lines(path, text)
     if kind == ".txt":
         return text_records(lines)
     # Many a file called .json holds a record on each line.
@@ -1697,19 +1789,25 @@ def seed_records(path: Path) -> list[tuple[str, Any]]:
     return [(where, json_or_none(line)) for where, line in lines]
 
 
-def seed_text(path: Path) -> str:
-    """The text of a seed file. Raises WorkshopError where it cannot be read as UTF-8."""
+def numbered_lines(path: Path, text: str) -> list[tuple[str, str]]:
+    """The lines with something on them, as (where it stands, line)."""
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
+    return [(where, line) for where, line in lines if line.strip()]
+
+
+def file_text(what: str, path: Path) -> str:
+    """The text of a user's file. Raises WorkshopError where it cannot be read as UTF-8."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise WorkshopError(f"the seed file {path}: {error.strerror}") from None
+        raise WorkshopError(f"{what} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         name = other_encoding(data)
-        what = f"{name}, not UTF-8" if name else "not UTF-8 text"
-        raise WorkshopError(f"the seed file {path} is {what}: save it as UTF-8") from None
+        found = f"{name}, not UTF-8" if name else "not UTF-8 text"
+        raise WorkshopError(f"{what} {path} is {found}: save it as UTF-8") from None
     except ValueError as error:
-        raise WorkshopError(f"the seed file {path}: {error}") from None
+        raise WorkshopError(f"{what} {path}: {error}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -2233,9 +2331,17 @@ def example_text(instance: dict, fields: list[str], labelled: bool, number: int 
 
 
 def question_shape(config: Config, seed_tasks: list[Task]) -> dict:
-    """What shapes the prompts of stage 1: a part of the journal's keys."""
+    """What shapes the prompts of stage 1: a part of the journal's keys.
+
+    Raises WorkshopError where there is no seed task, or the file of topics cannot be read.
+    """
+    if not seed_tasks:
+        raise WorkshopError("stage 1 needs at least one seed task")
     shape = {name: getattr(config, name) for name in SHAPE}
-    return shape | {"seed_tasks": digest(seed_tasks)}
+    shape["seed_tasks"] = digest(seed_tasks)
+    if config.topics:
+        shape["topics"] = digest_of_topics(load_topics(config.topics))
+    return shape
 
 
 def digest(seed_tasks: list[Task]) -> str:
@@ -2260,6 +2366,194 @@ def requests_ahead(config: Config, accepted: int, dry: int) -> int:
 
 
 # --------------------------------------------------------------------------------------------------
+# Topics: with --topics, each prompt of stage 1 asks for tasks on one topic, and each topic gets its
+# share of the instructions. Without it all requests are of one topic without a name.
+
+LONGEST_TOPIC = 200  # characters
+LARGEST_WEIGHT = 1_000_000
+
+
+class Turns:
+    """Whose turn it is: the open topic that is furthest behind its share.
+
+    A topic is open until it has its share, or until `patience` requests in a row on it brought
+    nothing new: then it is given up, and the others go on. Of which topic a reply is, its prompt
+    tells, as the journal has it, whatever would be asked today. Raises WorkshopError where the
+    file of topics cannot be read.
+    """
+
+    def __init__(self, config: Config, rejected: int = 0) -> None:
+        self.config = config
+        weights = load_topics(config.topics) if config.topics else {"": 1.0}
+        words = wording(config, "generate", GENERATE_PROMPT)
+        self.leads = {name: words["topic"].format(name) if name else "" for name in weights}
+        self.shares = shares_of(weights, config.num_instructions)
+        # By topic: requests, what was kept of them, what was not, and requests in a row without
+        # anything new.
+        self.requests: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.dry: Counter[str] = Counter()
+        self.rejected_before = rejected  # rows of rejected.jsonl so far
+
+    def ahead(self, start: int, number: int) -> list[tuple[int, str]]:
+        """The next requests, at most so many: their numbers, and what names their topics."""
+        planned: Counter[str] = Counter()
+        requests = []
+        for request_idx in range(start, start + number):
+            names = [name for name in self.shares if self.is_open(name, planned[name])]
+            if not names:
+                break
+            # Where several are as far behind, the turn is drawn: every fourth prompt, which asks
+            # for classification, must not always be of the same topic.
+            random.Random(f"{self.config.seed}/{request_idx}/topic").shuffle(names)
+            name = min(names, key=lambda name: self.progress(name, planned[name]))
+            planned[name] += 1
+            requests.append((request_idx, self.leads[name]))
+        return requests
+
+    def is_open(self, name: str, planned: int) -> bool:
+        """Whether one more request on the topic makes sense beside those that are planned."""
+        dry = self.dry[name]
+        expected = self.kept[name] + planned * self.config.tasks_asked
+        return expected < self.shares[name] and (not dry or dry + planned < self.config.patience)
+
+    def progress(self, name: str, planned: int) -> float:
+        """How far a topic is, as a part of its share.
+
+        A request that is planned, or brought nothing, counts as if it had brought all that was
+        asked for: so a dry topic waits until the others had their turn.
+        """
+        requests = planned + self.dry[name]
+        return (self.kept[name] + requests * self.config.tasks_asked) / self.shares[name]
+
+    def topic_of(self, prompt: str) -> str:
+        """The topic that a prompt names in the line of its hint."""
+        found = [name for name, lead in self.leads.items() if f"\n- {lead}" in prompt]
+        return max(found, key=len, default="")
+
+    def room(self, prompt: str) -> int:
+        """How many more instructions are wanted on the topic of this prompt."""
+        name = self.topic_of(prompt)
+        return self.shares.get(name, 0) - self.kept[name]
+
+    def note(self, prompt: str, new: int, results: Results) -> int:
+        """Count a request that brought so many new instructions, and note their topic in them.
+
+        Returns the requests in a row without anything new, of the topic that is best off in this
+        among those that lack something.
+        """
+        name = self.topic_of(prompt)
+        self.requests[name] += 1
+        self.kept[name] += new
+        self.rejected[name] += len(results.rejected) - self.rejected_before
+        self.rejected_before = len(results.rejected)
+        self.dry[name] = 0 if new else self.dry[name] + 1
+        for task in results.tasks[len(results.tasks) - new :]:
+            if name:
+                task.notes["generate"]["topic"] = name
+        lacking = [name for name, share in self.shares.items() if self.kept[name] < share]
+        return min((self.dry[name] for name in lacking), default=0)
+
+    def table(self) -> dict[str, dict[str, int]]:
+        """What run.json says of each topic."""
+        return {
+            name: {
+                "wanted": share,
+                "kept": self.kept[name],
+                "rejected": self.rejected[name],
+                "requests": self.requests[name],
+            }
+            for name, share in self.shares.items()
+            if name
+        }
+
+
+def shares_of(weights: dict[str, float], total: int) -> dict[str, int]:
+    """Whole numbers in proportion to the weights, each less than one from it; their sum is `total`.
+
+    >>> shares_of({"law": 2, "art": 1}, 10)
+    {'law': 7, 'art': 3}
+    """
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
+    shares = {name: int(share) for name, share in exact.items()}
+    # What rounding down has left over goes to those that lost most by it.
+    left = total - sum(shares.values())
+    for name in sorted(exact, key=lambda name: shares[name] - exact[name])[:left]:
+        shares[name] += 1
+    return shares
+
+
+def load_topics(path: str | Path) -> dict[str, float]:
+    """The topics of a file and their weights, in their order.
+
+    The file has a topic a line, or it is JSON: a list of topics, records {"topic": ..., "weight":
+    ...} in a list or one a line, or one object {topic: weight}. Raises WorkshopError, naming file
+    and place.
+    """
+    path = Path(path)
+    weights: dict[str, float] = {}
+    known = set()
+    for where, record in topic_records(path, file_text("the file of topics", path)):
+        name, weight = checked_topic(where, record)
+        same = unicodedata.normalize("NFKC", name).casefold()
+        if same in known:
+            raise WorkshopError(f"{where}: {name!r} is there twice: leave one of them out")
+        known.add(same)
+        weights[name] = weight
+    if not weights:
+        raise WorkshopError(f"{path} holds no topic: write one a line into it")
+    return weights
+
+
+def topic_records(path: Path, text: str) -> list[tuple[str, Any]]:
+    """What a file of topics holds, as (where it stands, record)."""
+    lines = numbered_lines(path, text)
+    if not text.lstrip().startswith(("{", "[")):
+        return lines
+    try:
+        found = json.loads(text, object_pairs_hook=partial(without_repeats, path))
+    except (ValueError, RecursionError):
+        return [(where, json_or_none(line)) for where, line in lines]  # a record a line, or broken
+    # One object holds all topics, unless it is a single record.
+    if isinstance(found, dict) and not isinstance(found.get("topic"), str):
+        pairs = found.items()
+        return [(str(path), {"topic": name, "weight": weight}) for name, weight in pairs]
+    records = found if isinstance(found, list) else [found]
+    return [(f"{path}, record {n}", record) for n, record in enumerate(records, 1)]
+
+
+def without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object. Raises WorkshopError where a name comes twice: JSON keeps the last one."""
+    twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
+    if twice:
+        raise WorkshopError(f"{path}: {twice[0]!r} is there twice: leave one of them out")
+    return dict(pairs)
+
+
+def checked_topic(where: str, record: Any) -> tuple[str, float]:
+    """A topic and its weight, 1 if there is none. Raises WorkshopError where it is no topic."""
+    if isinstance(record, str):
+        record = {"topic": record}
+    if not isinstance(record, dict) or not isinstance(record.get("topic"), str):
+        raise WorkshopError(f'{where}: a topic is needed, as {{"topic": "law", "weight": 2}}')
+    name = " ".join(record["topic"].encode("utf-8", "replace").decode().split())
+    weight = record.get("weight", 1)
+    if not name or len(name) > LONGEST_TOPIC:
+        raise WorkshopError(f"{where}: a topic has from 1 to {LONGEST_TOPIC} characters")
+    if type(weight) not in (int, float) or not 0 < weight <= LARGEST_WEIGHT:
+        allowed = f"a number above 0, up to {LARGEST_WEIGHT:,}"
+        raise WorkshopError(f"{where}: the weight of {name!r} must be {allowed}, not {weight!r}")
+    return name, weight
+
+
+def digest_of_topics(names: Iterable[str]) -> str:
+    """Tells one set of topics from another, whatever their order and weights."""
+    return sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------------
 # Files. A paid reply is on disk, in responses.jsonl, before anything is made of it; all other files
 # are views of that.
 
@@ -2272,7 +2566,9 @@ STEP_FILES = [
 ]
 
 
-VIEWS = (*STEP_FILES, "rejected.jsonl", "run.json")  # made again of the journal at any time
+PROVENANCE = "step4_provenance.jsonl"  # by scripts/provenance.py: the dataset, and whence it is
+# Made again of the journal at any time.
+VIEWS = (*STEP_FILES, PROVENANCE, "rejected.jsonl", "run.json")
 
 
 def to_json(row: dict) -> str:
@@ -2338,9 +2634,12 @@ def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
 def first_results(config: Config, seed_tasks: list[Task]) -> Results:
     """The results of a run before its first stage; they know the run whose files stand there.
 
-    Raises UsageError where a file of the user is in the way, and OSError where a folder is.
+    Raises UsageError where a file of the user is in the way, OSError where a folder is, and
+    WorkshopError where the file of topics cannot be used.
     """
     check_files(config)
+    if config.topics:
+        load_topics(config.topics)
     for name in VIEWS:
         path = Path(config.work_dir) / name
         if path.is_dir():
@@ -2371,12 +2670,16 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     rows = results.rows(stage)
     same = path.exists() and holds_rows(path, rows)
     loses = path.exists() and not same and misses_rows(path, rows)
-    loses = loses or (path.exists() and of_another_model(model, results))
+    of_this_run = path.name in results.written
+    loses = loses or (path.exists() and not of_this_run and was_of_another(model, results, stage))
     if loses and not ended:
         return
     alone = same and stage != config.until
     if loses or (ended and not alone and later_files(config, number)):
         keep_aside(config, results)
+    if path.name == STEP_FILES[-1] and not same:
+        path.with_name(PROVENANCE).unlink(missing_ok=True)  # it is of another dataset
+        results.is_new_dataset = True
     write_rows(path, rows)
     results.written.append(path.name)
 
@@ -2411,17 +2714,13 @@ def instruction_in(line: str) -> str | None:
     return instruction if isinstance(instruction, str) else None
 
 
-def of_another_model(model: Model, results: Results) -> bool:
-    """Whether another provider or model made the file that stands there, as run.json says."""
-    return not results.written and was_of_another_model(model, results)
-
-
-def was_of_another_model(model: Model, results: Results) -> bool:
-    """Whether run.json names another provider or model than this run has."""
-    settings = results.earlier.get("settings")
-    if not isinstance(settings, dict):
+def was_of_another(model: Model, results: Results, stage: str = STAGES[-1]) -> bool:
+    """Whether run.json names another provider or model than this run has, up to this stage."""
+    if not isinstance(results.earlier.get("settings"), dict):
         return False
-    return (settings.get("provider"), settings.get("model")) != (model.name, model.model)
+    stages = STAGES[: min(3, STAGES.index(stage) + 1)]
+    now = [(model.of(stage).name, model.of(stage).model) for stage in stages]
+    return [who_answered(results.earlier, stage) for stage in stages] != now
 
 
 def foreign_views(folder: Path) -> list[Path]:
@@ -2447,8 +2746,8 @@ def keep_foreign(config: Config, results: Results) -> None:
     place = new_place(Path(config.work_dir))
     for path in paths:
         os.replace(path, place / path.name)
-    names = " and ".join(path.name for path in paths)
-    print(printable(f"notice: no run wrote {names}: moved to {place}"), file=sys.stderr)
+    names = spoken(" and ", config.language).join(path.name for path in paths)
+    tell(f"notice: no run wrote {names}: moved to {place}", config.language)
     if "run.json" in names:
         results.earlier = {}
 
@@ -2489,7 +2788,7 @@ def give_up_kept(model: Model, results: Results) -> None:
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
     views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
     lost = any(misses_rows(path, views[path.name]) for path in steps)
-    if kept and not lost and not was_of_another_model(model, results):
+    if kept and not lost and not was_of_another(model, results):
         for path in kept:
             path.unlink(missing_ok=True)
         for folder in (kept[0].parent, kept[0].parent.parent):
@@ -2516,17 +2815,18 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")  # endings of --output-path
 
 def check_files(config: Config) -> None:
     """Raise UsageError where the run would write over a file that it reads, or over a user's."""
-    problem = seed_file_problem(config) or output_problem(config)
+    problem = input_problem(config) or output_problem(config)
     if problem:
         raise UsageError(problem)
 
 
-def seed_file_problem(config: Config) -> str:
-    """Why a run in this folder cannot read that seed file, "" if it can."""
-    written = own_files(config)
-    if config.seed_file and any(same_file(config.seed_file, path) for path in written):
-        advice = "copy it to another name, or choose another --work-dir"
-        return f"--seed-file {config.seed_file} is a file that the run itself writes: {advice}"
+def input_problem(config: Config) -> str:
+    """Why a run in this folder cannot read the seed file, or the topics; "" if it can."""
+    read = {"--seed-file": config.seed_file, "--topics": config.topics}
+    for flag, path in read.items():
+        if path and any(same_file(path, own) for own in own_files(config)):
+            advice = "copy it to another name, or choose another --work-dir"
+            return f"{flag} {path} is a file that the run itself writes: {advice}"
     return ""
 
 
@@ -2540,7 +2840,7 @@ def output_problem(config: Config) -> str:
     if Path(path).is_dir():
         return f"--output-path must be a file, and {path} is a folder"
     # What the run reads and writes is never replaced, not even with --overwrite.
-    needed = [config.seed_file or DEFAULT_SEEDS[config.language], config.responses]
+    needed = [seed_path(config), config.responses, config.topics]
     if any(same_file(path, other) for other in (*own_files(config), *filter(None, needed))):
         return f"--output-path {path} is a file that the run needs: name another one"
     if is_stream(path):
@@ -3114,9 +3414,45 @@ class Model(AbstractContextManager):
     """
 
     def __init__(self, config: Config, sleep: Callable[[float], Any] | None = None) -> None:
-        # Who answers, and where.
+        # What all threads of the run share, and all models that it asks.
+        self.lock = threading.Lock()
+        self.stop = threading.Event()  # set: nobody sends any more
+        self.sleep = sleep or self.stop.wait
+        self.senders = ThreadPoolExecutor(512, "asking")
+        self.faults: Counter[str] = Counter()  # what went wrong and was tried again
+        self.endings: Counter[str] = Counter()  # the finish reasons of replies
+        self.told: set[str] = set()  # notices that are printed once
+        self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
+        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
+        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
+        # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
+        self.tokens: dict[str, Counter[str]] = {}
+        self.counted: set[str] = set()  # the keys of the replies in there
+        self.others: dict[str, Model] = {}  # stage -> who answers it, where that is another
+        self.first: Model | None = None  # of such another one: the run's own model
+
+        # Who answers, and the journal.
+        self.introduce(config)
+        self.name_model()
+        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
+        if config.responses:
+            record = first_record(config.responses)
+            self.name = record["provider"]
+            self.model = record["model"]
+        try:
+            self.others = self.other_models()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def introduce(self, config: Config, stage: str = "") -> None:
+        """Who answers, and where; and what its server has made us change, which is nothing yet.
+
+        A `stage` has a model of its own.
+        """
         variables = environment()
         self.config = config
+        self.flags = f"--{stage}-" if stage else "--"  # how the flags begin that name it
         self.name = provider_name(config)
         self.provider = provider_row(config, self.name)
         self.address_file = file_of_address(config, self.provider)
@@ -3124,49 +3460,81 @@ class Model(AbstractContextManager):
         self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.address = server_address(config, self.provider, variables)
         self.base_url = without_login(self.address)  # as it is shown and written
-        # What all threads of the run share.
-        self.lock = threading.Lock()
-        self.stop = threading.Event()  # set: nobody sends any more
-        self.sleep = sleep or self.stop.wait
-        self.senders = ThreadPoolExecutor(512, "asking")
         self.sdk_client: Any = None
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
             self.window.set_limit(config.concurrency)  # there is no server
-        # What the server made us change, and what went wrong.
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
-        self.faults: Counter[str] = Counter()  # what went wrong and was tried again
-        self.endings: Counter[str] = Counter()  # the finish reasons of replies
-        self.told: set[str] = set()  # notices that are printed once
-        self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
         self.failed_in_a_row = 0  # requests that failed for good since the last answer
+        self.silent = ""  # why nothing more is sent: the server is not there any more
         self.stage = ""  # the present one
         self.tasks: list[Task] = []  # what stages 2 and 3 ask about
-        self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
-        self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
-        self.silent = ""  # why nothing more is sent: the server is not there any more
-        # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
-        self.tokens: dict[str, Counter[str]] = {}
-        self.counted: set[str] = set()  # the keys of the replies in there
 
+    def name_model(self) -> None:
+        """Set the model's name. Raises WorkshopError where it, or the key, is missing."""
         # Without a journal there will be questions, so the key is needed at once.
+        config = self.config
         journal = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
         if not journal.is_file() or not journal.stat().st_size:
             self.check_key()
         self.model = model_name(config, self.name) or self.first_listed()
-        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
-        if config.responses:
-            record = first_record(config.responses)
-            self.name = record["provider"]
-            self.model = record["model"]
+
+    def of(self, stage: str) -> Model:
+        """Who answers a stage: this model, or another one with the same journal."""
+        first = self.first or self
+        return first.others.get(stage, first)
+
+    def everyone(self) -> list[Model]:
+        """This model, and each other one once."""
+        return list(dict.fromkeys([self, *self.others.values()]))
+
+    def other_models(self) -> dict[str, Model]:
+        """The models of stages that another one answers. Raises WorkshopError."""
+        others: dict[str, Model] = {}
+        for stage in STAGES[1:3]:
+            config = config_of_stage(self.config, stage)
+            if self.config.responses:
+                found = self.like(recorded_who(self.config, stage), stage)
+            elif config is self.config:
+                found = self
+            else:
+                found = self.sibling(config, stage)
+            if found is not self:
+                others[stage] = found
+        return others
+
+    def sibling(self, config: Config, stage: str) -> Model:
+        """Another model, which shares with this one all but who is asked."""
+        other = copy(self)
+        other.first = self
+        other.introduce(config, stage)
+        other.name_model()
+        # Stages 2 and 3 may share one.
+        for known in (self, *self.others.values()):
+            if (known.name, known.model, known.address) == (other.name, other.model, other.address):
+                return known
+        self.others = {**self.others, stage: other}
+        return other
+
+    def like(self, who: tuple[str, str], stage: str) -> Model:
+        """For a replay: the model that has answered a stage."""
+        if who == (self.name, self.model):
+            return self
+        other = copy(self)
+        other.first = self
+        other.introduce(self.config, stage)
+        other.name, other.model = who
+        return other
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
+        for other in self.others.values():
+            other.first = None  # nothing keeps the journal open
 
     def check_key(self) -> None:
         """Raise WorkshopError where the key is missing; only sending needs it, not a replay."""
@@ -3181,7 +3549,8 @@ class Model(AbstractContextManager):
         else:
             return
         self.stop.set()
-        raise WorkshopError(f"{fault} into .env, or use --provider local or practice")
+        hint = f"or use {self.flags}provider local or practice"
+        raise WorkshopError(f"{fault} into .env, {hint}")
 
     def client(self, build: Callable[[Model], Any]) -> Any:
         """The SDK's client: one for all threads, built when the first request goes out."""
@@ -3217,7 +3586,7 @@ class Model(AbstractContextManager):
                     continue
             except (ValueError, LookupError, TypeError, AttributeError):
                 pass
-            hint = "start a server there, or name the model with --model"
+            hint = f"start a server there, or name the model with {self.flags}model"
             raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
@@ -3444,7 +3813,7 @@ class Model(AbstractContextManager):
                 return
             self.told.add(text)
         notice = one_line(f"notice: {text}", 300) + (f": {more}" if more else "")
-        print(printable(notice), file=sys.stderr)
+        tell(notice, self.config.language)
 
     def note_fault(self, what: str, last: bool) -> None:
         """Count a fault. After the last try of a request, raise what that means for the run."""
@@ -3501,9 +3870,10 @@ class Model(AbstractContextManager):
                 self.names["max_tokens"] = other
             else:
                 self.names[name] = ""
-            self.refused[name] = f"sent as {other}" if other else "left out"
-            notice = f"notice: {self.model} refuses {name}: {self.refused[name]} from now on"
-            print(printable(notice), file=sys.stderr)
+            how = f"sent as {other}" if other else "left out"
+            self.refused[name] = how
+            notice = f"notice: {self.model} refuses {name}: {how} from now on"
+            tell(notice, self.config.language)
 
     def clean(self, message: str) -> str:
         """A server's words in one printable line, without the key or another login."""
@@ -3600,7 +3970,7 @@ def progress(model: Model, what: str, total: int, steps: Iterator | None = None)
 def show_novelty(bar: Any, novelty: list[int]) -> None:
     """Move the bar of stage 1 by what the last request brought."""
     mean = fmean(novelty[-10:])
-    bar.set_description(f"1 generate, {mean:.1f} new per request", refresh=False)
+    bar.set_description(spoken(f"1 generate, {mean:.1f} new per request"), refresh=False)
     bar.update(novelty[-1])
 
 
@@ -3645,6 +4015,9 @@ UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}  # erro
 UNSENT |= {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError"}  # of urllib3
 UNKNOWN = (  # how servers say that they do not know a parameter
     r"(?i)not support|unsupport|unrecogni|unknown|unexpect|not (permitt|allow)ed|instead"
+)
+NO_SHAPE = (  # how servers say that they cannot write JSON of a given shape
+    r"(?i)response.?(format|schema)|json.?schema|json_validate_failed|structured output"
 )
 REPLY_ENDS = {  # what a reply's end means -> how servers say it
     "stop": "stop stopped stop_sequence eos eos_token end end_turn complete completed finished "
@@ -3704,6 +4077,9 @@ def is_loading(fault: Fault) -> bool:
 
 def is_passing(fault: Fault) -> bool:
     """Whether the same request may get a reply later."""
+    # llama_cpp.server says so with 500 of a parameter that it does not take.
+    if fault.status == 500 and "validation error" in fault.message:
+        return False
     busy = fault.status in (408, 409, 429) or fault.status >= 500
     return busy or fault.code.startswith("Throttling") or fault.code in PASSING
 
@@ -3713,17 +4089,19 @@ def what_to_change(model: Model, fault: Fault) -> str:
     key = model.provider.key or "the server"
     named = {fault.code, fault.kind}
     if fault.status == 402 or named & NO_MONEY or re.search(NO_MONEY_WORDS, fault.message):
-        return f"no money is left: top the account up, check {key}, or use another --model"
+        hint = f"top the account up, check {key}, or use another {model.flags}model"
+        return f"no money is left: {hint}"
     if 300 <= fault.status < 400:
-        return "a prompt follows no redirect to another host: give its address with --base-url"
+        hint = f"give its address with {model.flags}base-url"
+        return f"a prompt follows no redirect to another host: {hint}"
     if fault.status != 501 and is_passing(fault):
         return ""
     for words, what in NO_MODEL:
         if re.search(f"(?i){words}", fault.message):
-            return f"{model.model} {what}: name another with --model, or check {key}"
+            return f"{model.model} {what}: name another with {model.flags}model, or check {key}"
     if fault.status not in FATAL_STATUS and not named & FATAL:
         return ""
-    hint = f"check {key}, --model ({model.model}) and the address"
+    hint = f"check {key}, {model.flags}model ({model.model}) and the address"
     if RECIPES[model.config.recipe].continues_text:
         hint += f"; --recipe {model.config.recipe} needs its /v1/completions"
     return hint
@@ -3734,6 +4112,8 @@ def refused_parameter(fault: Fault, sent: dict) -> str:
 
     A limit of tokens may also just be too high. A temperature of 0 may be too low.
     """
+    if "response_format" in sent and re.search(NO_SHAPE, f"{fault.code} {fault.message}"):
+        return "response_format"
     named = [name for name in sent if re.search(rf"\b{name}\b", fault.message)]
     name = fault.parameter or next(iter(named), "")
     if name not in sent or (name in CAPS and not re.search(UNKNOWN, fault.message)):
@@ -4276,9 +4656,9 @@ def provider_row(config: Config, name: str) -> Provider:
     if not RECIPES[config.recipe].continues_text:
         return row
     if row.send is send_dashscope or (row.key and not config.model):
-        problem = f"--recipe {config.recipe} needs a model that continues texts"
+        needed = f"--recipe {config.recipe} needs a model that continues texts"
         hint = "--provider local, or --provider openai --model davinci-002"
-        raise WorkshopError(f"{problem}, at an endpoint /v1/completions: {hint}")
+        raise WorkshopError(f"{needed}, at an endpoint /v1/completions: {hint}")
     return replace(row, cap="max_tokens", extra={})
 
 
@@ -4309,14 +4689,14 @@ def send_practice(model: Model, prompt: str, parameters: dict) -> Reply:
 
 
 def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
-    """A list of tasks, a verdict, or instances, as the prompt asks; "" to what it does not know."""
+    """A list of tasks, verdicts, or instances, as the prompt asks; "" to what it does not know."""
     bank = read_data("practice_tasks", config.language)
     lines = prompt.split("\n")
     if dangling_number(prompt):
         return practice_list(config, rng, bank, lines)
     # The instruction stands near the end; the recipe `paper` changes its capitals.
     asked = {line.casefold() for line in lines[-3:]}
-    known = [*bank, *practice_seeds(config.seed_file or DEFAULT_SEEDS[config.language])]
+    known = [*bank, *practice_seeds(seed_path(config))]
     if lines[0] == wording(config, "answer", ANSWER_PROMPT)["header"]:
         return practice_answer(config, rng, known, prompt)
     task = next((row for row in known if row["instruction"].casefold() in asked), None)
@@ -4324,7 +4704,7 @@ def practice_reply(config: Config, rng: random.Random, prompt: str) -> str:
         return practice_verdict(config, rng, task)
     if task and task["instances"]:
         return practice_instances(config, rng, task)
-    return ""
+    return "" if task else practice_verdicts(config, rng, known, lines)
 
 
 @cache
@@ -4346,6 +4726,32 @@ def practice_verdict(config: Config, rng: random.Random, task: dict) -> str:
     return rng.choice(styles("verdict", config)).format(answer=answer)
 
 
+def practice_verdicts(config: Config, rng: random.Random, known: list[dict], lines: list) -> str:
+    """A numbered line for each task of the list at the end of the prompt; "" where none is there.
+
+    All lines are in one style. Where that cannot be read, one line is in it.
+    """
+    words = wording(config, "classify", CLASSIFY_PROMPT)
+    tasks = {" ".join(row["instruction"].split()): row for row in known}
+    listed = []
+    for line in lines[:-2]:
+        listed = [*listed, line] if is_numbered(line) else []
+    style = rng.choice(styles("verdict", config))
+    spoilt = rng.randint(1, max(1, len(listed)))
+    answers = []
+    for number, line in enumerate(listed, 1):
+        task = tasks.get(line.partition(" ")[2], {"instances": [], "is_classification": False})
+        outputs = dict.fromkeys(instance["output"] for instance in task["instances"])
+        options = words["between"].join(outputs if len(outputs) > 1 else BOTH[config.language])
+        answer = words["answer"][bool(task["is_classification"])].format(options)
+        way = style if "{answer}" in style or number == spoilt else "{answer}"
+        answers.append(f"{number}. {way.format(answer=answer)}")
+    return "\n".join(answers)
+
+
+BOTH = {"en": ("yes", "no"), "zh": ("是", "否")}  # options where the bank has only one output
+
+
 def styles(kind: str, config: Config) -> list[str]:
     """The ways to write something, from the bank; the frequent ones several times."""
     rows = [row for row in read_data("practice_styles") if row["kind"] == kind]
@@ -4362,6 +4768,12 @@ def practice_list(config: Config, rng: random.Random, bank: list[dict], lines: l
     labelled = any(kinds[1][0] in line for line in lines if not is_numbered(line))
     fitting = [row["instruction"] for row in bank if row["is_classification"] or not labelled]
     fitting = within_reach(config, fitting, list(filter(is_numbered, lines)))
+    if config.topics:
+        topic = Turns(config).topic_of("\n".join(lines))
+        near = on_topic(config, topic, fitting)
+        others = [task for task in fitting if task not in near]
+        few = max(0, config.tasks_asked - len(near))
+        fitting = near + rng.sample(others, min(few, len(others)))
     # At temperature 0 it always says the same.
     rng = rng if config.temperature else random.Random(config.seed)
     tasks = rng.sample(fitting, min(config.tasks_asked, len(fitting)))
@@ -4395,6 +4807,32 @@ def within_reach(config: Config, bank: list[str], shown: list[str]) -> list[str]
         size = NEAR
     share = min(1.0, config.temperature / Config.temperature)
     return known[: max(config.tasks_asked, round(share * size))]
+
+
+def on_topic(config: Config, topic: str, known: list[str]) -> list[str]:
+    """Those tasks of the bank that use a word of the topic."""
+    tokens = [token for token in tokenize(topic) if len(token) > 3 or not token.isascii()]
+    words = tokens or tokenize(topic)
+    if config.language == "zh":
+        # A Chinese word has two characters as a rule: one alone is a part of many words.
+        letters = "".join(token for token in tokenize(topic) if not token.isascii())
+        words = [letters[i : i + 2] for i in range(max(1, len(letters) - 1))]
+    stems = [re.sub(r"(?<=\w{4})(?:ing|es|s)$", "", word) for word in words]
+    start = "" if config.language == "zh" else r"\b"
+    pattern = re.compile("|".join(start + re.escape(stem) for stem in stems), re.IGNORECASE)
+    # An instance tells as much of what a task is about as its instruction.
+    texts = {}
+    for row in read_data("practice_tasks", config.language):
+        given = [instance["input"] for instance in row["instances"]]
+        texts[row["instruction"]] = "\n".join([row["instruction"], *given])
+    return [task for task in known if pattern.search(texts[task])]
+
+
+def topics_out_of_reach(config: Config) -> list[str]:
+    """The topics on which the practice bank has too few tasks."""
+    bank = [row["instruction"] for row in read_data("practice_tasks", config.language)]
+    found = {name: len(on_topic(config, name, bank)) for name in load_topics(config.topics)}
+    return [name for name, tasks in found.items() if tasks < config.tasks_asked]
 
 
 def similarities_with(bank: list[str], texts: list[str]) -> Any:
@@ -4623,7 +5061,7 @@ class Recipe:
     scores: Callable[[list[str], list[str]], Any]
     highest_score: Callable[[float], float]  # threshold -> the highest score that is novel
     instruction_problem: Callable[[str], str]
-    echo_problem: Callable[[str, set[str]], str]  # (candidate, lines of the prompt)
+    echo_problem: Callable[..., str]  # (candidate, lines of the prompt, nearest of the pool)
     tidy_input: Callable[[str, str], str]  # (instruction, input) -> input
     instance_problem: Callable[[str, str, str], str]  # (instruction, input, output)
     same_instance: Callable[[str, str], tuple]  # what two duplicates have in common
@@ -4684,7 +5122,7 @@ RECIPES = {
         scores=paper_scores,
         highest_score=lambda threshold: threshold,
         instruction_problem=paper_instruction_problem,
-        echo_problem=lambda candidate, prompt_lines: "",
+        echo_problem=lambda candidate, prompt_lines, near: "",
         tidy_input=lambda instruction, source: source,
         instance_problem=paper_instance_problem,
         same_instance=lambda source, target: (source, target),
@@ -4719,19 +5157,28 @@ class Results:
     novelty: list[int] = field(default_factory=list)  # new instructions of each stage-1 request
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
+    turns: Turns | None = None  # of the topics in stage 1
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
+    is_new_dataset: bool = False  # whether the dataset is another one than stood there before
     kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
 
-    def begin(self, stage: str) -> None:
+    def begin(self, stage: str, config: Config | None = None) -> None:
         """Forget what an earlier call of a stage has left, as when a notebook's cell runs again."""
         self.rejected = [row for row in self.rejected if row["stage"] != stage]
         self.dataset = []
-        if stage == "generate":
+        if config:  # stage 1
             self.tasks = []
             self.novelty = []
+            self.turns = Turns(config, len(self.rejected))
+
+    def room(self, config: Config, prompt: str) -> int:
+        """How many more instructions stage 1 wants, with topics on the topic of this prompt."""
+        if config.topics and self.turns:
+            return self.turns.room(prompt)
+        return config.num_instructions - len(self.tasks)
 
     def reject(
         self,
@@ -4819,10 +5266,74 @@ def screen_words(language: str) -> dict:
 
 def screen(config: Config) -> dict:
     """The words of the screen: Chinese where the run or the terminal is Chinese."""
+    return screen_words("zh" if is_chinese(config.language) else "en")
+
+
+def is_chinese(language: str = "") -> bool:
+    """Whether the screen speaks Chinese: the language of the run, or else the terminal's, is."""
     names = ("LC_ALL", "LC_MESSAGES", "LANG")
-    locale = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    chinese = config.language == "zh" or locale.lower().startswith("zh")
-    return screen_words("zh" if chinese else "en")
+    told = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    return language == "zh" or told.lower().startswith("zh") or (not told and windows_is_chinese())
+
+
+def windows_is_chinese() -> bool:
+    """Whether this is a Windows that speaks Chinese: its consoles set no variable."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    # The last ten bits of its number are the language, the others the country.
+    return ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF == 0x04
+
+
+@cache
+def messages() -> list[tuple[re.Pattern, str]]:
+    """Errors, notices and help texts as patterns, with their Chinese, in the order of trying.
+
+    Those that stand around others come first, "error: ..." say; then the longest text does.
+    A slot with a number is somebody's text, say a path. One with a name is a message of its own,
+    and {number} is one.
+    """
+    found = []
+    parts = json.loads((DATA / "messages.zh.json").read_text(encoding="utf-8"))
+    for name, part in parts.items():
+        turn = {"openings": 0, "frames": 1}.get(name, 2)
+        for english, chinese in part.items():
+            pieces = list(string.Formatter().parse(english))
+            pattern = ""
+            for text, slot, *_ in pieces:
+                any_text = r"\d+" if slot == "number" else ".*?"
+                pattern += re.escape(text) + ("" if slot is None else f"(?P<_{slot}>{any_text})")
+            order = (turn, -sum(len(text) for text, *_ in pieces))
+            found.append((order, re.compile(pattern, re.DOTALL), chinese))
+    found.sort(key=lambda entry: entry[0])
+    return [(pattern, chinese) for _, pattern, chinese in found]
+
+
+def in_chinese(text: str) -> str:
+    """A message in Chinese, and so its parts; what data/messages.zh.json lacks stays English.
+
+    >>> in_chinese("cannot write to old (Permission denied): choose another --work-dir")
+    '无法写入 old（没有权限）：请用 --work-dir 换一个文件夹'
+    """
+    for pattern, chinese in messages():
+        match = pattern.fullmatch(text)
+        if match:
+            slots = {name[1:]: part for name, part in match.groupdict().items()}
+            texts = [part for name, part in slots.items() if name.isdecimal()]
+            parts = {name: in_chinese(part) for name, part in slots.items() if not name.isdecimal()}
+            return chinese.format(*texts, **parts)
+    return text
+
+
+def spoken(text: str, language: str = "") -> str:
+    """A message as the screen speaks it. `language` is the run's, where there is one."""
+    return in_chinese(text) if is_chinese(language) else text
+
+
+def tell(text: str, language: str = "") -> None:
+    """Print an error or a notice."""
+    print(printable(spoken(text, language)), file=sys.stderr)
 
 
 WIDTH = 80  # columns of the screen
@@ -4872,16 +5383,21 @@ def greeting(config: Config, model: Model, results: Results) -> str:
     text = words["greeting"].format(
         seeds=len(results.seeds), wanted=config.num_instructions, who=who
     )
-    if config.base_url or model.address_file:
-        text += words["at"].format(address=model.base_url)
-    if model.address_file:
-        text += words["address_from"].format(file=model.address_file)
+    text += address_of(model, words)
+    for stage, other in model.others.items():
+        who = f"{other.name}, {one_line(other.model)}"
+        text += words["other"].format(number=STAGES.index(stage) + 1, who=who)
+        text += address_of(other, words)
     if model.name == "practice":
         text += "\n" + words["practice"]
     if model.name == "practice" and not config.provider:
         text += "\n" + words["go_live"]
     if model.name == "practice" and bank_is_far(config, results.seeds):
         text += "\n" + words["bank_far"]
+    if model.name == "practice" and config.topics:
+        far = [one_line(name, 40) for name in topics_out_of_reach(config)]
+        topics = words["between"].join(far)
+        text += "\n" + words["topics_far"].format(topics=topics) if far else ""
     if model.journal.torn:
         text += "\n" + words["torn"]
     return printable(text + language_notice(config, results.seeds))
@@ -4899,6 +5415,14 @@ def bank_is_far(config: Config, seed_tasks: list[Task]) -> bool:
     return bool(similarities_with(bank, texts).max(axis=1).mean() < FAR)
 
 
+def address_of(model: Model, words: dict) -> str:
+    """Where a model's server is, "" where that is the provider's own address."""
+    if not (model.config.base_url or model.address_file):
+        return ""
+    text = words["at"].format(address=model.base_url)
+    return text + words["address_from"].format(file=model.address_file) * bool(model.address_file)
+
+
 def language_notice(config: Config, seed_tasks: list[Task]) -> str:
     """A line where the seed tasks are in another language than the prompts."""
     # Han without kana is Chinese; a few tasks in another language are no matter.
@@ -4911,10 +5435,10 @@ def language_notice(config: Config, seed_tasks: list[Task]) -> str:
         return ""
     seeds = "Chinese" if other else "not Chinese"
     fitting = "zh" if other else "en"
-    text = f"\nnotice: most seed tasks are {seeds}, and --language is {config.language}"
-    if fitting not in (RECIPES[config.recipe].languages or (fitting,)):
-        return text
-    return f"{text}: --language {fitting} has prompts that fit"
+    text = f"notice: most seed tasks are {seeds}, and --language is {config.language}"
+    if fitting in (RECIPES[config.recipe].languages or (fitting,)):
+        text += f": --language {fitting} has prompts that fit"
+    return "\n" + spoken(text, config.language)
 
 
 def stage_page(stage: str, config: Config, model: Model, results: Results) -> str:
@@ -4957,7 +5481,8 @@ def made_lines(stage: str, config: Config, row: dict) -> list[str]:
         said = words["nearest"].format(score=near["score"], limit=limit)
         lines.append(fitted(labelled_text(said, near["instruction"]), "   "))
     if stage == "classify":
-        lines.append(fitted(labelled_text(words["options"], ", ".join(row["labels"])), "   "))
+        options = words["comma"].join(row["labels"])
+        lines.append(fitted(labelled_text(words["options"], options), "   "))
     for instance in row.get("instances", [])[:1]:
         given = instance["input"] or words["no_input"]
         lines.append(fitted(labelled_text(words["input"], given), "   "))
@@ -4977,7 +5502,7 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
     shown = {"rule": rule, "output": repr(one_line(row["output"] or "", 40))}
     if row["score"]:
         said = words["nearest"].format(score=row["score"], limit=config.rouge_threshold)
-        why = f"{rule}: {labelled_text(said, row['evidence'])}"
+        why = words["rule"].format(rule=rule) + labelled_text(said, row["evidence"])
     elif row["stage"] == "generate":
         why = rule
     elif rule == "answers_differ":
@@ -5023,7 +5548,8 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     if not results.written and any((folder / name).exists() for name in STEP_FILES):
         summary = with_spending(results.earlier, summary)
     else:
-        write_rows(folder / "rejected.jsonl", results.rejected)
+        later = [] if results.is_new_dataset else later_rejected(folder)
+        write_rows(folder / "rejected.jsonl", results.rejected + later)
     if summary:
         write_json(folder / "run.json", summary)
     if config.output_path and results.status == "complete":
@@ -5031,35 +5557,47 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
     return summary
 
 
+def later_rejected(folder: Path) -> list[dict]:
+    """What programs behind stage 4 turned away, such as a judge: it is true of the same dataset."""
+    path = folder / "rejected.jsonl"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        rows = [json_or_none(line) for line in lines]
+    known = [row for row in rows if isinstance(row, dict) and isinstance(row.get("stage"), str)]
+    return [row for row in known if row["stage"] not in STAGES]
+
+
 def with_spending(earlier: dict, summary: dict) -> dict:
     """The earlier summary with what this run has spent, if both are of one model; else {}."""
-    settings = earlier.get("settings")
-    who = ("provider", "model")
-    if not isinstance(settings, dict):
+    if not isinstance(earlier.get("settings"), dict):
         return {}
-    if any(settings.get(name) != summary["settings"][name] for name in who):
+    if any(who_answered(earlier, stage) != who_answered(summary, stage) for stage in STAGES[:3]):
         return {}
     return {**earlier, "spending": summary["spending"]} if summary["spending"] else {}
 
 
 def summary_of(config: Config, model: Model, results: Results) -> dict:
     """What run.json says of a run."""
-    who = {"provider": model.name, "model": model.model, "base_url": model.base_url}
     packages = ("openai", "dashscope", "rapidfuzz", "rouge-score")
     versions = {"self_instruct": __version__, "python": sys.version.split()[0]}
     versions |= {package: metadata.version(package) for package in packages}
+    refused: dict[str, str] = {}
+    for one in model.everyone():
+        refused |= one.refused
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
     return {
         "status": results.status,
-        "settings": asdict(config) | who,
+        "settings": asdict(config) | who_answers(model),
         "versions": versions,
         "counts": counts | count(model, results),
+        **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
         "undone_because": Counter(reasons),
         "faults": model.faults,
-        "refused_parameters": model.refused,
+        "refused_parameters": refused,
         "tokens": model.tokens,
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
@@ -5068,6 +5606,18 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
         "replaces": named_run(results.earlier) if results.kept_in else "",
     }
+
+
+def who_answers(model: Model) -> dict[str, str]:
+    """Provider, model and address of the run, and of each stage that another model answers."""
+    said = dict(zip(WHO, (model.name, model.model, model.base_url), strict=True))
+    for stage in STAGES[1:3]:
+        names = [f"{stage}_{name}" for name in WHO]
+        one = model.of(stage)
+        # What was typed may be none of the truth: the practice model has one name only.
+        if one is not model or any(getattr(model.config, name) for name in names):
+            said |= zip(names, (one.name, one.model, one.base_url), strict=True)
+    return said
 
 
 def count(model: Model, results: Results) -> dict[str, dict]:
@@ -5114,9 +5664,15 @@ def funnel(config: Config, summary: dict) -> str:
         lines.append(words["dataset"].format(path=config.output_path, rows=rows))
     lines += next_step(config, summary)
     if summary["kept_in"]:
-        place = Path(config.work_dir) / summary["kept_in"]
-        lines.append(words["replaces"].format(run=summary["replaces"], place=place))
+        lines.append(replaced_line(config, summary))
     return printable("\n".join(lines))
+
+
+def replaced_line(config: Config, summary: dict) -> str:
+    """Where the files of the run are that this one replaced."""
+    place = Path(config.work_dir) / summary["kept_in"]
+    replaced = spoken(summary["replaces"], config.language)
+    return screen(config)["replaces"].format(run=replaced, place=place)
 
 
 def novelty_notice(config: Config, summary: dict) -> list[str]:
@@ -5127,11 +5683,13 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     wanted = config.num_instructions
     if made >= wanted and counts["new_per_request"] >= 1:
         return []
-    rule = next(iter(counts["rejected"]), "no reply")
+    rule = spoken(next(iter(counts["rejected"]), "no reply"), config.language)
     ended = words["few_by_now"]
     if made < wanted:
-        ended = words["nothing_new"].format(patience=config.patience)
+        name = "nothing_new_on" if config.topics else "nothing_new"
+        ended = words[name].format(patience=config.patience)
     line = words["few"].format(made=made, wanted=wanted, ended=ended, rule=rule)
+    line += topics_short(config, summary)
     steered = config.seed_file or config.temperature < Config.temperature
     if summary["settings"]["provider"] == "practice" and not steered:
         bank = len(read_data("practice_tasks", config.language))
@@ -5139,6 +5697,16 @@ def novelty_notice(config: Config, summary: dict) -> list[str]:
     elif not counts["undone"]:
         line += " " + words["vary"]
     return wrapped(line)
+
+
+def topics_short(config: Config, summary: dict) -> str:
+    """The topics that did not get their share, and how far they came."""
+    words = screen(config)
+    short = []
+    for name, row in summary.get("topics", {}).items():
+        if row["kept"] < row["wanted"]:
+            short.append(words["topic_short"].format(name=one_line(name, 40), **row))
+    return words["topics_short"].format(topics=words["between"].join(short)) if short else ""
 
 
 def agreement_notice(config: Config, summary: dict) -> list[str]:
@@ -5179,7 +5747,7 @@ def next_step(config: Config, summary: dict) -> list[str]:
     words = screen(config)
     undone = sum(summary["undone_because"].values())
     if undone:
-        why = next(iter(summary["undone_because"]))
+        why = spoken(next(iter(summary["undone_because"])), config.language)
         text = words["undone_why"].format(n=undone, why=why)
         if config.responses:
             return [text]
@@ -5194,10 +5762,15 @@ def next_step(config: Config, summary: dict) -> list[str]:
 
 def report_command(config: Config) -> str:
     """The command that makes a page of this run, from the folder where we are."""
-    script = DATA.parent / "self_instruct.py"
-    name = script.name if Path.cwd() == script.parent else str(script)
     folder = ["--work-dir", config.work_dir] if config.work_dir != Config.work_dir else []
-    return shlex.join([sys.executable, name, "--report", *folder])
+    return program_command("self_instruct.py", "--report", *folder)
+
+
+def program_command(program: str, *arguments: str) -> str:
+    """The command that runs one of our programs, as the shell takes it where we are."""
+    root = DATA.parent
+    name = program if Path.cwd() == root else str(root / program)
+    return shlex.join([sys.executable, name, *arguments])
 
 
 def pip_install(*what: str) -> str:
@@ -5212,10 +5785,16 @@ def pip_install(*what: str) -> str:
 # The program.
 
 
-def main(config: Config | None = None, action: Callable[[Config], Any] = run) -> int:
-    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted."""
+def main(
+    config: Config | None = None, action: Callable[[Config], Any] = run, language: str = ""
+) -> int:
+    """Do it, and return the exit code: 3 when something is undone, 130 or 143 when interrupted.
+
+    `language` is that of its errors where there is no config that says so.
+    """
     prepare_terminal()
     code = 1
+    language = config.language if config else language
     try:
         config = config or Config()
         result = action(config)
@@ -5237,11 +5816,14 @@ def main(config: Config | None = None, action: Callable[[Config], Any] = run) ->
             raise
         problem = f"{error}: close other programs, or give a smaller --concurrency"
     except KeyboardInterrupt as interrupted:
-        done = "; ".join(["interrupted: every reply so far is kept", *interrupted.args[1:]])
+        done = "interrupted: every reply so far is kept"
+        for how_far in interrupted.args[1:]:
+            done += f"; {how_far}"
         command = without_login(shlex.join([sys.executable, *sys.argv]))
-        print(f"\n{done}; go on with: {command}", file=sys.stderr)
+        print(file=sys.stderr)
+        tell(f"{done}; go on with: {command}", language)
         return interrupted.args[0]
-    print(printable(f"error: {problem}"), file=sys.stderr)
+    tell(f"error: {problem}", language)
     return code
 
 
@@ -5280,10 +5862,10 @@ def alone(arguments: list[str]) -> int:
     """This file as a program: it takes no settings. Where a key is set, it asks before it pays."""
     if arguments and not {"-h", "--help"} & {*arguments}:
         command = shlex.join(["python", "self_instruct.py", *arguments])
-        print(printable(f"error: this file takes no settings: use  {command}"), file=sys.stderr)
+        tell(f"error: this file takes no settings: use  {command}")
         return 2
     if arguments:
-        show(ALONE)
+        show(spoken(ALONE))
         return 0
     return main(action=run_or_ask)
 

@@ -15,10 +15,7 @@ is run in a process of its own, for five seconds at most. Exit code: 0 right, 1 
 from __future__ import annotations
 
 import argparse
-import locale
-import os
 import sys
-import unicodedata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,16 +23,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lesson.checking.checks import CHECKS
 from lesson.checking.pupil import EXERCISES, RIGHT, AnswerError, Verdict, words
 from lesson.checking.scoring import score_prompt
+from scripts.asking.parser import Parser
 from self_instruct_workshop import (
     DATA,
     Config,
     UsageError,
     WorkshopError,
+    columns,
+    is_chinese,
     leave,
     pip_install,
     prepare_terminal,
-    printable,
     show,
+    spoken,
+    tell,
 )
 
 SCORED = len(CHECKS)  # the exercise that a model answers
@@ -45,7 +46,7 @@ PATIENT = {"max_tokens": 128, "concurrency": 4, "request_timeout": 300.0, "deadl
 
 def command_line() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lesson/check.py",
         description=(__doc__ or "").split("\n\n")[0],
         epilog="Without a number: how far you are.",
@@ -63,10 +64,8 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def own_language() -> str:
-    """Chinese where the system speaks it, else English."""
-    variables = [os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    told = next(filter(None, variables), None) or locale.getlocale()[0] or ""
-    return "zh" if told.lower().startswith(("zh", "chinese")) else "en"
+    """Chinese where the terminal speaks it, else English."""
+    return "zh" if is_chinese() else "en"
 
 
 def usage_problem(options: argparse.Namespace) -> str:
@@ -135,8 +134,7 @@ def overview(folder: Path, language: str) -> str:
 
 def padded(text: str, width: int) -> str:
     """The text with blanks behind it. On a terminal a Chinese character is two columns wide."""
-    columns = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-    return text + " " * (width - columns)
+    return text + " " * (width - columns(text))
 
 
 def reference(number: int, folder: Path, language: str) -> str:
@@ -162,7 +160,7 @@ def main(arguments: list[str] | None = None, folder: Path = EXERCISES) -> int:
     except ModuleNotFoundError as error:
         problem = f"{error}: run  {pip_install('-r', 'requirements.txt')}  first"
         code = 1
-    print(printable(f"error: {problem}"), file=sys.stderr)
+    tell(f"error: {problem}", language)
     return code
 
 
@@ -185,5 +183,5 @@ if __name__ == "__main__":
         code = main()
     except KeyboardInterrupt as interrupted:
         code = interrupted.args[0] if interrupted.args else 130
-        print("\ninterrupted: replies so far are kept", file=sys.stderr)
+        print("\n" + spoken("interrupted: replies so far are kept"), file=sys.stderr)
     leave(code)  # requests in flight are not waited for

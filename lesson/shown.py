@@ -147,6 +147,7 @@ class Reader:
         kept = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         environment |= {"PYTHONUTF8": "1", "HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
+        environment |= {"LC_ALL": "C"}  # only --language zh makes it speak Chinese
         done = subprocess.run(
             [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True,
             encoding="utf-8",

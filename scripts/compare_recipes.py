@@ -3,6 +3,7 @@ makes of them.
 
     python scripts/compare_recipes.py                                a second; data/workshop
     python scripts/compare_recipes.py WORK_DIR --seed-file FILE      a minute for 50,000 replies
+    python scripts/compare_recipes.py --language zh                  the page in Chinese
 
 It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
 journal has several runs, the newest run counts.
@@ -26,9 +27,10 @@ import json
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def open_run(path: Path) -> tuple[Journal, dict, Keys]:
     # Find the newest run, and its replies.
     newest_first = sorted(journal.starts, key=lambda key: -journal.starts[key])
     run = newest_run(journal, newest_first)
-    return journal, run, keys_of(journal, newest_first, run)
+    return journal, run, keys_of(journal, newest_first, run, others_of(path.parent, run))
 
 
 def newest_run(journal: Journal, newest_first: list[str]) -> dict:
@@ -125,11 +127,19 @@ def newest_run(journal: Journal, newest_first: list[str]) -> dict:
     return run
 
 
-def keys_of(journal: Journal, newest_first: list[str], run: dict) -> Keys:
+def others_of(folder: Path, run: dict) -> dict[str, tuple]:
+    """By stage: the provider and the model that its run.json names, if that is of this run."""
+    summary = workshop.earlier_run(folder)
+    who = {stage: workshop.who_answered(summary, stage) for stage in workshop.STAGES[:3]}
+    same = who["generate"] == (run["provider"], run["model"])
+    return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
+
+
+def keys_of(journal: Journal, newest_first: list[str], run: dict, who: dict[str, tuple]) -> Keys:
     """The keys of the run's replies. Of two replies to a question, the newer one counts."""
     keys: Keys = {}
     for record in map(journal.get, newest_first):
-        if belongs(record, run):
+        if belongs(record, run, who):
             for question, key in questions_of(record):
                 sample = record.get("sample", 0)
                 keys.setdefault((record["stage"], question, sample, record["attempt"]), key)
@@ -144,10 +154,13 @@ def is_whole(record: dict) -> bool:
     return needed <= record.keys()
 
 
-def belongs(record: dict, run: dict) -> bool:
-    """Whether a record is of this run. Stages 2 and 3 need only have the same model."""
-    shared = run if record["stage"] == "generate" else ("provider", "model", "recipe")
-    return all(record.get(name) == run[name] for name in shared)
+def belongs(record: dict, run: dict, who: dict[str, tuple]) -> bool:
+    """Whether a record is of this run. In stages 2 and 3 its model and its recipe tell."""
+    if record["stage"] == "generate":
+        shared = (*run, "topics")  # which only a run with topics has
+        return all(record.get(name) == run.get(name) for name in shared)
+    asked = (record["provider"], record["model"])
+    return asked == who.get(record["stage"]) and record["recipe"] == run["recipe"]
 
 
 def questions_of(record: dict) -> list[tuple[Any, str]]:
@@ -185,14 +198,14 @@ def settings_in(path: Path) -> dict:
     return settings if isinstance(settings, dict) else {}
 
 
-def read_seeds(path: str, run: dict) -> list[Task]:
-    """The seed tasks. A notice says so where the run had others."""
+def read_seeds(path: str, run: dict, language: str) -> list[Task]:
+    """The seed tasks. A notice says so where the run had others, in the language of the page."""
     seeds_of = workshop.DEFAULT_SEEDS
     default = seeds_of.get(run["language"], seeds_of["en"])
-    seeds = workshop.load_seed_tasks(path or default)
+    seeds = workshop.load_seed_tasks(path or default, language)
     if workshop.digest(seeds) != run["seed_tasks"]:
         advice = "give them as --seed-file, or novelty may differ"
-        print(f"notice: the run had other seed tasks: {advice}", file=sys.stderr)
+        workshop.tell(f"notice: the run had other seed tasks: {advice}", language)
     return seeds
 
 
@@ -216,6 +229,8 @@ class Recorded(Model):
         self.results = Results()
         self.undone = []
         self.tasks = []
+        self.first = None
+        self.others = {}
         self.stop = threading.Event()
 
         # What we note: (stage, question) -> the reply, and text -> its outcome.
@@ -334,7 +349,10 @@ def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The tables: the figures of each stage, side by side.
+# The tables: the figures of each stage, side by side. `say` turns English words into those of the
+# page: they are themselves, or their Chinese out of data/messages.zh.json.
+
+Say = Callable[[str], str]
 
 
 def column(model: Recorded, stage: str) -> dict[str, int]:
@@ -373,7 +391,7 @@ def judged(name: str, counts: dict) -> dict[str, int]:
     return rows
 
 
-def table(models: list[Recorded], stage: str) -> str:
+def table(models: list[Recorded], stage: str, say: Say) -> str:
     """The columns of a stage, side by side."""
     # The rows that at least one column has, in order.
     names: dict[str, None] = {}
@@ -382,11 +400,16 @@ def table(models: list[Recorded], stage: str) -> str:
 
     # A line for each of them.
     heads = "".join(f"{model.config.recipe:>9}" for model in models)
-    lines = [f"{TITLES[stage]:<32}{heads}"]
+    lines = [padded(say(TITLES[stage])) + heads]
     for name in names:
         figures = "".join(f"{model.columns[stage].get(name, 0):>9}" for model in models)
-        lines.append(f"{name:<32}{figures}")
+        lines.append(padded(say(name)) + figures)
     return "\n".join(lines)
+
+
+def padded(text: str) -> str:
+    """The text, 32 columns wide; a Chinese character takes two."""
+    return text + " " * (32 - workshop.columns(text))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -505,7 +528,7 @@ def in_turn(lists: Collection[list]) -> list:
     return found
 
 
-def example(difference: Difference, often: int) -> str:
+def example(difference: Difference, often: int, say: Say) -> str:
     """What the reply said, and what each recipe made of it."""
     # Long texts are shown from where they differ.
     verdict, texts = difference.modern
@@ -525,10 +548,10 @@ def example(difference: Difference, often: int) -> str:
 
     # Put the lines together.
     stage = TITLES[difference.stage].split(",")[0]
-    lines = [f"{stage}, {difference.kind[1]} ({often} such)"]
-    lines.append(f"    reply   {dots}{one_line(reply[at:])}")
-    lines.append(f"    modern  {outcome_line(verdict, ours)}")
-    lines.append(f"    paper   {outcome_line(other_verdict, theirs)}")
+    lines = [say(f"{stage}, {difference.kind[1]} ({often} such)")]
+    lines.append(f"    {say('reply   ')}{dots}{one_line(reply[at:])}")
+    lines.append(f"    modern  {outcome_line(verdict, ours, say)}")
+    lines.append(f"    paper   {outcome_line(other_verdict, theirs, say)}")
     return "\n".join(lines)
 
 
@@ -549,13 +572,13 @@ def from_starts(texts: tuple[str, ...], starts: list[int]) -> list[str]:
     return shown
 
 
-def outcome_line(verdict: str, texts: list[str]) -> str:
+def outcome_line(verdict: str, texts: list[str], say: Say) -> str:
     """A verdict and what it is about, in one line of about 100 characters."""
     if not texts:
-        return verdict
+        return say(verdict)
     room = 96 // len(texts)
-    parts = [one_line(text, room) or "(empty)" for text in texts]
-    return f"{verdict}: {' -> '.join(parts)}"
+    parts = [one_line(text, room) or say("(empty)") for text in texts]
+    return f"{say(verdict)}: {' -> '.join(parts)}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -564,16 +587,17 @@ def outcome_line(verdict: str, texts: list[str]) -> str:
 EXAMPLES = 5  # differences that are shown
 
 
-def compare(folder: Path, seed_file: str) -> str:
-    """All tables, and five examples."""
+def compare(folder: Path, seed_file: str, language: str = "") -> str:
+    """All tables, and five examples, in English or in Chinese; "": as the terminal speaks."""
+    say = partial(workshop.spoken, language=language)
     # Open the run.
     journal, run, keys = open_run(folder / "responses.jsonl")
     told = limits(folder, run)
-    seeds = read_seeds(seed_file, run)
+    seeds = read_seeds(seed_file, run, language)
     models = {}
     for recipe in RECIPES:
-        language = language_of(run, recipe)
-        config = Config(recipe=recipe, seed=run["seed"], language=language, **told)
+        known = language_of(run, recipe)
+        config = Config(recipe=recipe, seed=run["seed"], language=known, **told)
         models[recipe] = Recorded(config, journal, keys)
 
     # Read stage 1. Both recipes go on with the instructions that the run itself kept.
@@ -588,10 +612,10 @@ def compare(folder: Path, seed_file: str) -> str:
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     replies = len({record.get("part_of", record["key"]) for record in records})
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
-    parts = [f"{replies} replies of {who}, as each recipe reads them"]
+    parts = [say(f"{replies} replies of {who}, as each recipe reads them")]
     for stage in TITLES:
-        parts.append(table(list(models.values()), stage))
-    parts += difference_parts(list(differences(models["modern"], models["paper"])))
+        parts.append(table(list(models.values()), stage, say))
+    parts += difference_parts(list(differences(models["modern"], models["paper"])), say)
     return "\n\n".join(parts)
 
 
@@ -601,14 +625,14 @@ def language_of(run: dict, recipe: str) -> str:
     return run["language"] if run["language"] in known else known[0]
 
 
-def difference_parts(found: list[Difference]) -> list[str]:
+def difference_parts(found: list[Difference], say: Say) -> list[str]:
     """How many differences there are, and an example of each of the first kinds."""
     kinds = by_kind(found)
     chosen = in_turn(kinds.values())[:EXAMPLES]
     total = f"differences: {len(found)}, of {len(kinds)} kinds (modern | paper)"
-    parts = [f"{total}; {len(chosen)} of them:"]
+    parts = [say(f"{total}; {len(chosen)} of them:")]
     for difference in chosen:
-        parts.append(example(difference, len(kinds[difference.kind])))
+        parts.append(example(difference, len(kinds[difference.kind]), say))
     return parts
 
 
@@ -620,12 +644,13 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = "its seed tasks [the project's own, in the run's language]"
     add("work_dir", nargs="?", type=Path, default=default, help="folder of the run")
     add("--seed-file", default="", help=seeds)
+    add("--language", choices=("en", "zh"), help="of the page [the terminal's]")
 
     # Compare, and print.
     options = parser.parse_args(arguments)
-    return workshop.main(
-        None, lambda _: workshop.show(compare(options.work_dir, options.seed_file))
-    )
+    language = options.language or ""
+    page = partial(compare, options.work_dir, options.seed_file, language)
+    return workshop.main(None, lambda _: workshop.show(page()), language)
 
 
 if __name__ == "__main__":

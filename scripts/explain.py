@@ -31,7 +31,7 @@ RULES = PARTS.parent / "reporting" / "words.json"  # rules in words, as the repo
 
 
 def explain(config: Config, wanted: str, run_first: Callable[[Config], dict | int | None]) -> int:
-    """Show a task of the run in the work folder; where that holds none, make a run before.
+    """Show a task of the run in the work folder; where that holds none, say so and make a run.
 
     Returns the exit code: 3 where that run left something undone. Raises WorkshopError where there
     is no such task or text.
@@ -39,6 +39,9 @@ def explain(config: Config, wanted: str, run_first: Callable[[Config], dict | in
     folder = Path(config.work_dir)
     code = 0
     if not has_run(folder):
+        who = workshop.provider_name(config)
+        notice = f"notice: {folder} holds no run: one by {who} is made there first"
+        workshop.tell(notice, config.language)
         done = run_first(config)
         # Nothing was to be run (--estimate), or nobody agreed to pay.
         if not isinstance(done, dict):
@@ -120,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise WorkshopError(f"{problem}, or name its folder with --work-dir")
         show_page(options.work_dir, options.wanted, options.language)
 
-    return workshop.main(None, show)
+    return workshop.main(None, show, options.language)
 
 
 if __name__ == "__main__":

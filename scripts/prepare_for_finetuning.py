@@ -20,6 +20,8 @@ recipe, else of `modern`. The formats, and who reads them:
                         [{"conversations": [{"from": "human", "value": ...}, ...]}, ...]
     prompt-completion   TRL, base models
                         {"prompt": ..., "completion": ...} a line
+    preference          TRL's DPO
+                        {"prompt": [{"role": "user", ...}], "chosen": [...], "rejected": [...]}
 
 In prompt-completion, each prompt has a shape that is drawn: one of 7 with an input, one of 6
 without. The paper did so, too, and so does encode_instance in the official code: a model then
@@ -29,9 +31,22 @@ Chinese. There is no end mark: trainers add the end mark of their tokenizer.
 Texts are never cut. The official code removes, half of the time, what stands before an input's
 only colon. It makes "30 tomorrow" of "at 10:30 tomorrow".
 
+Of two answers, `preference` takes the one that a person or a judge preferred, and no others:
+
+    python scripts/prepare_for_finetuning.py pairs-key.jsonl --format preference \\
+        --sheet pairs-ana.csv
+    python scripts/prepare_for_finetuning.py judged_first.jsonl judged.jsonl --format preference
+
+The first reads sheets of scripts/review.py pairs. The second reads files of scripts/judge.py, and
+takes an instruction and input of which one output is right and another one is wrong.
+
 What is drawn depends on --seed and on the instruction alone. So the instructions of a smaller
 --num-instructions are among those of a larger one. The folder is one dataset: a new call
 replaces what an earlier call wrote there. So edit the card last.
+
+--keep-id carries the id of each row, by which step4_provenance.jsonl says where it comes from
+(`python scripts/provenance.py` writes that file). --push-to USER/NAME uploads the folder to
+the Hugging Face hub, as a private dataset unless --public is given. Nothing is uploaded without it.
 """
 
 from __future__ import annotations
@@ -47,15 +62,21 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts import review
+from scripts.overlapping import record as overlap
+from scripts.reviewing import pairs as pair_sheets
+from scripts.training.shared import push
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
+    PROVENANCE,
     RECIPES,
     UsageError,
     WorkshopError,
@@ -64,6 +85,7 @@ from self_instruct_workshop import (
 )
 
 Row = dict[str, str]  # instruction, input, output
+Ids = dict[tuple[str, str, str], str]  # (instruction, input, output) -> id
 
 # What a setting may be: the lowest and the highest value.
 BOUNDS = {
@@ -75,7 +97,7 @@ OPENAI_LEAST = 10  # lines that OpenAI asks of a fine-tuning file
 
 
 def notice(text: str) -> None:
-    print("notice:", text, file=sys.stderr)
+    workshop.tell(f"notice: {text}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -87,6 +109,21 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises WorkshopError, which names the file and the place in it.
     """
+    rows = []
+    for where, record in read_records(path):
+        # A record can hold several instances.
+        rows += instances(where, record)
+    if not rows:
+        problem = "holds no instance: run all four stages, or name another file"
+        raise WorkshopError(f"{path} {problem}")
+    return rows
+
+
+def read_records(path: Path) -> list[tuple[str, Any]]:
+    """The records of a JSON array, or the lines of JSON Lines, each with its place.
+
+    Raises WorkshopError where the file cannot be read.
+    """
     # One array is the whole file. Otherwise each line is a record.
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -97,16 +134,9 @@ def read_rows(path: Path) -> list[Row]:
         problem = f"cannot read {path} as JSON in UTF-8 ({why})"
         raise WorkshopError(f"{problem}: run self_instruct.py, or name a file") from None
 
-    # A record can hold several instances.
-    rows = []
     kind = "record" if whole else "line"
-    for number, record in enumerate(found, 1):
-        if whole or record.strip():
-            rows += instances(f"{path}, {kind} {number}", record)
-    if not rows:
-        problem = "holds no instance: run all four stages, or name another file"
-        raise WorkshopError(f"{path} {problem}")
-    return rows
+    numbered = enumerate(found, 1)
+    return [(f"{path}, {kind} {n}", one) for n, one in numbered if whole or one.strip()]
 
 
 def instances(where: str, record: Any) -> list[Row]:
@@ -163,12 +193,118 @@ def is_instance(pair: Any) -> bool:
     return all(text is None or isinstance(text, str) for text in texts)
 
 
+# --------------------------------------------------------------------------------------------------
+# What comes in as preferences: a row has `chosen` and `rejected` in place of the output.
+
+
+def preferred_rows(options: argparse.Namespace, dropped: Counter[str]) -> tuple[list[Row], dict]:
+    """The rows in which an answer was preferred, and what was read, by title.
+
+    Raises WorkshopError where a file is another one, or nothing was preferred.
+    """
+    if options.sheet:
+        found, read = rows_of_sheets(options.file, options.sheet, dropped)
+    else:
+        found, read = rows_of_judges(options.files, dropped)
+
+    # What people or a judge like may still be no answer.
+    rows = []
+    for row in found:
+        rule = RECIPES["modern"].instance_problem(row["instruction"], row["input"], row["chosen"])
+        dropped[rule] += bool(rule)
+        if not rule:
+            rows.append(row)
+    if not rows:
+        why = ", ".join(rule for rule, count in dropped.items() if count)
+        problem = f"no answer in {options.file} was preferred to another ({why})"
+        raise WorkshopError(f"{problem}: fill in more of a sheet, or judge both answers")
+    return rows, read
+
+
+def rows_of_sheets(
+    key_file: Path, sheets: list[Path], dropped: Counter[str]
+) -> tuple[list[Row], dict]:
+    """The pairs of which all who rated them preferred the same side."""
+    key = pair_sheets.read_key(key_file)
+    said = [pair_sheets.read_sheet(path) for path in sheets]
+    for path, sheet in zip(sheets, said, strict=True):
+        pair_sheets.by_writer(sheet, key, path)  # or the key is another sheet's
+    rows = []
+    for pair_id, pair in key.items():
+        answers = {sheet.get(pair_id) for sheet in said} - {None}
+        if len(answers) == 1 and answers < {*pair_sheets.SIDES}:
+            (side,) = answers
+            other = "B" if side == "A" else "A"
+            texts = {"chosen": pair[side]["output"], "rejected": pair[other]["output"]}
+            rows.append({"instruction": pair["instruction"], "input": pair["input"], **texts})
+        else:
+            rules = {0: "not_rated", 1: "as_good_as_each_other"}
+            dropped[rules.get(len(answers), "raters_differ")] += 1
+    return rows, {title(key_file): list(key.values())}
+
+
+def rows_of_judges(files: list[Path], dropped: Counter[str]) -> tuple[list[Row], dict]:
+    """A right output with a wrong one of the same instruction and input; each is used once."""
+    # What each file says: True is right, False is wrong.
+    read = {}
+    said: dict[tuple[str, str], dict[str, set]] = {}
+    for path in files:
+        read[title(path)] = judged_rows(path)
+        for row in read[title(path)]:
+            outputs = said.setdefault((row["instruction"], row["input"]), {})
+            outputs.setdefault(row["output"], set()).add(row["right"])
+
+    # An output that two judges see differently counts for neither side.
+    rows = []
+    for (instruction, source), outputs in said.items():
+        right = [output for output, answers in outputs.items() if answers == {True}]
+        wrong = [output for output, answers in outputs.items() if answers == {False}]
+        for chosen, rejected in zip(right, wrong, strict=False):
+            texts = {"chosen": chosen, "rejected": rejected}
+            rows.append({"instruction": instruction, "input": source, **texts})
+
+    # Two rows make a pair.
+    dropped["other_half_of_a_pair"] += len(rows)
+    dropped["not_in_a_pair"] += sum(map(len, read.values())) - 2 * len(rows)
+    return rows, read
+
+
+def judged_rows(path: Path) -> list[dict]:
+    """The rows of a file of scripts/judge.py: texts, and whether the output is `right`.
+
+    It is None where the judge gave no answer, or was not trusted.
+    """
+    rows = []
+    for number, line in enumerate(review.data_lines(path, "name a file of judge.py"), 1):
+        if not line.strip():
+            continue
+        record = review.parsed(line)
+        texts = [record.get(name) for name in review.TEXTS] if isinstance(record, dict) else [None]
+        if not all(isinstance(text, str) for text in texts) or "output_right" not in record:
+            problem = f"{path}, line {number} is no row of judged.jsonl"
+            raise WorkshopError(f"{problem}: name a file of scripts/judge.py, or give --sheet")
+        decided = record.get("rule", "") is not None
+        right = record["output_right"] if decided else None
+        rows.append({**dict(zip(review.TEXTS, texts, strict=True)), "right": right})
+    return rows
+
+
 # The settings of a run that the card names.
 RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
+OF_STAGES = ("classify_provider", "classify_model", "instances_provider", "instances_model")
 
 
 def run_beside(path: Path) -> dict[str, str]:
-    """What run.json beside the input says of the run; empty where there is no run.json."""
+    """What run.json beside the input says of the run; empty where there is no run.json.
+
+    Empty too where the input was made of rows that no longer stand there: they may be of another.
+    """
+    # Is it about these rows?
+    why = outdated(path)
+    if why:
+        notice(f"{why} again; till then the card does not say who made the data")
+        return {}
+
     # Read it.
     place = path.parent / "run.json"
     told = None
@@ -202,7 +338,83 @@ def facts_of(told: Any) -> dict[str, str]:
 
     # The date is the day on which the run ended.
     facts = {name: str(settings[name]) for name in RUN_FACTS}
+    facts |= {name: str(settings[name]) for name in OF_STAGES if settings.get(name)}
     return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
+
+
+# What programs behind stage 4 say of the data: the name of the record, its list of files, and how
+# it names the data that they were made of.
+
+
+def source_of(path: Path) -> str:
+    """The name of a file; of one that overlap.py --drop left, the name of what it was made of."""
+    claims, _ = overlap.claims(path)
+    if claims.get("dropped") is None:
+        return path.name
+    return str(record_beside(path, overlap.NAME)["data"]["file"])
+
+
+def made_of(path: Path, record_name: str, name: str) -> tuple[str, str]:
+    """The data that a file beside `path` was made of, and its SHA-256; "" where no record tells."""
+    record = record_beside(path, record_name)
+    if name not in as_record(record.get("files")):
+        return "", ""
+    data = record.get("data")
+    if isinstance(data, dict):  # rewrite.json
+        return str(data.get("file") or ""), str(data.get("sha256") or "")
+    return str(data or ""), str(record.get("data_sha256") or "")
+
+
+def outdated(path: Path) -> str:
+    """Why the records beside a file are not about it: made of other rows; "" where they are.
+
+    A judged file may be made of a rewritten one, and that of the dataset.
+    """
+    name = source_of(path)
+    for record_name, program in (("judge.json", "judge.py"), ("rewrite.json", "rewrite.py")):
+        data, digest = made_of(path, record_name, name)
+        place = path.parent / Path(data).name
+        if data and digest and place.is_file() and overlap.digest_of(place) != digest:
+            return f"{name} was made of another {data} than stands there now: run {program}"
+        name = data or name
+    return ""
+
+
+def judge_beside(path: Path) -> str:
+    """Who chose the rows, where they are those that scripts/judge.py kept; "" where not."""
+    record = record_beside(path, "judge.json")
+    counts = as_record(record.get("counts"))
+    named = source_of(path) in as_record(record.get("files"))
+    if not named or path.name == "judged.jsonl" or not {"rows", "kept"} <= counts.keys():
+        return ""
+    keep = record.get("keep")
+    questions = ", ".join(map(str, keep)) if isinstance(keep, list) else ""
+    return f"{record.get('model')}: {counts['kept']} of {counts['rows']} kept ({questions})"
+
+
+def writers_beside(path: Path) -> str:
+    """Who wrote the outputs, where scripts/rewrite.py had them written again; "" where not."""
+    # A judged file is made of another one, which judge.json names.
+    name = source_of(path)
+    name = made_of(path, "judge.json", name)[0] or name
+
+    # What rewrite.json says of that.
+    record = record_beside(path, "rewrite.json")
+    counts = as_record(record.get("counts"))
+    if name not in as_record(record.get("files")) or not {"rows", "rewritten"} <= counts.keys():
+        return ""
+    return f"{record.get('model')}: {counts['rewritten']} of {counts['rows']}; the others as above"
+
+
+def record_beside(path: Path, name: str) -> dict:
+    """The JSON object in a file beside another one; {} where there is none."""
+    with suppress(OSError, ValueError, RecursionError):
+        return as_record(json.loads((path.parent / name).read_text(encoding="utf-8")))
+    return {}
+
+
+def as_record(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
 
 
 def language_of(run: dict[str, str], rows: list[Row]) -> str:
@@ -241,6 +453,92 @@ def seed_rows(path: Path) -> list[Row]:
         for instance in task.instances:
             rows.append({"instruction": task.instruction, **instance})
     return rows
+
+
+# --------------------------------------------------------------------------------------------------
+# Ids, with --keep-id. They stand beside the rows: nothing that is drawn depends on them.
+
+
+def read_ids(path: Path, recipe: str) -> Ids:
+    """The ids of the instances in a file, or in step4_provenance.jsonl beside it.
+
+    Raises WorkshopError where neither has ids.
+    """
+    ids = ids_in(path, recipe)
+    beside = path.parent / PROVENANCE
+    if not ids and beside.exists():
+        ids = ids_in(beside, recipe)
+        rewritten = path.parent / "step5_rewritten.jsonl"
+        if rewritten.exists() and writers_beside(path):
+            ids = with_new_outputs(ids, rewritten, recipe)
+    if not ids:
+        raise WorkshopError(f"{path} has no ids: {advice_on_ids(path)}")
+    return ids
+
+
+def advice_on_ids(path: Path) -> str:
+    """What to do to have ids."""
+    folder = str(path.parent)
+    command = workshop.program_command("scripts/provenance.py", "--work-dir", folder)
+    return f"run  {command}  first, or leave out --keep-id"
+
+
+def ids_in(path: Path, recipe: str) -> Ids:
+    """The ids that the records of a file have.
+
+    The instances of a record with several are numbered: "seed_task_0-1". Of equal instances the
+    first one counts.
+    """
+    ids: Ids = {}
+    tidy = RECIPES[recipe].tidy_input
+    for where, record in read_records(path):
+        task = decoded(record)
+        name = task.get("id") if isinstance(task, dict) else None
+        if isinstance(name, str) and name:
+            for number, row in enumerate(instances(where, record), 1):
+                source = tidy(row["instruction"], row["input"])
+                one = f"{name}-{number}" if "instances" in task else name
+                ids.setdefault((row["instruction"], source, row["output"]), one)
+    return ids
+
+
+def with_new_outputs(ids: Ids, path: Path, recipe: str) -> Ids:
+    """The ids, and those of rows whose outputs were written again: a row keeps its id."""
+    tidy = RECIPES[recipe].tidy_input
+    names = ("instruction", "input", "output", "first_output")
+    found: Ids = {}
+    for _, record in read_records(path):
+        row = as_record(decoded(record))
+        texts = [row.get(name) for name in names]
+        if all(isinstance(text, str) for text in texts):
+            instruction, source, output, first = texts
+            source = tidy(instruction, source)
+            known = ids.get((instruction, source, first))
+            if known:
+                found.setdefault((instruction, source, output), known)
+    return found | ids
+
+
+def with_ids_of_seeds(ids: Ids, path: Path, recipe: str) -> Ids:
+    """The ids, and those of the instances of seed tasks, which are no rows of a run."""
+    seeds: Ids = {}
+    tidy = RECIPES[recipe].tidy_input
+    for task in workshop.load_seed_tasks(path):
+        for number, instance in enumerate(task.instances, 1):
+            source = tidy(task.instruction, instance["input"])
+            key = (task.instruction, source, instance["output"])
+            seeds.setdefault(key, f"{task.id}-{number}")
+    return seeds | ids
+
+
+def id_of(row: Row, ids: Ids, path: Path) -> str:
+    """The id of a row. Raises WorkshopError where the ids are of another dataset."""
+    found = ids.get((row["instruction"], row["input"], row["output"]))
+    if found is None:
+        raise WorkshopError(
+            f"{path} and {PROVENANCE} do not belong together: {advice_on_ids(path)}"
+        )
+    return found
 
 
 # --------------------------------------------------------------------------------------------------
@@ -348,6 +646,15 @@ def sharegpt(row: Row, language: str, seed: int) -> dict:
     return {"conversations": [asked, said]}
 
 
+def preference(row: Row, language: str, seed: int) -> dict:
+    """A prompt with two answers, as turns of a chat: the trainer adds the chat's template."""
+    return {
+        "prompt": [{"role": "user", "content": question(row)}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]}],
+    }
+
+
 def question(row: Row) -> str:
     if row["input"]:
         return f"{row['instruction']}\n\n{row['input']}"
@@ -406,7 +713,10 @@ def in_chinese(text: str) -> str:
 class Format:
     suffix: str  # .json: one array; .jsonl: a line for each instance
     encode: Callable[[Row, str, int], dict]  # of a row, the language and the seed
-    told: dict  # to LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's
+    # To LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's; None: it takes
+    # another shape.
+    told: dict | None
+    refuses_more: str = ""  # who takes no column beside these, an id say; empty: nobody
 
 
 CHAT = {
@@ -424,9 +734,10 @@ SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
 PROMPT = {"columns": {"prompt": "prompt", "response": "completion"}}
 FORMATS = {
     "alpaca": Format(".json", alpaca, {}),
-    "messages": Format(".jsonl", messages, CHAT),
+    "messages": Format(".jsonl", messages, CHAT, "OpenAI"),
     "sharegpt": Format(".json", sharegpt, SHAREGPT),
     "prompt-completion": Format(".jsonl", prompt_completion, PROMPT),
+    "preference": Format(".jsonl", preference, None),
 }
 
 
@@ -465,8 +776,7 @@ configs:
 
 Instructions with inputs and outputs, written by a language model that was shown seed tasks, as in
 [Self-Instruct](https://arxiv.org/abs/2212.10560). \
-Nobody has checked each of them; of the paper's own, reviewers found
-54 in 100 right in every field. The format is `{format}`, made by `{mark}`.
+{rated} The format is `{format}`, made by `{mark}`.
 
 | split | file | instructions | instances |
 |---|---|---|---|
@@ -477,13 +787,20 @@ Nobody has checked each of them; of the paper's own, reviewers found
 | | |
 |---|---|
 {origin}
-
+{checked}
 ## Licence
 
 `license: other` is a placeholder: \
 decide before you publish this folder, and change it. What a model writes is under
 the terms of its provider, some of which do not allow to train other models on it.{remarks}
 """
+
+
+RATED = (  # a dataset, preferences
+    "Nobody has checked each of them; of the paper's own, reviewers found\n"
+    "54 in 100 right in every field.",
+    "Of two answers, `chosen` was preferred to `rejected`: \nbetter, which is not yet right.",
+)
 
 
 def card(
@@ -512,22 +829,40 @@ def card(
         language=f"language:\n- {language}\n" if language else "",
         size=next(name for limit, name in SIZES.items() if total < limit),
         data_files="\n".join(files),
+        rated=RATED[options.format == "preference"],
         format=options.format,
         mark=MARK,
         parts="\n".join(table_rows),
         origin="\n".join(cells),
+        checked=checked(options),
         remarks="".join(f"\n\n{remark}" for remark in remarks(options, run)),
     )
 
 
 def origin(options: argparse.Namespace, run: dict[str, str]) -> dict[str, Any]:
     """Who made the data and how. No address of a server is in it."""
-    facts = {"made of": options.file.name, **run}
+    facts = {"made of": ", ".join(path.name for path in options.files), **run}
+    rewritten = "" if outdated(options.file) else writers_beside(options.file)
+    if rewritten:
+        facts["outputs written again by"] = rewritten
+    judge = judge_beside(options.file)
+    if judge:
+        facts["rows judged by"] = judge
     if options.include_seed_tasks:
         facts["seed tasks"] = Path(options.seed_file).name or "this project's own"
-    facts["most instances of an instruction"] = options.max_instances
+    if options.format == "preference":
+        facts["preferred by"] = preferred_by(options)
+    else:
+        facts["most instances of an instruction"] = options.max_instances
     facts["seed of the draws"] = options.seed
     return facts
+
+
+def preferred_by(options: argparse.Namespace) -> str:
+    """Who preferred the chosen answers. The names of sheets, which may be people's, stay out."""
+    if options.sheet:
+        return f"people, in filled sheets: {len(options.sheet)}"
+    return str(record_beside(options.file, "judge.json").get("model") or "a judge, a model")
 
 
 # How a path or an address begins: "/", "~", "../", "C:\", "https://".
@@ -543,6 +878,57 @@ def shown(value: Any) -> str:
     if PATH.match(text):
         text = PureWindowsPath(text).name
     return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", text)
+
+
+CHECKED = """
+## Checked for overlap
+
+Instructions and inputs of {file} were compared with these evaluation sets by `{mark}`: \
+the same text but for
+case, spaces and punctuation, {n} tokens in a row, and ROUGE-L above {threshold}. \
+Of {rows} rows, {outcome}.{seeds}
+
+| evaluation set | items | exact | {n}-gram | ROUGE-L | rows | SHA-256 |
+|---|---|---|---|---|---|---|
+{sets}
+"""
+
+
+def checked(options: argparse.Namespace) -> str:
+    """Against which evaluation sets the rows were checked; empty where the record does not say.
+
+    The record is of scripts/overlap.py, and stands beside the data.
+    """
+    # What does it say of this file?
+    claims, problem = overlap.claims(options.file)
+    if problem:
+        notice(problem)
+    if not claims:
+        return ""
+
+    # A line for each evaluation set.
+    sets = []
+    for file in claims["checked"]:
+        found = [file["rows"][test] for test in overlap.COUNTS]
+        name = PureWindowsPath(file["file"]).name
+        cells = [shown(name), file["items"], *found, f"`{shown(file['sha256'])}`"]
+        sets.append("| " + " | ".join(map(str, cells)) + " |")
+
+    # What came of it.
+    outcome = f"{claims['rows_found']} overlap with one of them; none was left out for that"
+    if claims["dropped"] is not None:
+        outcome = f"{claims['dropped']} overlapped with one of them and were left out"
+    seeds = " The seed tasks were not compared." if options.include_seed_tasks else ""
+    return CHECKED.format(
+        file=shown(options.file.name),
+        mark=overlap.MARK,
+        n=claims["tests"]["ngram"]["n"],
+        threshold=claims["tests"]["rouge_l"]["threshold"],
+        rows=claims["rows"],
+        outcome=outcome,
+        seeds=seeds,
+        sets="\n".join(sets),
+    )
 
 
 def remarks(options: argparse.Namespace, run: dict[str, str]) -> list[str]:
@@ -581,6 +967,7 @@ def contents(
     run: dict[str, str],
     language: str,
     parts: dict[str, list[Row]],
+    ids: Ids,
 ) -> dict[str, list[str]]:
     """The files: their names and lines. The data come first, the card comes last."""
     # The data, and what LLaMA-Factory is told of them.
@@ -589,13 +976,18 @@ def contents(
     described = {}
     for part, rows in parts.items():
         name = part + form.suffix
-        lines = [to_json(form.encode(row, language, options.seed)) for row in rows]
+        lines = []
+        for row in rows:
+            made = form.encode(row, language, options.seed)
+            more = {"id": id_of(row, ids, options.file)} if options.keep_id else {}
+            lines.append(to_json(made | more))
         files[name] = lines if form.suffix == ".jsonl" else as_array(lines)
         title = "self_instruct" if part == "train" else "self_instruct_validation"
-        described[title] = {"file_name": name, **form.told}
+        described[title] = {"file_name": name, **(form.told or {})}
 
     # What describes them.
-    files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
+    if form.told is not None:
+        files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
     files["README.md"] = [card(options, run, language, parts)]
     return files
 
@@ -639,7 +1031,9 @@ def has_our_card(folder: Path) -> bool:
 
 def table(read: dict[str, list[Row]], dropped: Counter[str], files: dict[str, list[Row]]) -> str:
     """What came in, what each rule took, and what is left. The instances add up."""
-    lines = [f"{'':<40} {'instructions':>12} {'instances':>10}"]
+    heads = [review.right(workshop.spoken("instructions"), 12)]
+    heads.append(review.right(workshop.spoken("instances"), 10))
+    lines = [f"{'':<40} {' '.join(heads)}"]
     lines += [line(name, rows) for name, rows in read.items()]
     for rule, count in dropped.most_common():
         if count:
@@ -649,7 +1043,7 @@ def table(read: dict[str, list[Row]], dropped: Counter[str], files: dict[str, li
 
 
 def line(name: str, rows: list[Row]) -> str:
-    return f"{name:<40} {instructions(rows):>12,} {len(rows):>10,}"
+    return f"{review.left(name, 40)} {instructions(rows):>12,} {len(rows):>10,}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -659,15 +1053,21 @@ def line(name: str, rows: list[Row]) -> str:
 def prepare(options: argparse.Namespace) -> None:
     # Read the dataset, and what is known about its run.
     check(options)
-    rows = read_rows(options.file)
-    read = {title(options.file): rows}
+    dropped: Counter[str] = Counter()
     run = run_beside(options.file)
-    language = language_of(run, rows)
     recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
+    if options.format == "preference":
+        rows, read = preferred_rows(options, dropped)
+        language = language_of(run, rows)
+    else:
+        rows = read_rows(options.file)
+        read = {title(options.file): rows}
+        language = language_of(run, rows)
+        rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
+
+    ids = read_ids(options.file, recipe) if options.keep_id else {}
 
     # Choose the rows.
-    dropped: Counter[str] = Counter()
-    rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
     if options.num_instructions:
         rows = draw_some(rows, options, dropped)
     if options.include_seed_tasks:
@@ -675,16 +1075,21 @@ def prepare(options: argparse.Namespace) -> None:
         seeds = seed_rows(path)
         read[title(path)] = seeds
         rows = sift(rows + seeds, recipe, options.max_instances, options.seed, dropped)
+        ids = with_ids_of_seeds(ids, path, recipe) if options.keep_id else {}
     if not rows:
         raise WorkshopError(f"nothing of {options.file} is left: {', '.join(dropped)}")
 
     # Write the files, and say what is in them.
     parts = split(rows, options.split, options.seed)
-    files = contents(options, run, language, parts)
+    files = contents(options, run, language, parts, ids)
     write(options.output_dir, files)
     print(table(read, dropped, dict(zip(files, parts.values(), strict=False))))
-    print(f"\nFiles in {options.output_dir}: {', '.join(files)}")
+    print("\n" + workshop.spoken(f"Files in {options.output_dir}: {', '.join(files)}"))
     give_notice(options, run, len(parts["train"]))
+
+    # Upload them where --push-to says.
+    names = [name for name in files if name != "README.md"]
+    push(options, "dataset", options.output_dir, names, "".join(files["README.md"]))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -698,18 +1103,56 @@ def check(options: argparse.Namespace) -> None:
             raise UsageError(f"{flag} must be {allowed}, not {value}")
 
     # Flags that go together.
+    check_preference(options)
     if options.seed_file and not options.include_seed_tasks:
         raise UsageError("--seed-file is for --include-seed-tasks")
+    refuses = FORMATS[options.format].refuses_more
+    if options.keep_id and refuses:
+        problem = f"--keep-id is not for --format {options.format}"
+        raise UsageError(f"{problem}: {refuses} takes no further column")
+    check_upload(options)
 
     # A folder for the files, not the folder of the run.
     options.output_dir = options.output_dir or DATA / "finetuning" / options.format
     if options.file.resolve().parent == options.output_dir.resolve():
-        problem = f"--output-dir must be another folder than that of {options.file}"
-        raise UsageError(f"{problem}, which it would replace")
+        folder = f"--output-dir must be another folder than that of {options.file}"
+        raise UsageError(f"{folder}, which it would replace")
+
+
+def check_preference(options: argparse.Namespace) -> None:
+    """Raise UsageError where files and flags are not those of the format."""
+    if options.format != "preference":
+        if options.sheet:
+            raise UsageError("--sheet is for --format preference")
+        if len(options.files) > 1:
+            raise UsageError("several files are for --format preference: name one")
+    elif options.include_seed_tasks:
+        raise UsageError(
+            "--include-seed-tasks is not for --format preference: they have one answer"
+        )
+    elif options.sheet and len(options.files) > 1:
+        raise UsageError("with --sheet name one file, the pairs-key.jsonl of the sheets")
+
+
+def check_upload(options: argparse.Namespace) -> None:
+    """Raises UsageError for a name that cannot be, and WorkshopError for a missing package."""
+    if options.public and not options.push_to:
+        raise UsageError("--public is for --push-to")
+    if options.push_to and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.push_to):
+        raise UsageError(f"--push-to must be USER/NAME, not {options.push_to!r}")
+    if options.push_to and not has_package("huggingface_hub"):
+        install = workshop.pip_install("huggingface_hub")
+        raise WorkshopError(f"--push-to needs a package: run  {install}  first")
+
+
+def has_package(name: str) -> bool:
+    with suppress(ValueError):  # what stands in its place is no package
+        return util.find_spec(name) is not None
+    return False
 
 
 def title(path: Path) -> str:
-    return f"read: {one_line(path.name, 34)}"
+    return workshop.spoken(f"read: {one_line(path.name, 34)}")
 
 
 def draw_some(rows: list[Row], options: argparse.Namespace, dropped: Counter[str]) -> list[Row]:
@@ -745,9 +1188,12 @@ def main(arguments: list[str] | None = None) -> int:
     default = Path(workshop.Config.work_dir) / "step4_final.jsonl"
     folder = "folder for the files [data/finetuning/FORMAT]"
     form = "what the trainer takes [alpaca]"
-    add("file", nargs="?", type=Path, default=default, help="[data/workshop/step4_final.jsonl]")
+    several = "[data/workshop/step4_final.jsonl]; of preference: a key of pairs, or judged files"
+    add("files", nargs="*", type=Path, metavar="FILE", help=several)
     add("--format", choices=FORMATS, default="alpaca", help=form)
     add("--output-dir", type=Path, help=folder)
+    sheet = "preference: filled sheets of review.py pairs"
+    add("--sheet", nargs="+", type=Path, default=[], help=sheet)
 
     # Which rows.
     share = "share of instructions for validation [0: none]"
@@ -761,9 +1207,17 @@ def main(arguments: list[str] | None = None) -> int:
     add("--include-seed-tasks", action="store_true", help=seeds)
     add("--seed-file", default="", help=seed_file)
     add("--seed", type=int, default=42, help="random seed of all draws [42]")
+    add("--keep-id", action="store_true", help="an id in each row; not in messages")
+
+    # The upload.
+    hub = "upload the folder to the hub; log in by: hf auth login"
+    add("--push-to", default="", metavar="USER/NAME", help=hub)
+    add("--public", action="store_true", help="let all see what is uploaded [private]")
 
     # Do it.
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    options.files = options.files or [default]
+    options.file = options.files[0]
     return workshop.main(None, lambda _: prepare(options))
 
 

@@ -7,6 +7,10 @@ paper's.
                     a second; the shares of yes, beside the paper's
     python scripts/review.py score review-ana.csv review-bo.csv
                     how far two people agree, too
+    python scripts/review.py score review-ana.csv data/workshop/judged.jsonl
+                    how far a judge of scripts/judge.py agrees with a person
+    python scripts/review.py pairs --data data/workshop/step5_rewritten.jsonl
+                    two answers side by side: which is better? Then `score`, as above
 
 Section 3.3 of the paper: 200 instructions, one instance of each, three questions. The sample here
 is in proportion to its kinds: classification or not, with or without input. Which tasks are
@@ -31,7 +35,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -69,13 +73,21 @@ AGREEMENT = {
     0.6: "substantial",
     0.8: "almost perfect",
 }
+KAPPA = (
+    "kappa is agreement beyond chance: 1 is full, "
+    "0 is what dice with the same shares of answers would reach"
+)
+KAPPA_LIMITS = (
+    "(words by Landis and Koch, 1977). "
+    "Where nearly all answers are the same it says little: see `same`."
+)
 Z = NormalDist().inv_cdf(0.975)  # 1.96, for intervals of 95 %
 
 PARTS = Path(__file__).resolve().parent / "reviewing"  # the sheet and its words, by language
 WORDS = json.loads((PARTS / "words.json").read_text(encoding="utf-8"))
 
 Words = dict[str, str]  # part of the sheet -> what it says
-Pairs = list[tuple[bool, bool]]  # the answers of two people to one question
+Pairs = list[tuple[Any, Any]]  # the answers of two people to one question
 Interval = tuple[float, float]
 
 # --------------------------------------------------------------------------------------------------
@@ -104,13 +116,13 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def data_lines(path: Path) -> list[str]:
+def data_lines(path: Path, hint: str = "run self_instruct.py, or give --data") -> list[str]:
     """The lines of a dataset. Raises WorkshopError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         problem = f"cannot read {path} ({error.strerror})"
-        raise WorkshopError(f"{problem}: run self_instruct.py, or give --data") from None
+        raise WorkshopError(f"{problem}: {hint}") from None
     except UnicodeDecodeError:
         raise WorkshopError(f"{path} is not UTF-8 text: give a dataset as --data") from None
 
@@ -253,23 +265,33 @@ def csv_sheet(sample: list[dict], words: Words) -> list[str]:
 
 def html_sheet(sample: list[dict], words: Words, name: str) -> str:
     """The sheet as a page. What is filled in there can be saved as `name`.csv."""
-    # The browser keeps the answers under the key, so another sample needs another one.
-    ids = "".join(row["id"] for row in sample)
+    total = len(sample)
+    cards = [card(row, f"{n} / {total}", words) for n, row in enumerate(sample, 1)]
     sheet = {
-        "key": "review-" + sha256(ids.encode()).hexdigest()[:12],
         "file": name,
         "questions": QUESTIONS,
-        "formula": FORMULA,
+        "keys": {"y": "yes", "n": "no"},
         "header": header(words),
         "rows": [(row["id"], csv_start(row)) for row in sample],
+    }
+    return html_page(sheet, cards, words)
+
+
+def html_page(sheet: dict, cards: list[str], words: Words) -> str:
+    """A page with a card for each row, which runs nothing but its own script.
+
+    `sheet` says what the script must know: its rows, questions, and the keys that answer them.
+    """
+    # The browser keeps the answers under the key, so another sample needs another one.
+    ids = "".join(row_id for row_id, _ in sheet["rows"])
+    sheet = {
+        "key": "review-" + sha256(ids.encode()).hexdigest()[:12],
+        "formula": FORMULA,
+        **sheet,
         "words": {part: words[part] for part in ("status", "kept", "lost", "sure")},
     }
     data = json.dumps(sheet, ensure_ascii=False).replace("<", "\\u003c")
-
-    # A card for each row, in a page that runs nothing but its own script.
     template = (PARTS / "sheet.html").read_text(encoding="utf-8")
-    total = len(sample)
-    cards = [card(row, f"{n} / {total}", words) for n, row in enumerate(sample, 1)]
     return Template(template).substitute(
         words,
         script_hash=content_hash(template, "script"),
@@ -284,25 +306,37 @@ def card(row: dict, place: str, words: Words) -> str:
     # The task.
     parts = [f'<article id="{row["id"]}"><h2>{place}</h2>']
     for name in TEXTS:
-        is_empty = not row[name].strip()
-        kind = "none" if is_empty else "text"
-        text = html.escape(words["none"] if is_empty else row[name])
-        parts.append(f'<h3>{words[name]}</h3><p class="{kind}" dir="auto">{text}</p>')
+        parts.append(shown_text(words[name], row[name], words))
 
     # The questions, and a place for notes.
+    choices = {"yes": words["yes"], "no": words["no"]}
     for question in QUESTIONS:
-        parts.append(question_buttons(row["id"], question, words))
-    notes = f'<textarea name="{row["id"]}.notes" rows="1"></textarea>'
-    parts.append(f'<label class="notes">{words["notes"]}{notes}</label></article>')
+        parts.append(question_buttons(row["id"], question, words, choices))
+    parts.append(notes_field(row["id"], words))
     return "\n".join(parts)
 
 
-def question_buttons(row_id: str, question: str, words: Words) -> str:
-    """A question with a button for yes and one for no."""
+def shown_text(title: str, text: str, words: Words) -> str:
+    """A text under its title."""
+    is_empty = not text.strip()
+    kind = "none" if is_empty else "text"
+    shown = html.escape(words["none"] if is_empty else text)
+    return f'<h3>{title}</h3><p class="{kind}" dir="auto">{shown}</p>'
+
+
+def question_buttons(row_id: str, question: str, words: Words, choices: dict[str, str]) -> str:
+    """A question with a button for each choice: what the sheet says of it -> what is shown."""
     name = f'type="radio" name="{row_id}.{question}"'
-    yes = f'<label><input {name} value="yes">{words["yes"]}</label>'
-    no = f'<label><input {name} value="no">{words["no"]}</label>'
-    return f"<fieldset><legend>{words[question]}</legend>{yes}{no}</fieldset>"
+    buttons = ""
+    for value, shown in choices.items():
+        buttons += f'<label><input {name} value="{value}">{shown}</label>'
+    return f"<fieldset><legend>{words[question]}</legend>{buttons}</fieldset>"
+
+
+def notes_field(row_id: str, words: Words) -> str:
+    """A place for notes, and the end of a card."""
+    notes = f'<textarea name="{row_id}.notes" rows="1"></textarea>'
+    return f'<label class="notes">{words["notes"]}{notes}</label></article>'
 
 
 def content_hash(template: str, tag: str) -> str:
@@ -321,17 +355,21 @@ def sample_command(options: argparse.Namespace, _: Config) -> None:
     write_sheets(paths, sample, WORDS[options.language])
 
     # Each kind: how many were drawn, and how many there are.
+    say = partial(workshop.spoken, language=options.language)
     drawn = Counter(row["kind"] for row in sample)
-    print(f"{len(sample)} of {sizes.total()} instructions, one instance of each")
+    print(say(f"{len(sample)} of {sizes.total()} instructions, one instance of each"))
     for kind, size in sizes.items():
-        print(f"  {kind:<36}{drawn[kind]:>6} of {size:>6}")
+        name = say(kind)
+        space = " " * (36 - workshop.columns(name))
+        print(f"  {name}{space}{drawn[kind]:>6}{say(' of ')}{size:>6}")
 
     # What is missing, and what comes next.
     if len(sample) < options.num:
-        print(f"notice: {options.num} were asked for, and there are no more", file=sys.stderr)
+        told = f"notice: {options.num} were asked for, and there are no more"
+        workshop.tell(told, options.language)
     written = ", ".join(map(str, paths.values()))
     command = "python scripts/review.py score FILLED.csv"
-    print(f"written: {written}; fill in one, then: {command}")
+    print(say(f"written: {written}; fill in one, then: {command}"))
 
 
 def sheet_paths(out: Path, form: str) -> dict[str, Path]:
@@ -349,11 +387,18 @@ def sheet_paths(out: Path, form: str) -> dict[str, Path]:
 
 def write_sheets(paths: dict[str, Path], sample: list[dict], words: Words) -> None:
     """Write each sheet. Raises WorkshopError where that is not possible."""
-    # Each sheet is written whole, so that a full disk leaves no half one.
+    texts = {}
     for kind, path in paths.items():
-        lines = csv_sheet(sample, words)
+        texts[path] = csv_sheet(sample, words)
         if kind == "html":
-            lines = [html_sheet(sample, words, path.name.removesuffix(".html"))]
+            texts[path] = [html_sheet(sample, words, path.name.removesuffix(".html"))]
+    write_texts(texts)
+
+
+def write_texts(texts: dict[Path, list[str]]) -> None:
+    """Write the lines of each file. Raises WorkshopError where that is not possible."""
+    # Each sheet is written whole, so that a full disk leaves no half one.
+    for path, lines in texts.items():
         try:
             workshop.write_whole(path, lines)
         except OSError as error:
@@ -373,22 +418,30 @@ def read_sheet(path: Path) -> Sheet:
 
     Raises WorkshopError where the sheet cannot be read, or holds no answer.
     """
+    # A sheet that nobody has filled in says nothing.
+    sheet = sheet_rows(path, csv_lines(path))
+    if all(said is None for said in all_answers(sheet)):
+        raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
+    return sheet
+
+
+def csv_lines(path: Path) -> Iterator[list[str]]:
+    """The cells of each line. Raises WorkshopError where the sheet cannot be read."""
     # Programs separate cells by a comma, a semicolon or a tab: the first line tells.
     text = sheet_text(path)
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
     csv.field_size_limit(2**31 - 1)  # bytes; the default ends at 131,072
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        sheet = sheet_rows(path, lines)
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     except csv.Error as error:
         problem = f"{path} is no CSV that can be read ({error})"
         raise WorkshopError(f"{problem}: save it as CSV UTF-8") from None
 
-    # A sheet that nobody has filled in says nothing.
-    if all(said is None for said in all_answers(sheet)):
-        raise WorkshopError(f"{path} has no answer yet: fill it in, with yes or no")
-    return sheet
+
+def column_names(cells: list[str]) -> list[str]:
+    """The names of the columns, which stand before a colon."""
+    return [cell.split(":")[0].strip().casefold() for cell in cells]
 
 
 def sheet_text(path: Path) -> str:
@@ -410,9 +463,9 @@ def sheet_text(path: Path) -> str:
 
 def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
     """The rows of a sheet by id. Raises WorkshopError at the first row that is wrong."""
-    # The first line has the names of the columns, before a colon.
+    # The first line has the names of the columns.
     lines = iter(lines)
-    names = [cell.split(":")[0].strip().casefold() for cell in next(lines, [])]
+    names = column_names(next(lines, []))
     missing = [name for name in ("id", *QUESTIONS) if name not in names]
     if missing:
         problem = f"{path} has no column {missing[0]}"
@@ -429,7 +482,7 @@ def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
     return sheet
 
 
-def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
+def checked_id(row_id: str, sheet: dict, where: str) -> str:
     """The id itself. Raises WorkshopError where it is empty, or in the sheet already."""
     if not row_id:
         raise WorkshopError(f"{where}, column id: there is no id: take that row out")
@@ -440,12 +493,11 @@ def checked_id(row_id: str, sheet: Sheet, where: str) -> str:
 
 
 def row_answers(row: dict[str, str], where: str) -> dict[str, bool | None]:
-    """The answers of a row, and `all three`: open where one answer is, even beside a no."""
+    """The answers of a row, and `all three`."""
     said = {}
     for name in QUESTIONS:
         said[name] = answer(row.get(name, ""), f"{where}, column {name}")
-    is_open = None in said.values()
-    return said | {"all three": None if is_open else all(said.values())}
+    return with_all_three(said)
 
 
 def all_answers(sheet: Sheet) -> list[bool | None]:
@@ -466,38 +518,142 @@ def answer(cell: str, where: str) -> bool | None:
 
 
 # --------------------------------------------------------------------------------------------------
-# score: shares of yes, with their intervals.
+# score: a judge as a rater.
 
 
-def results(path: Path, sheet: Sheet) -> str:
+def is_judge(path: Path) -> bool:
+    """Whether this is a file of scripts/judge.py; all other files are sheets of people."""
+    return path.suffix.casefold() == ".jsonl"
+
+
+def read_rater(path: Path) -> Sheet:
+    """The answers of a person or of a judge. Raises WorkshopError."""
+    return read_judged(path) if is_judge(path) else read_sheet(path)
+
+
+def read_judged(path: Path) -> Sheet:
+    """The answers of a judge, as judge.py wrote them; None where an answer could not be read.
+
+    Raises WorkshopError where the file cannot be read, or is another one.
+    """
+    # A row that stands in a dataset twice has one id, and the same answers.
+    sheet: Sheet = {}
+    for number, line in enumerate(data_lines(path, "give the judged.jsonl of judge.py"), 1):
+        if line.strip():
+            record = parsed(line)
+            if not is_judged(record):
+                problem = f"{path}, line {number} is no row that a judge has answered"
+                raise WorkshopError(f"{problem}: give the judged.jsonl of scripts/judge.py")
+            sheet.setdefault(record["id"], record | with_all_three(record))
+
+    # A judge without an answer says nothing.
+    if all(said is None for said in all_answers(sheet)):
+        raise WorkshopError(f"{path} has no answer that can be read: take another judge")
+    return sheet
+
+
+def is_judged(record: Any) -> bool:
+    """Whether this is a row of judged.jsonl: an id, and yes, no or null to each question."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        return False
+    return all(isinstance(record.get(name, ""), bool | None) for name in QUESTIONS)
+
+
+def with_all_three(said: dict[str, bool | None]) -> dict[str, bool | None]:
+    """The three answers and `all three`: open where one answer is, even beside a no."""
+    answers = {name: said[name] for name in QUESTIONS}
+    is_open = None in answers.values()
+    return answers | {"all three": None if is_open else all(answers.values())}
+
+
+def both_answers(one: Sheet, other: Sheet, name: str) -> Pairs:
+    """What both said to a question, of the rows that both have answered."""
+    pairs = [(one[row][name], other[row][name]) for row in one if row in other]
+    return [pair for pair in pairs if None not in pair]
+
+
+def found_by_judge(person: Sheet, judge: Sheet, paths: list[Path], say: Say = str) -> str:
+    """How far a judge finds what a person found: its no and its yes, question by question."""
+    share = right(say("share"), 9) + "   " + left(say("95 % interval"), 18)
+    lines = [say(f"{one_line(str(paths[1]), 40)} beside {one_line(str(paths[0]), 40)}")]
+    for name in PAPER:
+        lines += ["", f"{title_of(name, say)}{'':>11}{share}"]
+        for side, word in ((False, "no"), (True, "yes")):
+            lines += side_lines(both_answers(person, judge, name), side, word, say)
+    return "\n".join(lines)
+
+
+def side_lines(pairs: Pairs, side: bool, word: str, say: Say) -> list[str]:
+    """Precision and recall of the judge's no, or of its yes. A pair is (person, judge)."""
+    same = pairs.count((side, side))
+    judge = sum(said == side for _, said in pairs)
+    person = sum(said == side for said, _ in pairs)
+    return [
+        share_line(f"  precision: of the judge's {word}, also the person's", same, judge, say),
+        share_line(f"  recall: of the person's {word}, also the judge's", same, person, say),
+    ]
+
+
+def share_line(title: str, part: int, whole: int, say: Say) -> str:
+    """A part of a whole with its interval; a dash where there is nothing to divide."""
+    counts = left(say(title), 50) + right(f"{part:>4}{say(' of ')}{whole:>3}", 11)
+    if not whole:
+        return f"{counts}{'-':>9}"
+    low, high = wilson(part, whole)
+    return f"{counts}{percent(part / whole):>9}   {say(f'{percent(low)} to {percent(high)}')}"
+
+
+# --------------------------------------------------------------------------------------------------
+# score: shares of yes, with their intervals. `say` makes English words those of the screen.
+
+Say = Callable[[str], str]
+
+
+def left(text: str, width: int) -> str:
+    """The text with blanks behind it; a Chinese character takes two columns."""
+    return text + " " * (width - workshop.columns(text))
+
+
+def right(text: str, width: int) -> str:
+    """The text with blanks before it."""
+    return " " * (width - workshop.columns(text)) + text
+
+
+def title_of(name: str, say: Say) -> str:
+    """A question in words, 50 columns wide."""
+    return left(say(WORDS["en"].get(name, name)), 50)
+
+
+def results(path: Path, sheet: Sheet, say: Say) -> str:
     """The shares of yes of one sheet, and below them those of each kind of task."""
     # A line for each question, and one for all three.
-    interval = f"{'95 % interval':<18}"
+    heads = right(say("yes"), 6) + right(say("rated"), 7) + right(say("share"), 9)
+    interval = left(say("95 % interval"), 18)
     lines = [
-        f"{path}: {len(sheet)} rows",
-        f"{'':<50}{'yes':>6}{'rated':>7}{'share':>9}   {interval}paper",
+        say(f"{path}: {len(sheet)} rows"),
+        f"{'':<50}{heads}   {interval}{say('paper')}",
     ]
     for name in PAPER:
-        lines.append(result_line(name, [row[name] for row in sheet.values()]))
+        lines.append(result_line(name, [row[name] for row in sheet.values()], say))
 
     # How much is open.
     blank = all_answers(sheet).count(None)
     if blank:
         open_rows = "`all three` counts rows where nothing is open"
-        lines.append(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}")
+        lines.append(say(f"not rated: {blank} of {3 * len(sheet)} answers; {open_rows}"))
 
     # The kinds, where there are several.
     kinds = defaultdict(list)
     for row in sheet.values():
         kinds[row.get("kind", "")].append(row)
     if len(kinds) > 1:
-        names = "".join(f"{name:>14}" for name in PAPER)
-        lines += ["", f"{'share of yes':<36}{'rows':>6}{names}"]
-        lines += [kind_line(kind, kinds[kind]) for kind in sorted(kinds)]
+        names = "".join(right(say(name), 14) for name in PAPER)
+        lines += ["", left(say("share of yes"), 36) + right(say("rows"), 6) + names]
+        lines += [kind_line(kind, kinds[kind], say) for kind in sorted(kinds)]
     return "\n".join(lines)
 
 
-def result_line(name: str, answers: list[bool | None]) -> str:
+def result_line(name: str, answers: list[bool | None], say: Say) -> str:
     """The share of yes among the answers to a question, beside the paper's."""
     # Where nobody has answered, there is no share.
     yes = answers.count(True)
@@ -505,9 +661,9 @@ def result_line(name: str, answers: list[bool | None]) -> str:
     shown = f"{'':<30}"
     if rated:
         low, high = wilson(yes, rated)
-        interval = f"{percent(low)} to {percent(high)}"
-        shown = f"{percent(yes / rated):>9}   {interval:<18}"
-    return f"{WORDS['en'].get(name, name):<50}{yes:>6}{rated:>7}{shown}{PAPER[name]:>3} %"
+        interval = left(say(f"{percent(low)} to {percent(high)}"), 18)
+        shown = f"{percent(yes / rated):>9}   {interval}"
+    return f"{title_of(name, say)}{yes:>6}{rated:>7}{shown}{PAPER[name]:>3} %"
 
 
 def wilson(yes: int, n: int) -> Interval:
@@ -526,21 +682,21 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def kind_line(kind: str, rows: list[dict]) -> str:
+def kind_line(kind: str, rows: list[dict], say: Say) -> str:
     """The shares of yes among the rows of one kind, question by question."""
     cells = ""
     for name in PAPER:
         said = [row[name] for row in rows if row[name] is not None]
         cell = percent(sum(said) / len(said)) if said else "-"
         cells += f"{cell:>14}"
-    return f"{one_line(kind, 34):<36}{len(rows):>6}{cells}"
+    return f"{left(say(one_line(kind, 34)), 36)}{len(rows):>6}{cells}"
 
 
 # --------------------------------------------------------------------------------------------------
 # score: how far two people agree.
 
 
-def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
+def agreement(one: Sheet, other: Sheet, paths: list[Path], say: Say = str) -> str:
     """How far two people agree on each question, and the rows to talk about.
 
     Raises WorkshopError where the sheets have no row in common.
@@ -551,42 +707,36 @@ def agreement(one: Sheet, other: Sheet, paths: list[Path]) -> str:
         raise WorkshopError(f"{problem}: give two sheets of one sample")
 
     # A line for each question, and one for all three.
-    title = f"agreement on {len(common)} rows"
-    lines = [f"{title:<44}{'both rated':>12}{'same':>9}{'kappa':>8}   95 % interval"]
+    title = left(say(f"agreement on {len(common)} rows"), 44)
+    heads = right(say("both rated"), 12) + right(say("same"), 9) + f"{'kappa':>8}"
+    lines = [f"{title}{heads}   {say('95 % interval')}"]
     for name in PAPER:
-        answers = [(one[row][name], other[row][name]) for row in common]
-        lines.append(agreement_line(name, [pair for pair in answers if None not in pair]))
-    lines += [
-        "kappa is agreement beyond chance: 1 is full, "
-        "0 is what dice with the same shares of yes would reach",
-        "(words by Landis and Koch, 1977). "
-        "Where nearly all answers are the same it says little: see `same`.",
-    ]
+        lines.append(agreement_line(name, both_answers(one, other, name), say))
+    lines += [say(KAPPA), say(KAPPA_LIMITS)]
 
     # Rows that one of them has alone, and rows on which they differ.
-    lines += alone(paths[0], one, other)
-    lines += alone(paths[1], other, one)
-    lines += disagreements(one, other, common)
+    lines += alone(paths[0], one, other, say)
+    lines += alone(paths[1], other, one, say)
+    lines += disagreements(one, other, common, say)
     return "\n".join(lines)
 
 
-def agreement_line(name: str, pairs: Pairs) -> str:
+def agreement_line(name: str, pairs: Pairs, say: Say = str) -> str:
     """How often two people gave the same answer to a question, and kappa."""
     same = "-"
     if pairs:
         same = percent(sum(mine == theirs for mine, theirs in pairs) / len(pairs))
-    title = WORDS["en"].get(name, name)
-    return f"{title:<50}{len(pairs):>6}{same:>9}{kappa_cells(pairs)}"
+    return f"{title_of(name, say)}{len(pairs):>6}{same:>9}{kappa_cells(pairs, say)}"
 
 
-def kappa_cells(pairs: Pairs) -> str:
+def kappa_cells(pairs: Pairs, say: Say = str) -> str:
     """Kappa, its interval and its name as cells of the table."""
     if not pairs:
         return ""
     found = kappa(pairs)
     if not found:
-        side = "yes" if pairs[0][0] else "no"
-        return f"{'-':>8}   undefined: both said {side} everywhere"
+        side = {True: "yes", False: "no"}.get(pairs[0][0], pairs[0][0])
+        return f"{'-':>8}   {say(f'undefined: both said {side} everywhere')}"
 
     # The formula gives no interval where the answers do not spread, however few they are.
     value, low, high = found
@@ -594,7 +744,7 @@ def kappa_cells(pairs: Pairs) -> str:
     if high - low < 1e-6:
         reason = "they agree everywhere" if value > 0.5 else "one said the same everywhere"
         interval = f"no interval: {reason}"
-    return f"{value:>8.2f}   {interval}"
+    return f"{value:>8.2f}   {say(interval)}"
 
 
 def kappa_name(value: float) -> str:
@@ -611,15 +761,15 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
 
     None where it is undefined, because both gave one and the same answer everywhere.
     """
-    # How often each of them said yes and no.
+    # How often each of them gave each answer.
     n = len(pairs)
     cells = Counter(pairs)
-    first = side_shares([one for one, _ in pairs])
-    second = side_shares([other for _, other in pairs])
+    first = shares_of([one for one, _ in pairs])
+    second = shares_of([other for _, other in pairs])
 
     # How often they gave the same answer, and how often dice would.
-    same = (cells[True, True] + cells[False, False]) / n
-    chance = first[True] * second[True] + first[False] * second[False]
+    same = sum(times for (one, other), times in cells.items() if one == other) / n
+    chance = sum(first[answer] * second[answer] for answer in first)
     if chance == 1:
         return None
     value = (same - chance) / (1 - chance)
@@ -634,20 +784,20 @@ def kappa(pairs: Pairs) -> tuple[float, float, float] | None:
     return value, max(-1.0, value - Z * error), min(1.0, value + Z * error)
 
 
-def side_shares(answers: list[bool]) -> dict[bool, float]:
-    """The shares of yes and of no."""
-    return {side: answers.count(side) / len(answers) for side in (True, False)}
+def shares_of(answers: list) -> Counter:
+    """The share of each answer, yes and no or others; 0 for one that nobody gave."""
+    return Counter({side: answers.count(side) / len(answers) for side in answers})
 
 
-def alone(path: Path, mine: Sheet, theirs: Sheet) -> list[str]:
+def alone(path: Path, mine: Sheet, theirs: Sheet, say: Say) -> list[str]:
     """A line about the rows that only this sheet has, if there are any."""
     rows = [row for row in mine if row not in theirs]
     if not rows:
         return []
-    return [f"rows only in {path}: {len(rows)}, {one_line(', '.join(rows), 200)}"]
+    return [say(f"rows only in {path}: {len(rows)}, {one_line(', '.join(rows), 200)}")]
 
 
-def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
+def disagreements(one: Sheet, other: Sheet, common: list[str], say: Say) -> list[str]:
     """The first rows to talk about: one said yes, and the other no."""
     # An answer that is open disagrees with nothing.
     found = []
@@ -658,16 +808,49 @@ def disagreements(one: Sheet, other: Sheet, common: list[str]) -> list[str]:
             found.append(f"  {row}  {', '.join(split)}: {one_line(text, 60)}")
     if not found:
         return []
-    return [f"they differ on {len(found)} rows, of which the first:", *found[:10]]
+    return [say(f"they differ on {len(found)} rows, of which the first:"), *found[:10]]
 
 
 def score_command(options: argparse.Namespace, _: Config) -> None:
-    """Print the results of each sheet, and of two sheets how far they agree."""
-    sheets = [read_sheet(path) for path in options.sheets]
-    parts = [results(path, sheet) for path, sheet in zip(options.sheets, sheets, strict=True)]
+    """Print the results of each sheet, and of two sheets how far they agree.
+
+    Of a person and a judge, say how far the judge finds what the person found, too.
+    """
+    say = partial(workshop.spoken, language=options.language)
+    if pairs_part().is_pair_sheet(options.sheets[0]):
+        workshop.show(pairs_part().score(options.sheets, options.key, say))
+        return
+    paths = sorted(options.sheets, key=is_judge)  # the person first
+    sheets = [read_rater(path) for path in paths]
+    parts = [results(path, sheet, say) for path, sheet in zip(paths, sheets, strict=True)]
     if len(sheets) == 2:
-        parts.append(agreement(*sheets, options.sheets))
+        parts.append(agreement(*sheets, paths, say))
+    if [is_judge(path) for path in paths] == [False, True]:
+        parts.append(found_by_judge(*sheets, paths, say))
     workshop.show("\n\n".join(parts))
+
+
+# --------------------------------------------------------------------------------------------------
+# pairs: two answers to one task.
+
+
+def pairs_part() -> Any:
+    """scripts/reviewing/pairs.py, which stands on this file: so it is imported when it is used."""
+    from scripts.reviewing import pairs
+
+    return pairs
+
+
+def pairs_command(options: argparse.Namespace, _: Config) -> None:
+    """Draw rows that were rewritten, and write the sheets and the key."""
+    if options.num < 1:
+        raise UsageError(f"--num must be at least 1, not {options.num}")
+    part = pairs_part()
+    paths = part.paths_of(options.out, options.format)
+    found = part.pairs_of(options.data, options.num, options.seed)
+    part.write(paths, found, WORDS[options.language])
+    say = partial(workshop.spoken, language=options.language)
+    print(part.what_was_written(paths, found, say))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -675,7 +858,7 @@ def score_command(options: argparse.Namespace, _: Config) -> None:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The two commands and their flags."""
+    """The three commands and their flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sample = commands.add_parser("sample", help="draw rows and write the sheets to fill in")
@@ -683,27 +866,47 @@ def command_line() -> argparse.ArgumentParser:
     add_sample_flags(sample)
 
     # One sheet, or two.
-    score = commands.add_parser("score", help="read one or two filled sheets")
+    score = commands.add_parser("score", help="read one or two filled sheets, or a judge's file")
     score.set_defaults(command=score_command)
-    sheets = "a filled CSV; two: agreement as well"
+    sheets = "a filled CSV, or a judge's judged.jsonl; two: agreement as well"
     score.add_argument("sheets", nargs="+", type=Path, metavar="SHEET", help=sheets)
+    score.add_argument("--key", type=Path, help="who wrote what, for pairs [beside the sheet]")
+    languages = tuple(WORDS)
+    score.add_argument(
+        "--language", choices=languages, default="", help="of what is printed [the terminal's]"
+    )
+
+    # Two answers side by side.
+    pairs = commands.add_parser(
+        "pairs", help="write sheets that ask which of two answers is better"
+    )
+    pairs.set_defaults(command=pairs_command)
+    data = Path(Config.work_dir) / "step5_rewritten.jsonl"
+    data_help = "what scripts/rewrite.py wrote [data/workshop/step5_rewritten.jsonl]"
+    pairs.add_argument("--data", type=Path, default=data, help=data_help)
+    add_sheet_flags(pairs, 50, "pairs")
     return parser
 
 
 def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     """What is drawn, and which sheets are written."""
-    # The defaults stand in the help texts, in square brackets.
     data = Path(Config.work_dir) / workshop.STEP_FILES[3]
     data_help = "the dataset [data/workshop/step4_final.jsonl]"
-    num_help = "instructions to draw (paper: 200) [200]"
-    out_help = "name of the sheets, without ending [review]"
+    parser.add_argument("--data", type=Path, default=data, help=data_help)
+    add_sheet_flags(parser, 200, "review", " (paper: 200)")
+
+
+def add_sheet_flags(parser: argparse.ArgumentParser, number: int, name: str, why: str = "") -> None:
+    """How many rows are drawn, and which sheets are written."""
+    # The defaults stand in the help texts, in square brackets.
+    num_help = f"instructions to draw{why} [{number}]"
+    out_help = f"name of the sheets, without ending [{name}]"
     language_help = "language of the questions [en]"
     languages = tuple(WORDS)
     add = parser.add_argument
-    add("--data", type=Path, default=data, help=data_help)
-    add("--num", type=int, default=200, help=num_help)
+    add("--num", type=int, default=number, help=num_help)
     add("--seed", type=int, default=42, help="random seed: which rows are drawn [42]")
-    add("--out", type=Path, default=Path("review"), help=out_help)
+    add("--out", type=Path, default=Path(name), help=out_help)
     add("--format", choices=("csv", "html", "both"), default="both", help="[both]")
     add("--language", choices=languages, default="en", help=language_help)
 
@@ -714,7 +917,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(getattr(options, "sheets", [])) > 2:
         parser.error("score takes one sheet or two")
-    return workshop.main(None, partial(options.command, options))
+    return workshop.main(None, partial(options.command, options), options.language)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     server = "a server of /v1/completions that has the backward model"
     add("--count", type=count, default=150, metavar="N", help="answers to draw [150]")
     add("--temperature", type=float, default=0.7, metavar="X", help=likeliest)
-    add("--base-url", default="", metavar="URL", help=server)
+    backtranslation.add_server_flags(parser, server)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, augment)
 
 

@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--threshold", type=int, choices=range(1, 6), default=4, help=least)
     add("--shots", type=Path, default=shots, help="worked examples of ratings")
     add("--provider", choices=SERVERS, default="", help=provider)
-    add("--base-url", default="", metavar="URL", help=server)
+    backtranslation.add_server_flags(parser, server)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, curate)
 
 

@@ -1,2 +1,2 @@
-"""Parts of self_instruct.py: limits, ledger, pace, estimate, several tasks in one request,
---check."""
+"""Parts of self_instruct.py: its parser, limits, ledger, pace, estimate, budget, several tasks in
+one request, batches, --check."""

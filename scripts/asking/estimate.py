@@ -21,6 +21,7 @@ import math
 import sys
 from collections import Counter
 from contextlib import redirect_stderr
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from scripts.asking import limits, together
 KEPT = 0.8  # of the tasks in a stage-1 reply, those that are kept
 TASK, OPTIONS, INSTANCE = 25, 6, 150  # tokens in a task, in its options, in an instance
 AGAIN, ANSWER = 0.45, 8  # of the instances, those whose answer is asked for again; tokens in it
+OLD = 90  # days after which a list of prices may be wrong
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
+
+Known = tuple[Counter[str], Counter[str]]  # by stage: replies in the journal, questions answered
 
 # The settings that shape a question.
 SHAPING = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
@@ -45,38 +49,50 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--yes", action="store_true", help="do not ask whether to go on")
 
 
-def estimate(config: workshop.Config, options: argparse.Namespace) -> dict:
+def estimate(
+    config: workshop.Config, options: argparse.Namespace, known: Known | None = None
+) -> dict:
     """What is still to be sent: requests and tokens by stage and in all, seconds, dollars.
 
-    With it stands how many replies the journal has. Raises UsageError where a price is missing.
+    With it stands how many replies the journal has; who has read it already gives that as `known`.
+    Raises UsageError where a price is missing.
     """
-    # Who answers, at which price, and what is there already.
-    provider, model = limits.who(config)
-    size = together.group_size(config, workshop.provider_name(config), options.classify_together)
-    price = limits.price_of(provider, model, options)
+    # Who answers each stage, at which price, and what is there already.
+    stages = workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]
+    whom = who_answers(config)
+    classifier = workshop.provider_name(workshop.config_of_stage(config, "classify"))
+    size = together.group_size(config, classifier, options.classify_together)
     prompts = first_prompts(config, size)
-    in_journal, answered = journalled(config, provider, model)
+    in_journal, answered = known or known_replies(config)
 
     # A row for each stage that asks, as far as the run goes.
-    stages = {}
+    rows = {}
     total = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
-    for stage in workshop.STAGES[: min(3, workshop.STAGES.index(config.until) + 1)]:
+    bills = []
+    in_batches = []
+    for stage in stages:
         row = Counter(requests=0, prompt_tokens=0, reply_tokens=0)
         for kind, n, reply in to_send(config, stage, answered, size):
             prompt = limits.bytes_of(prompts[kind]) // limits.BYTES_PER_TOKEN
             row.update(requests=n, prompt_tokens=n * prompt, reply_tokens=n * reply)
             sizes = {"prompt_size": prompt, "reply_size": reply}
         total.update(row)
-        stages[stage] = {**row, "in_journal": in_journal[stage], **sizes}
+        price = limits.price_of(*whom[stage], options, of_run=whom[stage] == whom["generate"])
+        purse = limits.Purse(None, None, price)
+        bill = purse.bill(row["prompt_tokens"], row["reply_tokens"])
+        bills.append(bill)
+        share = 1.0 if stage == "generate" else limits.batch_share(whom[stage][0])
+        in_batches.append({**bill, "cost": bill["cost"] and share * bill["cost"]})
+        rows[stage] = {**row, "cost": bill["cost"], "in_journal": in_journal[stage], **sizes}
 
-    # All stages together.
-    purse = limits.Purse(None, None, price)
+    # All stages together; stage 1 never goes in batches.
     return {
-        "model": model,
-        "stages": stages,
+        "models": {stage: whom[stage][1] for stage in stages},
+        "stages": rows,
         **total,
         "in_journal": in_journal.total(),
-        "cost": purse.cost(total["prompt_tokens"], total["reply_tokens"]),
+        "cost": limits.sum_of(bills)["cost"],
+        "cost_in_batches": limits.sum_of(in_batches)["cost"],
         "seconds": seconds(config, total, options),
     }
 
@@ -138,14 +154,14 @@ def guess(config: workshop.Config, stage: str) -> tuple[int, int]:
 def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     """A prompt of each kind, made from the seed tasks; lists of stage 2 have `size` tasks."""
     # What is odd about the seeds, the run will say.
-    path = config.seed_file or workshop.DEFAULT_SEEDS[config.language]
     with redirect_stderr(io.StringIO()):
-        seeds = workshop.load_seed_tasks(path)
+        seeds = workshop.load_seed_tasks(workshop.seed_path(config))
 
-    # A task of middle length stands for all.
+    # With topics, the first turn. A task of middle length stands for all.
+    lead = workshop.Turns(config).ahead(0, 1)[0][1]
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
     prompts = {
-        "generate": workshop.instruction_prompt(config, seeds, [], 0),
+        "generate": workshop.instruction_prompt(config, seeds, [], 0, lead),
         "classify": workshop.classify_prompt(config, task),
         "instances": workshop.instances_prompt(config, workshop.Task("", task)),
         "answers": workshop.answer_prompt(config, workshop.Task("", task), task),
@@ -157,18 +173,33 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
     return prompts
 
 
-def journalled(
-    config: workshop.Config, provider: str, model: str
-) -> tuple[Counter[str], Counter[str]]:
+def who_answers(config: workshop.Config) -> dict[str, tuple[str, str]]:
+    """The provider and the model of each stage that asks.
+
+    A model without a name is taken to be that of the earlier run.
+    """
+    summary = workshop.earlier_run(Path(config.work_dir))
+    found = {}
+    for stage in workshop.STAGES[:3]:
+        who = limits.who(workshop.config_of_stage(config, stage))
+        earlier = workshop.who_answered(summary, stage)
+        same = who[1] == limits.UNNAMED and earlier[0] == who[0]
+        found[stage] = earlier if same and all(isinstance(part, str) for part in earlier) else who
+    return found
+
+
+def known_replies(config: workshop.Config) -> Known:
     """By stage: replies in the journal to questions of these settings, and questions answered.
 
     An answer out of a list is no reply of its own, and where it could not be read, no answer.
     """
     # Count replies, and collect the questions: of some there is more than one reply.
+    whom = who_answers(config)
     found = Counter()
     answered = {stage: set() for stage in workshop.STAGES}
-    for record in limits.replies(config, provider, model):
-        if is_ours(config, record):
+    for record in limits.records(config):
+        who = (record["provider"], record["model"])
+        if whom.get(record["stage"]) == who and is_ours(config, record):
             in_list = "part_of" in record
             found[record["stage"]] += not record["attempt"] and not in_list
             which = record.get("instruction", record.get("request_idx"))
@@ -185,28 +216,33 @@ def is_ours(config: workshop.Config, record: dict) -> bool:
     """Has a reply's question these settings? A setting that it does not name is no difference."""
     wanted = {name: getattr(config, name) for name in SHAPING}
     wanted["temperature"] = workshop.parameters(config, record["stage"])["temperature"]
+    if record["stage"] == "generate":
+        record = {"topics": "", **record}  # of a run without topics
+        wanted["topics"] = topics_of(config)
     return all(record.get(name, value) == value for name, value in wanted.items())
 
 
-def projected(stages: dict, model: Any, ended: bool) -> tuple[int, int]:
-    """About how many tokens of prompts and of replies the whole run will have spent.
+def topics_of(config: workshop.Config) -> str:
+    """By what the journal knows the topics of a run, "" where it has none."""
+    if not config.topics:
+        return ""
+    return workshop.digest_of_topics(workshop.load_topics(config.topics))
 
-    That is what it has spent, and the requests to come, each at the mean of its stage so far.
+
+def to_come(stages: dict, model: Any) -> dict[str, tuple[int, int]]:
+    """About how many tokens of prompts and of replies each stage will still take.
+
+    Each request is as large as those of its stage so far were.
     """
-    # A run that ended with nothing undone sends nothing more.
-    prompts, replies = model.purse.spent
-    if ended and not model.undone:
-        return prompts, replies
-
-    # Add what each stage still sends.
+    sizes = {}
     for stage, row in stages.items():
+        asked = model.of(stage)
         guessed = (1, row["prompt_size"], row["reply_size"])
-        n, prompt, reply = model.purse.rows.get(stage, guessed)
+        n, prompt, reply = asked.purse.rows.get(stage, guessed)
         used = model.tokens.get(stage, {}).get("replies", 0)
-        to_come = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
-        prompts += to_come * prompt / n
-        replies += to_come * reply / n
-    return round(prompts), round(replies)
+        left = max(0.0, needed(model, stage, used, row) - max(used, row["in_journal"]))
+        sizes[stage] = (round(left * prompt / n), round(left * reply / n))
+    return sizes
 
 
 def needed(model: Any, stage: str, used: int, row: dict) -> float:
@@ -214,20 +250,23 @@ def needed(model: Any, stage: str, used: int, row: dict) -> float:
     # Stage 1 is over once stage 2 has begun; before, it goes on as it has so far.
     all_made = "classify" in model.tokens
     wanted = model.config.num_instructions
+    made = model.so_far.made
     if stage == "generate" and all_made:
         return used
     if stage == "generate":
-        return used * wanted / model.made if model.made else row["requests"] + row["in_journal"]
+        return used * wanted / made if made else row["requests"] + row["in_journal"]
 
-    tasks = model.made if all_made else wanted
+    tasks = made if all_made else wanted
     if stage == "instances":
         return tasks + answers_to(model.config, tasks)
 
     # Where stage 2 used more replies than lists take, tasks are asked about one by one.
     probes = probes_of(model.config)
-    in_lists = probes + lists_for(tasks, model.together)
-    refused = model.in_lists.get("asked", 0) > 0 and not model.in_lists["trusted"]
-    one_by_one = model.together == 1 or refused or used > in_lists
+    size = model.of("classify").together
+    in_lists = probes + lists_for(tasks, size)
+    lists = model.so_far.in_lists
+    refused = lists.get("asked", 0) > 0 and not lists["trusted"]
+    one_by_one = size == 1 or refused or used > in_lists
     return probes + tasks if one_by_one else in_lists
 
 
@@ -244,33 +283,73 @@ def seconds(config: workshop.Config, total: dict, options: argparse.Namespace) -
 
 def as_text(found: dict, config: workshop.Config) -> str:
     """The estimate as a table, with what it assumes."""
+
+    def spoken(text: str) -> str:
+        return workshop.spoken(text, config.language)
+
     # A row for each stage, and one for all.
-    title = "estimate for " + workshop.one_line(found["model"], 32)
-    lines = [f"{title:<46}{'requests':>10}{'tokens in':>12}{'tokens out':>12}"]
-    for stage, row in {**found["stages"], "in all": found}.items():
-        counts = f"{row['requests']:>10,}{row['prompt_tokens']:>12,}{row['reply_tokens']:>12,}"
-        lines.append(f"  {stage:<44}{counts}")
+    models = found["models"]
+    title = spoken("estimate for " + workshop.one_line(models["generate"], 32))
+    lines = [row_of(title, *map(spoken, ("requests", "tokens in", "tokens out")))]
+    for stage, row in {**found["stages"], spoken("in all"): found}.items():
+        if models.get(stage, models["generate"]) != models["generate"]:
+            stage = spoken(f"{stage} by {workshop.one_line(models[stage], 30)}")
+        counts = [f"{row[name]:,}" for name in ("requests", "prompt_tokens", "reply_tokens")]
+        lines.append(row_of(f"  {stage}", *counts))
 
     # Money and time, what was guessed, and what is there already.
-    money = "price not listed (--price-in, --price-out)"
-    if found["cost"] is not None:
-        money = f"about ${found['cost']:.2f}"
+    money = f"about ${found['cost']:.2f}" if found["cost"] is not None else no_price(found, config)
     minutes = max(1, math.ceil(found["seconds"] / 60))
-    lines.append(f"  {money}; about {minutes} min with {config.concurrency} requests in flight")
-    guessed = f"{KEPT:.0%} of new tasks are kept"
-    guessed += f", a task has {TASK} tokens, an instance {INSTANCE}"
-    lines.append(f"  guessed: {guessed}")
+    time = spoken(f"{money}; about {minutes} min with {config.concurrency} requests in flight")
+    lines.append(f"  {time}")
+    if found["cost_in_batches"] != found["cost"]:
+        dollars = f"${found['cost_in_batches']:.2f}"
+        lines.append("  " + spoken(f"with --batch about {dollars}, each batch within 24 h"))
+    sizes = f"a task has {TASK} tokens, an instance {INSTANCE}"
+    lines.append("  " + spoken(f"guessed: {KEPT:.0%} of new tasks are kept, {sizes}"))
+    if found["cost"]:
+        lines += map(spoken, old_prices(datetime.now(UTC).date()))
     if found["in_journal"]:
         paid = "replies are in the journal: paid for, and not asked again"
-        lines.append(f"  {found['in_journal']:,} {paid}")
+        lines.append("  " + spoken(f"{found['in_journal']:,} {paid}"))
     return "\n".join(lines)
 
 
-def agreed(text: str, options: argparse.Namespace) -> bool:
+def no_price(found: dict, config: workshop.Config) -> str:
+    """Where to tell the price that is not known: flags have that of the run's model alone."""
+    models = found["models"]
+    unknown = [models[stage] for stage, row in found["stages"].items() if row["cost"] is None]
+    if models["generate"] in unknown:
+        page = limits.see_page(workshop.provider_name(config))
+        return f"price not listed: --price-in and --price-out tell it{page}"
+    problem = f"price not listed for {workshop.one_line(unknown[0], 32)}"
+    return f"{problem}: add it to {limits.PRICES}, or limit --max-tokens-total"
+
+
+def old_prices(today: date) -> list[str]:
+    """A line where the list of prices is older than 90 days."""
+    listed = date.fromisoformat(limits.price_list()["date"])
+    days = (today - listed).days
+    if days <= OLD:
+        return []
+    hint = "check them, or pass --price-in and --price-out"
+    return [f"  prices are of {listed}, {days} days ago: {hint}"]
+
+
+def row_of(title: str, *cells: str) -> str:
+    """A row of the table; a Chinese character takes two columns."""
+    line = title
+    for cell, end in zip(cells, (56, 68, 80), strict=True):
+        line += " " * (end - workshop.columns(line) - workshop.columns(cell)) + cell
+    return line
+
+
+def agreed(text: str, options: argparse.Namespace, language: str = "") -> bool:
     """Show what it will take and ask; where nobody sits at a terminal, or with --yes, go on."""
     # A stream that was closed is None.
     talking = all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
     if options.yes or not talking:
         return True
-    print(text, "Go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
+    question = workshop.spoken("Go on? [y/N] ", language)
+    print(text, question, sep="\n", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().casefold() in ("y", "yes", "是", "好")

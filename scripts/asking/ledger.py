@@ -28,14 +28,13 @@ SIZES = ("prompt_tokens", "reply_tokens")
 
 
 class Ledger:
-    """The file of one folder, for the requests to one provider and model.
+    """The file of one program in a folder. Whom it asks is a provider and a model.
 
     Raises WorkshopError where a line other than a torn last one cannot be read.
     """
 
-    def __init__(self, folder: Path, provider: str, model: str) -> None:
-        self.path = folder / "spending.jsonl"
-        self.asked = {"provider": provider, "model": model}
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.lock = threading.Lock()
         self.file: Any = None  # opened by the first reservation
         # (provider, model) -> tokens of prompts and of replies that got lost in earlier runs.
@@ -71,18 +70,19 @@ class Ledger:
                 total.update({name: record[name] for name in SIZES})
         return lost
 
-    def lost(self) -> tuple[int, int]:
+    def lost(self, provider: str, model: str) -> tuple[int, int]:
         """Tokens of prompts and of replies that got lost in earlier runs with this model."""
-        total = self.earlier.get((self.asked["provider"], self.asked["model"]), Counter())
+        total = self.earlier.get((provider, model), Counter())
         return total["prompt_tokens"], total["reply_tokens"]
 
-    def reserve(self, prompt: int, reply: int) -> int:
+    def reserve(self, who: tuple[str, str], prompt: int, reply: int) -> int:
         """Write down a request that is about to be sent; return its number. Raises OSError."""
         with self.lock:
             self.open()
             self.number += 1
             sizes = {"prompt_tokens": prompt, "reply_tokens": reply}
-            self.write({"reserved": self.number, **self.asked, **sizes})
+            asked = dict(zip(NAMES, who, strict=True))
+            self.write({"reserved": self.number, **asked, **sizes})
             return self.number
 
     def settle(self, number: int, prompt: int, reply: int) -> None:

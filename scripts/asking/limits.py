@@ -26,17 +26,19 @@ import argparse
 import json
 import math
 import re
-import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import together
+from scripts.asking.jobs import reserved_by_jobs
 from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
 
@@ -49,6 +51,7 @@ PRICES = workshop.DATA / "prices.json"
 BILLED = r"(?!4(?!08)\d\d\b|5(?!04)\d\d\b)"
 THROTTLED = r"429\b|\d+ Throttling"
 
+UNNAMED = "the first model listed"  # of a server whose list nobody has read yet
 WHOSE = {"provider", "model", "stage", "attempt"}  # what a record says beside the reply itself
 
 
@@ -58,8 +61,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = partial(group.add_argument, metavar="X")
     add("--requests-per-minute", type=positive, help="send no more than this")
     add("--tokens-per-minute", type=positive, help="prompts and replies together")
-    add("--max-cost", type=positive, help="stop before this many dollars; exit 3")
-    add("--max-tokens-total", type=positive, help="stop before this many tokens; exit 3")
+    add("--max-cost", type=positive, help="a budget in dollars, never passed; exit 3")
+    add("--max-tokens-total", type=positive, help="a budget in tokens, never passed; exit 3")
     add("--price-in", type=not_negative, help="dollars per million prompt tokens [prices.json]")
     add("--price-out", type=not_negative, help="dollars per million reply tokens [prices.json]")
 
@@ -84,18 +87,23 @@ def who(config: workshop.Config) -> tuple[str, str]:
         record = workshop.first_record(config.responses)
         return record["provider"], record["model"]
     name = workshop.provider_name(config)
-    return name, workshop.model_name(config, name) or "the first model listed"
+    return name, workshop.model_name(config, name) or UNNAMED
 
 
-def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[float, float] | None:
+def price_of(
+    provider: str, model: str, options: argparse.Namespace, of_run: bool = True
+) -> tuple[float, float] | None:
     """Dollars per million tokens of prompts and of replies; None: not known.
 
-    A price that is given counts, else the one of data/prices.json. Raises UsageError where the
-    price is not known and --max-cost, or one price of the two, needs it.
+    A price that is given is that of the run's model, and counts; else the one of
+    data/prices.json. Raises UsageError where the price is not known and --max-cost, or one price
+    of the two, needs it.
     """
     # Look both up.
-    table = json.loads(PRICES.read_text(encoding="utf-8"))["dollars_per_million_tokens"]
+    table = price_list()["dollars_per_million_tokens"]
     listed_in, listed_out = table.get(provider, {}).get(model, (None, None))
+    if not of_run:
+        return other_price(model, listed_in, listed_out, options)
     price_in = listed_in if options.price_in is None else options.price_in
     price_out = listed_out if options.price_out is None else options.price_out
     if price_in is not None and price_out is not None:
@@ -105,25 +113,52 @@ def price_of(provider: str, model: str, options: argparse.Namespace) -> tuple[fl
     one_given = options.price_in is not None or options.price_out is not None
     if options.max_cost or one_given:
         problem = f"price not listed for {model}"
-        raise workshop.UsageError(f"{problem}: give both --price-in and --price-out")
+        hint = f"give both --price-in and --price-out{see_page(provider)}"
+        raise workshop.UsageError(f"{problem}: {hint}")
     return None
 
 
-def replies(config: workshop.Config, provider: str, model: str) -> Iterator[dict]:
-    """The journal's records of replies of this provider and model that can be read."""
+def batch_share(provider: str) -> float:
+    """What a request costs in a batch, as a share of the listed price; 1: no less, or not known."""
+    return price_list().get("batch", {}).get(provider, 1.0)
+
+
+def price_list() -> dict:
+    """What data/prices.json says: date, pages of the providers, dollars per million tokens."""
+    return json.loads(PRICES.read_text(encoding="utf-8"))
+
+
+def see_page(provider: str) -> str:
+    """Where a provider lists its prices, as the end of a sentence; "" where that is not known."""
+    page = price_list().get("pages", {}).get(provider)
+    return f" (see {page})" if page else ""
+
+
+def other_price(
+    model: str, price_in: float | None, price_out: float | None, options: argparse.Namespace
+) -> tuple[float, float] | None:
+    """The listed price of a model that answers one stage. Raises UsageError as price_of does."""
+    if price_in is not None and price_out is not None:
+        return price_in, price_out
+    if options.max_cost:
+        problem = f"price not listed for {model}"
+        raise workshop.UsageError(f"{problem}: add it to {PRICES}, or limit --max-tokens-total")
+    return None
+
+
+def records(config: workshop.Config) -> Iterator[dict]:
+    """The journal's records of replies that can be read; of an old list, one for each answer."""
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             record = json_of(line)
-            if is_reply(record) and (record["provider"], record["model"]) == (provider, model):
+            if is_reply(record):
                 yield from workshop.single_records(record)
 
 
 def is_reply(record: Any) -> bool:
-    """Does a line of the journal hold a reply in one of the three stages that ask?"""
-    if not workshop.is_record(record) or not record.keys() >= WHOSE:
-        return False
-    return record["stage"] in workshop.STAGES[:3]
+    """Does a line of the journal hold a reply that says whose it is, and in which stage?"""
+    return workshop.is_record(record) and record.keys() >= WHOSE
 
 
 def json_of(text: str) -> Any:
@@ -144,17 +179,23 @@ class SlowDown(workshop.ParameterRefused):
 
 
 class Purse:
-    """Tokens spent, by stage, and tokens reserved: each of prompts and of replies."""
+    """Tokens of one model: spent, by stage, and reserved; each of prompts and of replies.
+
+    `family` has the purses of all models of a run: the limits are those of all together.
+    """
 
     def __init__(
         self,
         max_tokens: float | None,
         max_cost: float | None,
         price: tuple[float, float] | None,
+        family: list[Purse] | None = None,
     ) -> None:
         self.max_tokens = max_tokens or math.inf
         self.max_cost = max_cost or math.inf  # dollars
         self.price = price  # dollars per million tokens of prompts and of replies
+        self.family = [] if family is None else family
+        self.family.append(self)
         self.changed = threading.Condition()
         self.in_flight = 0
         self.sizes = (0, 0)  # of what is in flight, by its prompts and max_tokens
@@ -162,6 +203,10 @@ class Purse:
         self.full = ""  # the limit that was hit
         # A stage, or "lost" -> requests, tokens of their prompts, tokens of their replies.
         self.rows: dict[str, tuple[int, int, int]] = {}
+        self.share = 1.0  # of the price, what a request costs in a batch
+        self.saved: Counter[str] = Counter()  # the same rows -> dollars that batches saved
+        # Open batch jobs -> tokens of prompts and of replies that they can use.
+        self.jobs: dict[str, tuple[int, int]] = {}
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -173,6 +218,12 @@ class Purse:
     def reserved(self) -> tuple[int, int]:
         """Tokens of prompts and of replies that what is in flight can use."""
         return self.worst(self.sizes, self.in_flight)
+
+    @property
+    def in_jobs(self) -> tuple[int, int]:
+        """Tokens of prompts and of replies that open batch jobs can use."""
+        jobs = list(self.jobs.values())
+        return sum(job[0] for job in jobs), sum(job[1] for job in jobs)
 
     def worst(self, sizes: tuple[int, int], requests: int = 1) -> tuple[int, int]:
         """The most that requests of these sizes in all can use, as the server counts."""
@@ -190,10 +241,11 @@ class Purse:
 
     def passed(self) -> str:
         """The limit that was passed, and by how much; "" if none."""
-        over = sum(self.spent) - self.max_tokens
+        tokens, spent = self.all_together(with_reserved=False)
+        over = tokens - self.max_tokens
         if over > 0:
             return f"--max-tokens-total ({self.max_tokens:,.0f}) was passed by {over:,.0f} tokens"
-        dollars = (self.cost(*self.spent) or 0.0) - self.max_cost
+        dollars = spent - self.max_cost
         return f"--max-cost (${self.max_cost:g}) was passed by ${dollars:.4f}" * (dollars > 0)
 
     def cost(self, prompt: float, reply: float) -> float | None:
@@ -202,15 +254,29 @@ class Purse:
             return None
         return (prompt * self.price[0] + reply * self.price[1]) / 1e6
 
-    def passes(self, prompt: int, reply: int) -> str:
-        """The limit that a request of this size could pass, "" if none."""
-        spent = self.spent
-        most = self.worst((prompt, reply))
-        prompt = most[0] + spent[0] + self.reserved[0]
-        reply = most[1] + spent[1] + self.reserved[1]
-        if prompt + reply > self.max_tokens:
+    def all_together(self, with_reserved: bool = True) -> tuple[int, float]:
+        """Tokens and dollars that all models of the run have spent, and reserved."""
+        tokens = 0
+        dollars = 0.0
+        for purse in self.family:
+            # Of each: tokens, at which share of the price.
+            sizes = [(purse.spent, 1.0)]
+            if with_reserved:
+                sizes += [(purse.reserved, 1.0), (purse.in_jobs, purse.share)]
+            for size, share in sizes:
+                tokens += sum(size)
+                dollars += share * (purse.cost(*size) or 0.0)
+            dollars -= purse.saved.total()
+        return tokens, dollars
+
+    def passes(self, prompt: int, reply: int, requests: int = 1, in_batch: bool = False) -> str:
+        """The limit that requests of this size in all could pass, "" if none."""
+        most = self.worst((prompt, reply), requests)
+        share = self.share if in_batch else 1.0
+        tokens, dollars = self.all_together()
+        if tokens + sum(most) > self.max_tokens:
             return f"--max-tokens-total ({self.max_tokens:,.0f})"
-        if (self.cost(prompt, reply) or 0.0) > self.max_cost:
+        if dollars + share * (self.cost(*most) or 0.0) > self.max_cost:
             return f"--max-cost (${self.max_cost:g})"
         return ""
 
@@ -242,75 +308,103 @@ class Purse:
             self.count(row, prompt, reply)
             self.changed.notify_all()
 
-    def count(self, row: str, prompt: int, reply: int) -> None:
+    def count(self, row: str, prompt: int, reply: int, in_batch: bool = False) -> None:
         """Count what a request used."""
         if prompt or reply:
             before = self.rows.get(row, (0, 0, 0))
             self.rows[row] = (before[0] + 1, before[1] + prompt, before[2] + reply)
+            if in_batch:
+                self.saved[row] += (1 - self.share) * (self.cost(prompt, reply) or 0.0)
 
-    def bill(self, prompt: int, reply: int) -> dict:
+    def bill(self, prompt: int, reply: int, saved: float = 0.0) -> dict:
         """So many tokens as run.json has them, with their cost in dollars."""
         cost = self.cost(prompt, reply)
+        cost = cost if cost is None else cost - saved
         return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
 
 
 class LimitedModel(workshop.Model):
     """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`.
 
-    `project`, as estimate.py has it, says about how many tokens of prompts and of replies the
-    whole run will have spent.
+    `to_come(model)`, as estimate.py has it, says about how many tokens of prompts and of replies
+    each stage will still take. Each model of a run has its own pace; limits on spending are for
+    all together.
     """
+
+    stages = workshop.STAGES[:3]  # whose replies count as spent
+    ledger_name = "spending.jsonl"
 
     def __init__(
         self,
         config: workshop.Config,
         options: argparse.Namespace,
-        project: Callable | None = None,
+        to_come: Callable[[Any], dict] | None = None,
         clock: Callable = time.monotonic,
     ) -> None:
-        # Limits on spending: a replay is free.
-        max_tokens = None if config.responses else options.max_tokens_total
-        max_cost = None if config.responses else options.max_cost
-        self.purse = Purse(max_tokens, max_cost, price_of(*who(config), options))
-
-        # Limits on the rate.
-        self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, clock)
+        self.options = options
+        self.clock = clock
+        self.to_come = to_come or (lambda model: {})
+        self.family: list[Purse] = []
         self.gate = threading.Lock()  # of those who wait for a turn, one looks at the clock
-        self.warned = False
+        # Instructions so far, and how well lists of stage 2 did on seed tasks.
+        self.so_far = SimpleNamespace(made=0, in_lists={})
+        # Of this thread's request: its number in the ledger, its size, ...
+        self.here = threading.local()
 
-        # What the bar shows.
-        self.made = 0  # instructions so far
-        self.stage = ""
-        self.in_lists: dict = {}  # how well lists of stage 2 did on seed tasks
-        self.project = project or (lambda model, ended: model.purse.spent)
-
-        # The name of the model is known from here on.
+        # The names of all models are known from here on.
         super().__init__(config)
-        self.together = together.group_size(config, self.name, options.classify_together)
-        self.here = (
-            threading.local()
-        )  # of this thread's request: its number in the ledger, its size, ...
         try:
-            self.ledger = Ledger(Path(config.work_dir), self.name, self.model)
+            self.ledger = Ledger(Path(config.work_dir) / self.ledger_name)
         except workshop.WorkshopError:
             self.__exit__()
             raise
+        for model in self.everyone():
+            model.ledger = self.ledger
+            model.purse.share = batch_share(model.name)
+            size = options.classify_together
+            model.together = together.group_size(config, model.name, size)
+        # At two addresses, what one model was asked counts once.
+        self.models = {(one.name, one.model): one for one in reversed(self.everyone())}
+        for who_is_asked, model in self.models.items():
+            model.purse.jobs = reserved_by_jobs(Path(config.work_dir), *who_is_asked)
         self.count_earlier()
+
+    def introduce(self, config: workshop.Config, stage: str = "") -> None:
+        """As before; each model has its own price and pace. A replay is free."""
+        super().introduce(config, stage)
+        options = self.options
+        max_tokens = None if config.responses else options.max_tokens_total
+        max_cost = None if config.responses else options.max_cost
+        # A price that is given is that of the run's model, also where another address has it.
+        of_run = not stage or who(config) == who(self.first.config)
+        price = price_of(*who(config), options, of_run)
+        self.purse = Purse(max_tokens, max_cost, price, self.family)
+        self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
+        self.warned = False
+
+    def like(self, who: tuple[str, str], stage: str) -> workshop.Model:
+        """As before; it costs what its own model does."""
+        other = super().like(who, stage)
+        if other is not self:
+            other.purse.price = price_of(*who, self.options, of_run=False)
+        return other
 
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""
-        # The tokens of one answer out of a list are counted with the list's reply.
-        for record in replies(self.config, self.name, self.model):
-            if "part_of" not in record:
+        for record in records(self.config):
+            model = self.models.get((record["provider"], record["model"]))
+            # The tokens of one answer out of a list are counted with the list's reply.
+            if model and record["stage"] in self.stages and "part_of" not in record:
                 most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
                 told = [workshop.token_count(record[name]) for name in SIZES]
-                used = self.used(*told, most)
-                self.purse.learn(most, used)
-                self.purse.count(record["stage"], *used)
+                used = model.used(*told, most)
+                model.purse.learn(most, used)
+                model.purse.count(record["stage"], *used, in_batch="batch" in record)
 
         # Of what got lost, the ledger knows.
-        self.purse.count("lost", *self.ledger.lost())
-        self.earlier = sum(self.purse.spent)
+        for who_was_asked, model in self.models.items():
+            model.purse.count("lost", *self.ledger.lost(*who_was_asked))
+        self.earlier = self.purse.all_together()[0]
 
     def used(self, prompt: int, reply: int, most: tuple[int, int]) -> tuple[int, int]:
         """What a server says, or the most that it can be where the server does not say.
@@ -335,8 +429,9 @@ class LimitedModel(workshop.Model):
         if not cap and min(self.purse.max_tokens, self.purse.max_cost) < math.inf:
             self.stop.set()
             problem = f"{self.model} lets nobody limit the length of a reply"
-            problem += ", so that no limit on spending can be kept"
-            raise workshop.WorkshopError(f"{problem}: leave out --max-cost and --max-tokens-total")
+            why = "so that no limit on spending can be kept"
+            advice = "leave out --max-cost and --max-tokens-total"
+            raise workshop.WorkshopError(f"{problem}, {why}: {advice}")
         return bytes_of(prompt) + FRAME, cap or self.config.max_tokens
 
     def admit(self, prompt: str, sent: dict) -> float:
@@ -367,7 +462,7 @@ class LimitedModel(workshop.Model):
             return
         self.check_folder()
         try:
-            self.here.number = self.ledger.reserve(prompt, reply)
+            self.here.number = self.ledger.reserve((self.name, self.model), prompt, reply)
         except OSError as error:
             raise self.unwritable(self.ledger.path, str(error.strerror)) from None
 
@@ -418,7 +513,8 @@ class LimitedModel(workshop.Model):
         if self.purse.learn(most, used) and first and limited:
             more = sum(self.purse.surplus)
             text = f"{self.name} counts {more:,} tokens more than a request was thought to take"
-            print(f"notice: {text}: from now on more is reserved", file=sys.stderr)
+            notice = f"notice: {text}: from now on more is reserved"
+            workshop.tell(notice, self.config.language)
 
     def throttled(self, sent_at: float, said: str, wait: float) -> Exception:
         """What a 429 means: slow down, unless that would take longer than a request may."""
@@ -436,19 +532,22 @@ class LimitedModel(workshop.Model):
             self.warned = self.warned or news
         if say:
             how_long = f" for {wait:.0f} s, as it asks," if wait >= 1 else ""
-            text = f"{self.name} answers 429: all requests wait{how_long} and slow down"
-            print(f"notice: {text}", file=sys.stderr)
+            text = f"notice: {self.name} answers 429: all requests wait{how_long} and slow down"
+            workshop.tell(text, self.config.language)
         return SlowDown("")
 
     def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
         """As before; in stage 2, ask about lists first, whose answers then stand in the journal."""
         if stage in workshop.STAGES[1:]:
-            self.made = len(items)
+            self.so_far.made = len(items)
         if stage == "classify":
-            path = self.config.seed_file or workshop.DEFAULT_SEEDS[self.config.language]
-            seeds = workshop.load_seed_tasks(path)
-            self.in_lists = together.ask_about_all(self, items, self.together, seeds)
+            seeds = workshop.load_seed_tasks(workshop.seed_path(self.config), self.config.language)
+            self.so_far.in_lists = together.ask_about_all(self, items, self.together, seeds)
+        self.in_advance(stage, ask, items)
         return super().ask_each(stage, ask, items)
+
+    def in_advance(self, stage: str, ask: Callable, items: list) -> None:
+        """What is done before a stage asks; batch.py has its questions answered in batches."""
 
     def refuse(self, name: str) -> None:
         """As before; a SlowDown, which is no refusal, has no name."""
@@ -460,7 +559,7 @@ class LimitedModel(workshop.Model):
         # One stage runs at a time.
         self.stage = question[0]
         if self.stage == "generate" and self.bar is not None:
-            self.made = self.bar.n
+            self.so_far.made = self.bar.n
         reply = super().ask_once(*question)
         if self.bar is not None:
             self.bar.set_postfix_str(self.status(), refresh=False)
@@ -468,45 +567,68 @@ class LimitedModel(workshop.Model):
 
     def status(self) -> str:
         """Spent so far, of about how much in all."""
-        spent = self.purse.spent
-        projected = self.project(self, False)
-        text = f"{sum(spent):,} of {sum(projected):,} tokens"
-        cost = self.purse.cost(*spent)
-        if cost is None:
+        tokens, dollars = self.purse.all_together(with_reserved=False)
+        in_all = self.projected()
+        text = f"{tokens:,} of {in_all['prompt_tokens'] + in_all['reply_tokens']:,} tokens"
+        text = workshop.spoken(text, self.config.language)
+        if in_all["cost"] is None:
             return text
-        return f"{text}, ${cost:.4f} of ${self.purse.cost(*projected):.4f}"
+        money = f"${dollars:.4f} of ${in_all['cost']:.4f}"
+        return f"{text}, {workshop.spoken(money, self.config.language)}"
+
+    def projected(self, ended: bool = False) -> dict:
+        """About what the whole run will have spent, as run.json has it.
+
+        A run that ended with nothing undone sends nothing more.
+        """
+        bills = [purse.bill(*purse.spent, purse.saved.total()) for purse in self.family]
+        if not (ended and not self.undone):
+            for stage, sizes in self.to_come(self).items():
+                bills.append(self.of(stage).purse.bill(*sizes))
+        return sum_of(bills)
 
     def spending(self, results: workshop.Results) -> dict:
         """What run.json says: by stage, of all replies in the journal, and of what got lost."""
         # What was in flight when the run broke off is lost too, as the most that it can be.
-        purse = self.purse
-        rows = dict(purse.rows)
-        requests, prompt, reply = rows.get("lost", (0, 0, 0))
-        rows["lost"] = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+        rows: dict[str, list[dict]] = {}
+        for purse in self.family:
+            requests, prompt, reply = purse.rows.get("lost", (0, 0, 0))
+            lost = (requests, prompt + purse.reserved[0], reply + purse.reserved[1])
+            for stage, row in {**purse.rows, "lost": lost}.items():
+                bill = purse.bill(*row[1:], purse.saved[stage])
+                rows.setdefault(stage, []).append(bill)
 
         # What lists of stage 2 did on seed tasks stands beside what single questions did.
-        if self.in_lists:
-            results.agreement["in_lists"] = self.in_lists
+        if self.so_far.in_lists:
+            results.agreement["in_lists"] = self.so_far.in_lists
         # What this run has spent above a limit is said.
-        passed = purse.passed()
-        if passed and sum(purse.spent) > self.earlier:
-            text = f"{passed}: {self.name} counts more than was reserved"
-            print(f"notice: {text}", file=sys.stderr)
+        passed = self.purse.passed()
+        tokens = self.purse.all_together(with_reserved=False)[0]
+        if passed and tokens > self.earlier:
+            text = f"notice: {passed}: {self.name} counts more than was reserved"
+            workshop.tell(text, self.config.language)
 
         # What the whole run takes, and what came of it.
         kept = len(results.dataset)
-        self.made = len(results.tasks)
-        projected = self.project(self, results.status != "interrupted")
-        all_prompts = sum(row[1] for row in rows.values())
-        all_replies = sum(row[2] for row in rows.values())
+        self.so_far.made = len(results.tasks)
+        stages = {stage: sum_of(bills) for stage, bills in rows.items()}
+        price = self.purse.price
         return {
             "currency": "USD",
-            "price_per_million_tokens": list(purse.price) if purse.price else "price not listed",
-            **purse.bill(all_prompts, all_replies),
-            "projected": purse.bill(*projected),
-            "stages": {stage: purse.bill(*row[1:]) for stage, row in rows.items()},
-            "tokens_per_kept_instance": round(sum(purse.spent) / kept, 1) if kept else None,
+            "price_per_million_tokens": list(price) if price else "price not listed",
+            **sum_of(list(stages.values())),
+            "projected": self.projected(results.status != "interrupted"),
+            "stages": stages,
+            "tokens_per_kept_instance": round(tokens / kept, 1) if kept else None,
         }
+
+
+def sum_of(bills: list[dict]) -> dict:
+    """Bills in one; its cost is None where one of them has tokens without a known price."""
+    total = {name: sum(bill[name] for bill in bills) for name in SIZES}
+    costs = [bill["cost"] for bill in bills if any(bill[name] for name in SIZES)]
+    known = [cost for cost in costs if cost is not None]
+    return {**total, "cost": sum(known) if len(known) == len(costs) else None}
 
 
 def listening(client: Any, hear: Callable[[Any], None]) -> Any:

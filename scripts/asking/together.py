@@ -2,6 +2,7 @@
 
     python self_instruct.py --provider openai --classify-together 10    the default, with a server
     python self_instruct.py --provider openai --classify-together 1     each task by itself (paper)
+    python self_instruct.py --provider practice --classify-together 4   lists without a key
 
 Small models repeat the answers of the examples in a list, whatever the tasks. So the first list
 asks about seed tasks, of which people's labels are known: lists are used only where the model
@@ -10,8 +11,8 @@ stand in another order. Of a list with a wrong answer to one of the two, or with
 readable answer for each task, nothing is used: its tasks are asked about one by one.
 
 What a reply says about each task stands in the journal under the key of the question about it
-alone: whatever lists were sent, no task is asked about twice. The recipe `paper`, and the practice
-model, which costs nothing, ask one by one.
+alone: whatever lists were sent, no task is asked about twice. The recipe `paper` asks one by one.
+So does the practice model, which costs nothing, unless the flag is typed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import argparse
 import random
 import re
-import sys
 from contextlib import suppress
 from functools import partial
 
@@ -40,6 +40,7 @@ all of them, or none if the answer is free. Do not do the tasks themselves.""",
     "question": "Among which options is each answer chosen?",
 }
 SHOWN = 10  # worked examples in a list
+TOGETHER = 10  # tasks of the run in a list, where nobody has said how many
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,20 +48,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--classify-together",
         type=int,
-        default=10,
         choices=range(1, 51),
         metavar="N",
-        help="tasks that a request of stage 2 asks about (paper: 1) [10]",
+        help="tasks that a request of stage 2 asks about (paper, practice: 1) [10]",
     )
 
 
-def group_size(config: Config, provider: str, wanted: int) -> int:
-    """How many tasks a request of stage 2 asks about."""
+def group_size(config: Config, provider: str, wanted: int | None) -> int:
+    """How many tasks a request of stage 2 asks about; None: nobody has said how many."""
+    if workshop.RECIPES[config.recipe].continues_text:
+        return 1
     # A shared journal may name a provider that this program does not have.
     row = workshop.PROVIDERS.get(provider)
     is_server = row is None or bool(row.base_url)
-    chat = not workshop.RECIPES[config.recipe].continues_text
-    return wanted if chat and is_server else 1
+    return wanted or (TOGETHER if is_server else 1)
 
 
 def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task]) -> dict:
@@ -81,12 +82,14 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
         if agreement["asked"]:
             why = f"{agreement['same']} of {agreement['asked']} seed tasks right"
             notice = f"notice: in lists stage 2 gets {why}: it asks one by one"
-            print(notice, file=sys.stderr)
+            workshop.tell(notice, model.config.language)
         return agreement
 
     # Ask about all others.
     groups = [new[i : i + size] for i in range(0, len(new), size)]
-    replies = Model.ask_each(model, "lists", partial(ask_about, model, probes), groups)
+    ask = partial(ask_about, model, probes)
+    model.in_advance("lists", ask, groups)
+    replies = Model.ask_each(model, "lists", ask, groups)
     for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups), replies):
         pass
     return agreement

@@ -205,8 +205,8 @@ def choose(run: Run, found: list[Candidate], wanted: str) -> Candidate:
         return fitting[0]
     shown = f"{one_line(wanted, 60)!r}"
     if texts:
-        problem = f"{len(texts)} texts in {run.folder} begin with {shown}"
-        raise WorkshopError(f"{problem}: give more of one, as {one_line(texts[0], 60)!r}")
+        several = f"{len(texts)} texts in {run.folder} begin with {shown}"
+        raise WorkshopError(f"{several}: give more of one, as {one_line(texts[0], 60)!r}")
     problem = f"no task in {run.folder} has the id {shown}, and no text begins so"
     example = next(iter(ids), "machine_task_0")
     where = "step1_instructions.jsonl and rejected.jsonl"

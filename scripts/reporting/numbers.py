@@ -42,6 +42,7 @@ OBJECTS = 4  # of each verb, as in Figure 3
 LABELS = 15  # the most used labels that are shown
 LONGEST_LABEL = 200  # characters
 POINTS = 60  # in the plot of novelty
+OF_A_TOPIC = ("wanted", "kept", "rejected", "requests")  # what run.json says of each topic
 
 
 def numbers(run: Run, requests: int) -> dict:
@@ -67,9 +68,24 @@ def numbers(run: Run, requests: int) -> dict:
         "verbs": sunburst(instructions, run.language),
         "labels": labels(run, dataset),
         "novelty": novelty(run, requests),
+        "topics": topics(run),
         "tokens": run.summary.get("tokens", {}),
         "spending": run.summary.get("spending") or {},
+        "judge": judged(run),
+        "rewrite": rewritten(run),
     }
+
+
+def judged(run: Run) -> dict:
+    """What the page shows of a judge; {} where none has said anything of these rows."""
+    names = ("model", "data", "status", "keep", "counts", "answers", "probes")
+    shown = {name: run.judge[name] for name in names if run.judge}
+    return without_paths(shown)
+
+
+def rewritten(run: Run) -> dict:
+    """What the page shows of rewriting; {} where these rows were not rewritten."""
+    return without_paths({name: run.rewrite[name] for name in ("model", "counts") if run.rewrite})
 
 
 def head(run: Run) -> dict:
@@ -246,3 +262,16 @@ def novelty(run: Run, requests: int) -> dict | None:
         means.append(round(fmean(new[n] for n in group), 2))
     last_ten = run.counts["generate"].get("new_per_request")
     return {"width": width, "means": means, "requests": requests, "last_ten": last_ten}
+
+
+def topics(run: Run) -> list[list]:
+    """[topic, wanted, kept, rejected, requests] for each topic of stage 1; none without topics.
+
+    Without run.json only what was kept is known: the others are None.
+    """
+    told = run.summary.get("topics", {})
+    if not run.summary:
+        names = [row.get("topic") for row in run.steps.get("generate", [])]
+        kept = Counter(name for name in names if isinstance(name, str))
+        told = {name: {"kept": number} for name, number in kept.items()}
+    return [[name, *(row.get(one) for one in OF_A_TOPIC)] for name, row in told.items()]

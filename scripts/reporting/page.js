@@ -133,6 +133,49 @@ function showFunnel() {
   }
 }
 
+// What became of the outputs that another model wrote again. Without one, the section stays hidden.
+function showRewrite() {
+  const { model, counts } = told.rewrite;
+  if (!counts) return;
+  byId("rewrite").hidden = false;
+  const body = heading(byId("rewrite-table"), [words("rewrite_what"), words("number")]);
+  for (const what of ["rewritten", "same", "undone"]) row(body, [words("rewrite_" + what), number(counts[what])]);
+  for (const [rule, n] of Object.entries(counts.fell_back))
+    row(body, [words("rewrite_fell_back") + words("colon") + ruleName(rule), number(n)]);
+  byId("rewrite-note").textContent = words("rewrite_note", { model: visible(model), rows: number(counts.rows) });
+}
+
+// What a judge answered, and how it did on planted faults. Without one, the section stays hidden.
+function showJudge() {
+  const { model, data, status, counts, answers, probes } = told.judge;
+  if (!answers) return;
+  byId("judge").hidden = false;
+  const body = heading(byId("judge-table"), [words("judge_question"), words("yes"), words("no"), words("unread")]);
+  for (const [question, said] of Object.entries(answers))
+    row(body, [words(question), number(said.yes), number(said.no), number(said.unread)]);
+  const rejected = Object.values(counts.rejected).reduce((sum, n) => sum + n, 0);
+  const what = { model: visible(model), data: visible(data), kept: number(counts.kept), rejected: number(rejected) };
+  const found = { found: number(probes.planted_called_wrong), planted: number(probes.planted) };
+  found.wrong = number(probes.rows_called_wrong);
+  found.rows = number(probes.rows);
+  const trusted = ["complete", "undone"].includes(status);
+  const parts = [words(trusted ? "judge_note" : "judge_doubt", what), words("judge_probes", found)];
+  byId("judge-note").textContent = parts.join(SPACE);
+}
+
+function showTopics() {
+  if (!told.topics.length) {
+    byId("topics").remove();
+    return;
+  }
+  const names = ["topic", "topic_wanted", "topic_kept", "topic_rejected", "topic_new"];
+  const body = heading(byId("topics-table"), names.map((name) => words(name)));
+  for (const [name, wanted, kept, rejected, requests] of told.topics) {
+    const perRequest = requests ? number(kept / requests, 1) : "–";
+    row(body, [modelText("span", "", name), number(wanted), number(kept), number(rejected), perRequest]);
+  }
+}
+
 function showTable1() {
   const { ours, paper } = told.table1;
   const body = heading(byId("table1-table"), [words("figure"), words("this_run"), words("paper")]);
@@ -555,16 +598,23 @@ async function readRows() {
   find(at);
 }
 
+// What turned rows away: [stage, rule, number] of the run's stages, and of a judge behind them.
+function allRules() {
+  const counts = { ...told.counts, judge: told.judge.counts ?? { rejected: {} } };
+  return [...STAGES, "judge"].flatMap((stage) =>
+    Object.entries(counts[stage].rejected).map(([rule, n]) => [stage, rule, n]),
+  );
+}
+
 function fillFilters() {
   const option = (value, text) => new Option(text, value);
   const statuses = { all: "all", kept: "kept", rejected: "rejected", undone: "undone_status" };
   for (const [value, name] of Object.entries(statuses)) byId("status").append(option(value, words(name)));
   byId("rule").append(option("", words("any_rule")));
-  for (const stage of STAGES)
-    for (const [rule, n] of Object.entries(told.counts[stage].rejected))
-      byId("rule").append(
-        option(stage + ":" + rule, `${stageName(stage)}${words("colon")}${ruleName(rule)} (${number(n)})`),
-      );
+  for (const [stage, rule, n] of allRules())
+    byId("rule").append(
+      option(stage + ":" + rule, `${stageName(stage)}${words("colon")}${ruleName(rule)} (${number(n)})`),
+    );
 }
 
 function showRule(value) {
@@ -630,7 +680,7 @@ function sample(line) {
     item.append(pair(words(rule === "no_instance" ? "reply_label" : "output"), output, words("empty")));
   if (neighbour) {
     item.append(
-      make("div", "quiet", evidenceTitle(rule, score)),
+      make("div", "quiet", status === "kept" ? words("first_output") : evidenceTitle(rule, score)),
       modelText("div", "text", neighbour),
     );
   }
@@ -642,6 +692,7 @@ function sample(line) {
 // What the evidence of a rule is: the nearest text, the second answer, the example that was copied.
 function evidenceTitle(rule, score) {
   if (rule === "answers_differ") return words("second_answer");
+  if (rule.startsWith("judge_")) return words("judge_reason");
   return rule === "copied_example" ? words("copied") : words("nearest", { score: number(score, 2) });
 }
 
@@ -734,7 +785,10 @@ function watch() {
 
 showHead();
 showFunnel();
+showTopics();
 showTable1();
+showRewrite();
+showJudge();
 showTokens();
 showSettings();
 fillFilters();

@@ -147,6 +147,9 @@ class Rows:
     # (stage, instruction) -> the reply as the step file has it
     texts: dict[tuple, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)  # instruction -> id of its task
+    # (instruction, input, first output) -> the output that another model wrote, and the reverse
+    new_outputs: dict[tuple, str] = field(default_factory=dict)
+    first_outputs: dict[tuple, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look up where each instruction came from, and what stages 2 and 3 were told about it."""
@@ -170,6 +173,13 @@ class Rows:
                 # Of the two, step 2 alone tells what could not be read.
                 self.flags.setdefault(row["instruction"], row.get("is_classification"))
                 self.texts[stage, row["instruction"]] = row.get("response")
+
+        # What another model wrote again.
+        for row in self.run.rewritten:
+            if not row["rule"]:
+                asked = (row["instruction"], row["input"])
+                self.new_outputs[(*asked, row["first_output"])] = row["output"]
+                self.first_outputs[(*asked, row["output"])] = row["first_output"]
 
     def all(self) -> Iterator[list]:
         """All rows, in the order in which the page has them."""
@@ -211,18 +221,40 @@ class Rows:
         if request is None:
             request = next(iter(self.sources.get(instruction, [])), None)
         found = list(self.replies.to("generate", request))
-        for before in STAGES[1 : STAGES.index(stage) + 1]:
+        last = STAGES.index(stage) if stage in STAGES else len(STAGES) - 1  # the judge comes last
+        for before in STAGES[1 : last + 1]:
             text = self.texts.get((before, instruction))
             found += self.replies.to(before, instruction, text)
         return found
 
     def kept(self) -> Iterator[list]:
-        """What the last stage left: instances where there are any, else instructions."""
+        """What the judge kept, and what it said nothing of; without one, what the last stage left.
+
+        Those are instances where there are any, else instructions.
+        """
+        for row in self.run.judged:
+            if not row["rule"]:
+                stage = "filter" if row["rule"] is None else "judge"
+                texts = (row["input"], row["output"])
+                first = self.first_outputs.get((row["instruction"], *texts), "")
+                yield self.row("kept", stage, row["instruction"], texts, evidence=first)
         stage = self.run.last
+        told = {identity(row["instruction"], row) for row in self.run.judged}
         for row in self.run.steps.get(stage, []):
             for pair in pairs_of(row, stage):
-                texts = (pair.get("input"), pair.get("output"))
-                yield self.row("kept", stage, row["instruction"], texts)
+                now = identity(row["instruction"], pair)
+                again = (*now[:2], self.new_outputs.get(now))  # what was judged, if rewritten
+                if not told & {now, again}:
+                    yield self.kept_row(stage, row["instruction"], pair)
+
+    def kept_row(self, stage: str, instruction: str, pair: dict) -> list:
+        """A row that the last stage left; with its new output, where it was rewritten."""
+        texts = (pair.get("input"), pair.get("output"))
+        new = self.new_outputs.get((instruction, *texts))
+        if stage != "filter" or new is None:
+            return self.row("kept", stage, instruction, texts)
+        now = (pair["input"], new)
+        return self.row("kept", "rewrite", instruction, now, evidence=pair["output"])
 
     def rejected(self) -> Iterator[list]:
         """What a rule turned away.
@@ -231,8 +263,11 @@ class Rows:
         """
         kept = {row["instruction"] for row in self.run.steps.get("generate", [])}
         for row in self.run.rejected:
-            # An instance that was cut off is counted in stage 4, though stage 3 noted it.
+            # An instance that was cut off is counted in stage 4, though stage 3 noted it. What
+            # comes behind stage 4 is not of the run: the judge's rows stand in its own file.
             stage = row["stage"]
+            if stage not in STAGES:
+                continue
             if (stage, row["rule"]) == ("instances", "cut_off"):
                 stage = "filter"
 
@@ -254,6 +289,17 @@ class Rows:
                 score=row.get("score") if evidence else None,
                 request=request,
             )
+        yield from self.rejected_by_judge()
+
+    def rejected_by_judge(self) -> Iterator[list]:
+        """What the judge turned away, each with the judge's reason."""
+        for row in self.run.judged:
+            if row["rule"]:
+                pair = (row["input"], row["output"])
+                rule, reason = str(row["rule"]), str(row.get("evidence") or "")
+                yield self.row(
+                    "rejected", "judge", row["instruction"], pair, rule=rule, evidence=reason
+                )
 
     def take_source(self, instruction: str, is_kept: bool) -> int | None:
         """The request that brought an instruction which stage 1 turned away.
@@ -287,6 +333,11 @@ class Rows:
                 for row in self.run.steps[before]:
                     if row["instruction"] not in through:
                         yield self.row("undone", stage, row["instruction"])
+
+
+def identity(instruction: str, pair: dict) -> tuple:
+    """What tells one row of the dataset from another."""
+    return instruction, pair.get("input"), pair.get("output")
 
 
 def pairs_of(row: dict, stage: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ NEEDED = {
 }
 SEEDS_ASKED = 100  # replies of a journal that are looked at for stage 1
 AGAIN = "run the same self_instruct.py command again"
-PATHS = ("work_dir", "seed_file", "output_path", "responses")  # settings that are paths
+PATHS = ("work_dir", "seed_file", "topics", "output_path", "responses")  # settings that are paths
 
 # What run.json holds, as far as the report reads it. A type, several types of which one fits, or
 # a record with a shape for each of its names; "*" stands for all other names.
@@ -53,6 +54,7 @@ SHAPES = {
     "agreement": {"asked": COUNT, "same": COUNT, "trusted": bool, "*": object},
     "faults": {"*": COUNT},
     "tokens": {"*": {"*": COUNT}},
+    "topics": {"*": {"*": COUNT}},
     "spending": {
         "currency": str,
         "price_per_million_tokens": ([NUMBER], str),
@@ -60,6 +62,23 @@ SHAPES = {
         "stages": {"*": BILL},
         "*": (NUMBER, None),
     },
+}
+JUDGE = {  # judge.json of scripts/judge.py
+    "data": str,
+    "data_sha256": str,
+    "model": str,
+    "status": str,
+    "keep": [str],
+    "counts": {"rejected": {"*": COUNT}, "*": COUNT},
+    "answers": {"*": {"*": COUNT}},
+    "probes": {"p": NUMBER, "tells": bool, "*": COUNT},
+    "*": object,
+}
+REWRITE = {  # rewrite.json of scripts/rewrite.py
+    "data": {"file": str, "sha256": str, "*": object},
+    "model": str,
+    "counts": {"fell_back": {"*": COUNT}, "*": COUNT},
+    "*": object,
 }
 LARGEST = 10**15  # no number of a run is larger
 
@@ -86,6 +105,11 @@ class Run:
     notices: list[tuple] = field(default_factory=list)  # (name in words.json, what it speaks of)
     journal: Journal | None = None
     digest: str = ""  # of the seed tasks, as the journal has it; empty: not known
+    judge: dict = field(default_factory=dict)  # judge.json; {} where it is not about these rows
+    judged: list[dict] = field(default_factory=list)  # the rows with the judge's answers
+    rewrite: dict = field(default_factory=dict)  # rewrite.json; {} where it is of other rows
+    rewritten: list[dict] = field(default_factory=list)  # step 5, of that
+    topics: str = ""  # the same of the topics; empty: there are none
 
     @property
     def language(self) -> str:
@@ -121,8 +145,60 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, summary, settings, {}, steps, rejected, journal=journal)
     run.counts = summary.get("counts") or counted(run)
     run.notices = first_notices(run)
+    run.topics = digest_of_topics(run)
     run.seeds = read_seeds(run)
+    run.judge, run.judged = read_judge(folder)
+    run.rewrite, run.rewritten = read_rewrite(folder)
     return run
+
+
+def read_judge(folder: Path) -> tuple[dict, list[dict]]:
+    """What a judge said of the dataset: its record, and the rows with its answers.
+
+    Nothing where there is none, or where it is about other rows than those that stand there now.
+    """
+    try:
+        record = parsed((folder / "judge.json").read_bytes())
+        known = isinstance(record, dict) and record.keys() >= JUDGE.keys() - {"*"}
+        if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
+            return {}, []
+        data = (folder / record["data"]).read_bytes()
+        rows = rows_in(folder / "judged.jsonl")
+    except (OSError, ValueError):
+        return {}, []
+    whole = all(has_texts(row, NEEDED["filter"]) and "rule" in row for row in rows)
+    if sha256(data).hexdigest() != record["data_sha256"] or not whole:
+        return {}, []
+    return record, rows
+
+
+def rows_in(path: Path) -> list[Any]:
+    """The values of the lines of a file. A text may hold U+2028, which ends no line here."""
+    text = path.read_text(encoding="utf-8")
+    return [parsed(line) for line in text.split("\n") if line]
+
+
+def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
+    """What rewrite.py did with the dataset: its record, and the rows with both outputs.
+
+    Nothing where there is none, or where it is of other rows than those that stand there now.
+    """
+    try:
+        record = parsed((folder / "rewrite.json").read_bytes())
+        known = isinstance(record, dict) and record.keys() >= REWRITE.keys() - {"*"}
+        if not known or not fits(record, REWRITE):
+            return {}, []
+        data = (folder / STEP_FILES[-1]).read_bytes()
+        rows = rows_in(folder / "step5_rewritten.jsonl")
+    except (OSError, ValueError):
+        return {}, []
+    whole = all(has_texts(row, (*NEEDED["filter"], "first_output", "rule")) for row in rows)
+    made_of = record["data"]
+    same = (made_of.get("file"), made_of.get("sha256")) == (
+        STEP_FILES[-1],
+        sha256(data).hexdigest(),
+    )
+    return (record, rows) if same and whole else ({}, [])
 
 
 def read_steps(folder: Path) -> dict[str, list[dict]]:
@@ -262,6 +338,12 @@ def has_first_reply(journal: Journal, steps: dict) -> bool:
 
 def newest_settings(journal: Journal | None) -> dict:
     """Without run.json, what the newest reply of stage 1 was asked with."""
+    record = newest_of_stage_1(journal)
+    return {name: record[name] for name in (*SHAPE, *WHO, "temperature") if name in record}
+
+
+def newest_of_stage_1(journal: Journal | None) -> dict:
+    """The record of the newest reply of stage 1; {} where there is none."""
     if not journal:
         return {}
 
@@ -269,9 +351,16 @@ def newest_settings(journal: Journal | None) -> dict:
     for key in sorted(journal.starts, key=journal.starts.get, reverse=True):
         record = journal.get(key)
         if record.get("stage") == "generate":
-            names = (*SHAPE, *WHO, "temperature")
-            return {name: record[name] for name in names if name in record}
+            return record
     return {}
+
+
+def digest_of_topics(run: Run) -> str:
+    """By what the journal knows the topics of a run; "" where it has none."""
+    if run.summary:
+        names = run.summary.get("topics", {})
+        return workshop.digest_of_topics(names) if names else ""
+    return str(newest_of_stage_1(run.journal).get("topics", ""))
 
 
 def counted(run: Run) -> dict:
@@ -349,7 +438,7 @@ def records(run: Run) -> Iterator[dict]:
 
     # What the reply to a list says to a single task is a part of that reply.
     starts = run.journal.starts
-    wanted = {**run.settings, "seed_tasks": run.digest}
+    wanted = {**run.settings, "seed_tasks": run.digest, "topics": run.topics}
     for key in sorted(starts, key=starts.get):
         record = {"stage": "", **run.journal.get(key)}
         if "part_of" not in record and is_of_run(record, wanted):
@@ -360,7 +449,13 @@ def is_of_run(record: dict, wanted: dict) -> bool:
     """Whether a reply was asked for with these settings; a setting that is not known fits."""
     names = WHO
     if record["stage"] == "generate":
+        if record.get("topics", "") != wanted["topics"]:
+            return False
         names = (*WHO, *SHAPE, "temperature", "seed_tasks")
+    elif {"provider", "model"} <= wanted.keys():
+        # A stage may have a model of its own.
+        named = workshop.who_answered({"settings": wanted}, record["stage"])
+        wanted = {**wanted, "provider": named[0], "model": named[1]}
     known = [name for name in names if wanted.get(name, "") != ""]
     return all(record.get(name) == wanted[name] for name in known)
 
@@ -426,12 +521,12 @@ def shareable(settings: dict) -> dict:
         shown[name] = re.split(r"[\\/]", str(shown[name]).rstrip("\\/"))[-1]
 
     # A server may call a model by its file.
-    if "model" in shown:
-        shown["model"] = without_folders(str(shown["model"]))
+    for name in [name for name in shown if name == "model" or name.endswith("_model")]:
+        shown[name] = without_folders(str(shown[name]))
 
     # An address: what stands before an @ is a name, and what follows a ? may be a key.
-    if "base_url" in shown:
-        shown["base_url"] = re.sub(r"(?<=//)[^/@]*@|\?.*", "", str(shown["base_url"]))
+    for name in [name for name in shown if name.endswith("base_url")]:
+        shown[name] = re.sub(r"(?<=//)[^/@]*@|\?.*", "", str(shown[name]))
     return shown
 
 

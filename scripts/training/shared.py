@@ -41,13 +41,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.asking import estimate, limits, per_row
 from self_instruct_workshop import DATA, Reply, UsageError, WorkshopError, one_line
 
 Row = dict[str, Any]
@@ -66,6 +67,7 @@ WEB_TAG = "Answer with knowledge from web search."  # a model wrote its instruct
 
 SPARE = 8  # tokens that stay free for <s>, </s> and the seams between pieces
 STEP = 16  # examples a training step (paper: 32, or 8 for fewer than 3,000 examples)
+REPLY = 80  # tokens in a reply, about: for the estimate
 NEXT = "\n\nInstruction:"  # here a base model that rates a pair begins a pair of its own
 
 LIMA_CARD = """---
@@ -362,8 +364,16 @@ def add_flags(
         add_training_flags(add, epochs)
 
     # Settings that some scripts have no flag for. The paper samples with top_p 0.9.
-    parser.set_defaults(default_model=model, base_url="", provider="", top_p=0.9)
+    parser.set_defaults(default_model=model, base_url="", provider="", top_p=0.9, agreed=False)
     return add
+
+
+def add_server_flags(parser: argparse.ArgumentParser, server: str) -> None:
+    """The flags of a step that may ask a server: its address, the estimate, and limits."""
+    parser.add_argument("--base-url", default="", metavar="URL", help=server)
+    estimate.add_flags(parser)
+    limits.add_flags(parser)
+    parser.set_defaults(classify_together=1)  # lists are for stage 2 of the pipeline
 
 
 def add_size_flags(add: Callable, batch: int) -> None:
@@ -386,6 +396,7 @@ def add_machine_flags(add: Callable) -> None:
     add("--seed", type=int, default=42, metavar="N", help="random seed [%(default)s]")
     hub = "upload the result to the hub; log in by: hf auth login"
     add("--push-to", default="", metavar="USER/NAME", help=hub)
+    add("--public", action="store_true", help="let all see what is uploaded [private]")
     sample = "our own small data and a tiny random model: seconds, on any CPU"
     add("--sample", action="store_true", help=sample)
 
@@ -465,6 +476,8 @@ def do(action: Callable[[Options], int | None], options: Options) -> int | None:
     # Most errors are passed on as they are. For two of them, we know what helps.
     try:
         return action(options)
+    except NothingAsked:
+        return 0 if options.estimate else 1
     except ImportError as error:
         bits = "bitsandbytes" in str(error)
         what = ["bitsandbytes"] if bits else ["-r", "scripts/requirements-train.txt"]
@@ -481,24 +494,32 @@ def do(action: Callable[[Options], int | None], options: Options) -> int | None:
 def push(options: Options, kind: str, folder: Path, names: list[str], card: str) -> None:
     """Upload files of a folder, as a "model" or a "dataset", with their card.
 
-    Uploads nothing without --push-to. Raises WorkshopError where the hub refuses.
+    Uploads nothing without --push-to. What it makes on the hub is private unless --public is given.
+    Raises WorkshopError where the hub refuses, and where all could see what is there already.
     """
     # Most users do not upload.
     if not options.push_to:
         return
     from huggingface_hub import HfApi
 
-    # Make the place, then upload the files and the card.
+    # Make the place, then upload the files and the card. A place that is there stays as it is.
     hub = HfApi()
     where = {"repo_id": options.push_to, "repo_type": kind}
     try:
-        hub.create_repo(**where, exist_ok=True)
-        hub.upload_folder(**where, folder_path=str(folder), allow_patterns=names)
-        hub.upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
+        seen = (
+            not options.public and hub.repo_exists(**where) and not hub.repo_info(**where).private
+        )
+        if not seen:
+            hub.create_repo(**where, private=not options.public, exist_ok=True)
+            hub.upload_folder(**where, folder_path=str(folder), allow_patterns=names)
+            hub.upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
     except Exception as error:  # the hub's client passes on errors of its HTTP library
         problem = f"cannot upload to {options.push_to} ({one_line(str(error))})"
         advice = f"run  hf auth login  and the same command; all is in {folder}"
         raise WorkshopError(f"{problem}: {advice}") from None
+    if seen:
+        problem = f"{options.push_to} is public, so that all would see the upload"
+        raise WorkshopError(f"{problem}: add --public, or name another place")
     print(f"uploaded to {options.push_to}")
 
 
@@ -993,22 +1014,24 @@ def batch_inputs(options: Options, tokenizer: Any, prompts: list[str], chat: boo
 def ask_server(
     options: Options, stage: str, prompts: list[str], temperature: float, chat: bool
 ) -> Replies:
-    """Ask a server by the pipeline's own door, with its providers, retries and journal.
+    """Ask a server by the pipeline's own door, with its providers, limits, retries and journal.
 
     A chat model gets the prompt as a message. Otherwise the plain text goes to
-    /v1/completions, as it does in the recipe `paper`.
+    /v1/completions, as it does in the recipe `paper`. Raises NothingAsked where the user only
+    wanted the estimate, or said no.
     """
-    # How to sample.
-    sampling = {"max_tokens": options.max_new_tokens, "temperature": temperature}
-    if temperature:
-        sampling["top_p"] = options.top_p
+    # How to sample, and what to ask.
+    sampling = {"top_p": options.top_p} if temperature else {}
+    said = {"max_tokens": options.max_new_tokens, "temperature": temperature}
+    asking = argparse.Namespace(**{**vars(options), **said, "parameters": sampling})
+    questions = [PromptAndSeed(prompt, options.seed) for prompt in prompts]
 
-    # Ask many at once.
-    with workshop.Model(server_config(options, chat)) as model:
-        ask = partial(ask_one, model, stage, sampling, options.seed)
-        answers = model.ask_each(stage, ask, prompts)
-        shown = workshop.progress(model, stage, len(prompts), answers)
-        replies = [reply for _, reply in shown]
+    # Ask many at once. Any text counts as a reply.
+    with per_row.RowModel(server_config(options, chat), asking, stage) as model:
+        if not options.agreed and not per_row.go_on(model, asking, questions, REPLY):
+            raise NothingAsked
+        options.agreed = True
+        replies = per_row.ask(model, questions, readable=lambda text: True)
         model.journal.file.close()
 
     # Say what is missing.
@@ -1030,7 +1053,17 @@ def server_config(options: Options, chat: bool) -> workshop.Config:
     )
 
 
-def ask_one(model: workshop.Model, stage: str, sampling: dict, seed: int, prompt: str) -> Reply:
-    """The reply to one prompt. Any text counts as a reply. Raises RequestFailed."""
-    question = {"prompt": prompt, "seed": seed}
-    return model.ask(stage, prompt, sampling, question, readable=lambda text: True)
+class NothingAsked(Exception):
+    """The user wanted to see the estimate alone, or said no to it."""
+
+
+@dataclass(frozen=True)
+class PromptAndSeed:
+    """A question to a server."""
+
+    prompt: str
+    seed: int
+
+    def identity(self) -> Row:
+        """What makes its key in the journal, beside the settings."""
+        return {"prompt": self.prompt, "seed": self.seed}

@@ -17,7 +17,8 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
-from self_instruct_workshop import STAGES, Config
+from scripts import judge, rewrite
+from self_instruct_workshop import STAGES, STEP_FILES, Config
 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
@@ -93,11 +94,45 @@ def priced_run(folder: Path) -> dict:
     return {}
 
 
+def judged_run(folder: Path) -> dict:
+    """A run whose rows the practice model has judged."""
+    summary = practice_run(folder)
+    who = ["--provider", "practice", "--data", str(folder / STEP_FILES[3])]
+    assert judge.main(who) == 0
+    return summary
+
+
+def rewritten_run(folder: Path) -> dict:
+    """A run whose free outputs another writer has made longer; of labels it knows none."""
+
+    def longer(known: list, rng: object, prompt: list) -> str:
+        (row,) = [row for row in known if rewrite.rewrite_prompt(row) == prompt]
+        return f"{row['output']} Indeed." if row["labels"] is None else "?"
+
+    summary = practice_run(folder)
+    who = ["--provider", "practice", "--data", str(folder / STEP_FILES[3])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewrite, "practice_reply", longer)
+        assert rewrite.main(who) == 0
+    return summary
+
+
+def topics_run(folder: Path) -> dict:
+    """A run with topics, one of them with markup in it and one so long that it fills a line."""
+    path = folder.parent / "topics.txt"
+    names = ["cooking", "<b>law</b>", "a topic with a very long name " * 6]
+    path.write_text("\n".join(names), encoding="utf-8")
+    return practice_run(folder, topics=str(path), num_instructions=24)
+
+
 MAKE: dict[str, Callable[[Path], dict]] = {
+    "judged": judged_run,
+    "rewritten": rewritten_run,
     "en": practice_run,
     "zh": lambda folder: practice_run(folder, language="zh"),
     "cut": lambda folder: practice_run(folder, max_tokens=60),
     "until generate": lambda folder: practice_run(folder, until="generate"),
+    "topics": topics_run,
     "undone": undone_run,
     "lost": lost_run,
     "empty": empty_run,
@@ -234,6 +269,23 @@ def test_the_numbers_on_the_page_are_those_of_run_json(
     assert count_in(table1["classification"]) == counts["classify"]["classification"]
     assert count_in(table1["not_classification"]) == counts["classify"]["not_classification"]
     assert count_in(table1["instances"]) == counts["filter"]["out"]
+
+
+def test_the_table_of_topics_is_that_of_run_json_and_is_there_only_with_topics(
+    look: Callable, report: Callable
+) -> None:
+    page, summary = look("topics"), report("topics")[1]
+    lines = page.locator("#topics-table tbody tr").all()
+    shown = [line.locator("th, td").all_inner_texts() for line in lines]
+    wanted = []
+    for name, row in summary["topics"].items():
+        counts = [str(row[one]) for one in ("wanted", "kept", "rejected")]
+        wanted.append([name, *counts, f"{row['kept'] / row['requests']:.1f}"])
+    assert shown == wanted and len(shown) == 3
+    assert page.locator("#topics b").count() == 0
+    narrow = look("topics", 390)
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
+    assert look("en").locator("#topics").count() == 0
 
 
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (1280, "dark"), (1920, "light")])
@@ -544,3 +596,44 @@ def test_fifty_thousand_rows_are_in_view_within_two_seconds(
     page.locator("#search").fill("number 24999.")
     until(page, "fitting.length === 2", seconds=5)
     assert path.stat().st_size < 20e6
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_s_answers_and_reasons_are_shown_and_hidden_where_there_is_none(
+    look: Callable, report: Callable
+) -> None:
+    page = look("judged")
+    folder = report("judged")[0].parent
+    told = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+    rows = page.locator("#judge-table tbody tr").all_inner_texts()
+    shown = [[*map(int, re.findall(r"\t(\d+)", row))] for row in rows]
+    assert shown == [[*answers.values()] for answers in told["answers"].values()]
+    assert f"{told['probes']['planted']} planted faults" in page.locator("#judge-note").inner_text()
+
+    # The rule of the judge is a filter, and each row has the judge's reason.
+    page.locator("#rule").select_option("judge:judge_output_wrong")
+    wrong = told["counts"]["rejected"]["judge_output_wrong"]
+    assert count_in(page.locator("#found").inner_text()) == wrong
+    first = page.locator("#results li").first.inner_text()
+    assert "the judge's reason" in first and "The bank has it otherwise." in first
+    assert look("en").locator("#judge").is_hidden()
+
+
+def test_what_was_rewritten_is_counted_and_each_row_shows_both_outputs(
+    look: Callable, report: Callable
+) -> None:
+    page = look("rewritten")
+    folder = report("rewritten")[0].parent
+    counts = json.loads((folder / "rewrite.json").read_text(encoding="utf-8"))["counts"]
+    rows = page.locator("#rewrite-table tbody tr").all_inner_texts()
+    shown = [int(row.rpartition("\t")[2]) for row in rows]
+    wanted = [counts[name] for name in ("rewritten", "same", "undone")]
+    assert counts["rewritten"] and shown == [*wanted, *counts["fell_back"].values()]
+    assert "no label of the task" in rows[-1]
+
+    # A row has the new output, and the first one below it.
+    first = page.locator("#results li").filter(has_text="5 Rewritten").first.inner_text()
+    assert "the first output" in first and "Indeed." in first
+    assert look("en").locator("#rewrite").is_hidden()

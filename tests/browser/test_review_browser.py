@@ -175,3 +175,35 @@ def test_even_markup_that_got_in_would_do_nothing(browser, sheet: Path, tmp_path
 def test_nothing_is_wider_than_the_window(page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_sheet_of_pairs_is_filled_by_its_own_keys_and_scored(
+    browser, tmp_path: Path, capsys
+) -> None:
+    rows = [
+        {**row, "first_output": "old " + row["output"], "rewritten": True, "rule": ""}
+        for row in ROWS
+    ]
+    data = tmp_path / "step5_rewritten.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = tmp_path / "pairs"
+    assert review.main(["pairs", "--data", str(data), "--out", str(out)]) == 0
+    page = browser.new_context().new_page()
+    page.goto((tmp_path / "pairs.html").as_uri())
+    answer_all(page, "abysa")  # y is no key here
+    assert page.locator("output").text_content().startswith("4 of 4 rated")
+    assert page.evaluate("window.hacked") is None
+    path = download(page, tmp_path)
+    page.context.close()
+
+    # What was chosen, as the key has it.
+    key = [json.loads(line) for line in Path(f"{out}-key.jsonl").read_text("utf-8").splitlines()]
+    chosen = [
+        pair[side]["writer"] for pair, side in zip(key, ["A", "B", "", "A"], strict=True) if side
+    ]
+    capsys.readouterr()
+    assert review.main(["score", str(path)]) == 0
+    told = capsys.readouterr().out
+    for writer in ("first", "rewritten"):
+        assert re.search(rf"(?m)^{writer} +{chosen.count(writer)} ", told)
+    assert re.search(r"as good as each other +1\n", told)

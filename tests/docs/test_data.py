@@ -112,6 +112,7 @@ def test_practice_run_of_300_meets_every_rule_at_a_realistic_rate(
 def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> None:
     import self_instruct_workshop as workshop
     from scripts.asking.together import TOGETHER_PROMPT
+    from scripts.judging.asked import JUDGE_PROMPT
 
     english = {
         "generate": workshop.GENERATE_PROMPT,
@@ -120,6 +121,7 @@ def test_prompts_of_other_languages_have_the_fields_of_the_english_ones() -> Non
         "instances": workshop.INSTANCE_PROMPT,
         "again": workshop.SECOND_PROMPT,
         "answer": workshop.ANSWER_PROMPT,
+        "judge": JUDGE_PROMPT,
     }
     rows = [row for row in read_data("prompts") if row["recipe"] == "modern"]
     assert {(row["language"], row["stage"]) for row in rows} == {
@@ -147,9 +149,9 @@ def test_the_paper_s_wording_has_the_modern_one_s_fields_and_as_many_demonstrati
         "instances": workshop.INSTANCE_PROMPT,
     }
     rows = {row["stage"]: row for row in read_data("prompts") if row.get("recipe") == "paper"}
-    second_try = {"again", "wanted", "label"}  # which the paper does not know
+    unknown = {"again", "wanted", "label", "topic"}  # to the paper: second tries, topics
     assert {stage: {*row} - {"language", "recipe", "stage"} for stage, row in rows.items()} == {
-        stage: {*words} - second_try for stage, words in english.items()
+        stage: {*words} - unknown for stage, words in english.items()
     }
     shots = Counter(
         (row["stage"], row["is_classification"]) for row in read_data("paper_demonstrations")
@@ -181,6 +183,10 @@ def test_the_report_has_words_for_every_rule(language: str) -> None:
     module = (ROOT / "self_instruct_workshop.py").read_text("utf-8")
     rules = {*re.findall(r'\.reject\(\s*"\w+", "(\w+)"', module), *workshop.RULES}
     rules |= {*re.findall(r'rule = "(\w+)"', module), "merged_tasks", "over_five", "duplicate"}
+    judge = (ROOT / "scripts" / "judge.py").read_text("utf-8")
+    rules |= {*re.findall(r'"(judge_\w+)"', judge)}
+    rules |= {"not_a_label", "prompt_echo", "no_answer", "other_language"}  # of rewrite.py
     assert {"too_similar", "cut_off", "copied_example", "conflicting_outputs"} <= rules
+    assert {"judge_output_wrong", "judge_unread"} <= rules
     assert rules - {*named} == set()
     assert all(named.values())

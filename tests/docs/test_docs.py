@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -13,14 +14,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from helpers.batch_server import BatchServer
 from helpers.runs import ROOT
-from helpers.server import Server, scripted_model
+from helpers.server import scripted_model
 
 import self_instruct
 import self_instruct_workshop as workshop
+from scripts import judge, rewrite
+from scripts.asking import together
+from scripts.provenance import write_provenance
 from self_instruct_workshop import Config, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import overlap
 import prepare_for_finetuning
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -120,23 +126,32 @@ def test_every_command_line_of_the_readme_is_accepted(
 def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     readme: Path, tmp_path: Path
 ) -> None:
-    # On the command line and with a server, so that there is a file for the limits on spending.
-    with Server(scripted_model()) as server:
+    # On the command line and with a server, so that there are files about spending and batches.
+    with BatchServer(scripted_model(), polls=1) as server:
         flags = ["--provider", "local", "--base-url", f"{server.url}/v1", "--model", "m"]
         flags += ["--num-instructions", "3", "--work-dir", str(tmp_path / "work")]
-        assert self_instruct.main(flags) == 0
+        flags += ["--batch", "--batch-min", "1", "--first-wait", "0.01"]
+        assert self_instruct.main([*flags, "--provenance"]) == 0
     source, folder = str(tmp_path / "work" / "step4_final.jsonl"), str(tmp_path / "files")
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(Path(source).read_text(encoding="utf-8").split("\n")[0], encoding="utf-8")
+    assert overlap.main([str(seen), "--data", source, "--drop", "--threshold", "1"]) == 0
+    judge.main(["--provider", "practice", "--data", source, "--anyway"])
     assert (
         prepare_for_finetuning.main(
             [source, "--format", "messages", "--split", "0.5", "--output-dir", folder]
         )
         == 0
     )
+    assert rewrite.main(["--provider", "practice", "--data", source]) == 0
     made = {path.name for name in ("work", "files") for path in (tmp_path / name).iterdir()}
     text = re.sub(r"https?://\S+", " ", readme.read_text(encoding="utf-8"))
     text = re.sub(r"--(output-path|seed-file|out|data)[ =]\S+", " ", text)  # the reader's own
     text = re.sub(
-        r"\breview(-\w+)?\.(csv|html)\b|\S+ score FILLED\.csv", " ", text
+        r"\b(review|pairs)(-\w+)?\.(csv|html|jsonl)\b|\S+ score FILLED\.csv"
+        r"|\bjudged_first\.jsonl",
+        " ",
+        text,
     )  # sheets that the reader makes
     names = re.findall(
         r"(?<![\w/.])[\w./-]*\w\.(?:py|jsonl|json|txt|md|toml|example|csv|html|ipynb|sh)\b", text
@@ -227,9 +242,46 @@ def test_a_flag_that_is_no_setting_is_in_the_table_of_the_command_line() -> None
     ours = {flag for flag, _, _ in settings_as_shown()}
     assert len(told) == len(rows)
     assert {*told} == known_flags() - {"-h", "--help"} - ours
-    assert told["--classify-together"] == str(
-        self_instruct.command_line().get_default("classify_together")
+    assert told["--classify-together"] == str(together.TOGETHER)
+
+
+def rules_of_the_code() -> set[str]:
+    """What stands as a rule in rejected.jsonl: in dicts of rules, returned, or given to reject."""
+    problems = (
+        workshop.modern_instruction_problem,
+        workshop.modern_echo_problem,
+        workshop.modern_instance_problem,
+        workshop.form_problem,
+        workshop.paper_instruction_problem,
+        workshop.paper_instance_problem,
     )
+    found = {*workshop.RULES, "over_five"}
+    for problem in problems:
+        found |= {*re.findall(r'(?m)(?:return |^ +)"(\w+)"', inspect.getsource(problem))}
+    module = Path(workshop.__file__).read_text(encoding="utf-8")
+    found |= {*re.findall(r'\.reject\(\s*"\w+", "(\w+)"', module)}
+    return found | {*re.findall(r'rule = "(\w+)"', module)}
+
+
+def test_the_table_of_rules_has_every_rule_and_no_other() -> None:
+    rows = table_behind(REFERENCE, "rules")
+    named = [row[0].strip("`") for row in rows]
+    assert len(named) == len(set(named))
+    assert {*named} == rules_of_the_code()
+    assert all(re.search("[\u4e00-\u9fff]", row[3]) and row[2].isascii() for row in rows)
+
+
+def test_a_rule_turns_away_in_the_stage_that_the_table_says(
+    settings: Callable[..., Config],
+) -> None:
+    stages = {row[0].strip("`"): row[1] for row in table_behind(REFERENCE, "rules")}
+    config = settings(provider="practice", num_instructions=200)
+    run(config, say=lambda text: None)
+    lines = (Path(config.work_dir) / "rejected.jsonl").read_text("utf-8").splitlines()
+    seen = {(row["rule"], row["stage"]) for row in map(json.loads, lines)}
+    assert len(seen) > 10
+    for rule, stage in seen:
+        assert str(workshop.STAGES.index(stage) + 1) in stages[rule], rule
 
 
 @every_readme
@@ -306,10 +358,12 @@ def test_each_field_that_the_reference_ascribes_to_a_step_file_is_in_it(tmp_path
     table = re.findall(
         r"^\| `(step\d_\w+\.jsonl|rejected\.jsonl)` \| (.*) \|$", REFERENCE.read_text("utf-8"), re.M
     )
-    assert len(table) == 5
+    write_provenance(tmp_path / "work")
+    assert len(table) == 6
     for name, told in table:
         first = (tmp_path / "work" / name).read_text(encoding="utf-8").split("\n")[0]
         values = {"null", "too_similar", "copied_example", "answers_differ"}
+        values |= {"topic", "judged"}  # which only some runs have
         assert set(re.findall(r"`(\w+)`", told)) <= {*json.loads(first), *values}, name
 
 
@@ -375,6 +429,7 @@ def shape(readme: Path) -> dict[str, list]:
     text = readme.read_text(encoding="utf-8").replace(".zh-CN.", ".")
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     text = text.replace("self_instruct.py --language zh\n", "self_instruct_workshop.py\n", 1)
+    text = re.sub(r"(lesson/check\.py.*?) --language zh", r"\1", text)
     code = blocks(text)
     return {
         "headings": re.findall(r"^#+(?= )", outside, re.M),

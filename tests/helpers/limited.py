@@ -59,11 +59,11 @@ def ask(model: LimitedModel, number: int = 0, words: int = 1) -> str:
 
 def limited_run(config: Config, **given: float) -> dict:
     options = limits(**given)
-    project = partial(estimate.projected, estimate.estimate(config, options)["stages"])
+    to_come = partial(estimate.to_come, estimate.estimate(config, options)["stages"])
     return run(
         config,
         say=lambda text: None,
-        model_class=partial(LimitedModel, options=options, project=project),
+        model_class=partial(LimitedModel, options=options, to_come=to_come),
     )
 
 

@@ -523,6 +523,24 @@ def test_it_speaks_chinese_where_the_system_does(
     assert check.own_language() == language
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["3", "--hnt"], "did you mean --hint?"),
+        (["3", "--hnt", "--language", "zh"], "错误：不认识的参数：--hnt：是不是想写 --hint？"),
+        (["--hint", "--language", "zh"], "错误：请写上练习的编号：lesson/check.py 3 --hint"),
+        (["3", "--language", "zz"], "invalid choice: 'zz'"),
+    ],
+)
+def test_a_mistyped_flag_is_told_what_was_meant(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        check.main(arguments)
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "gbk"])
 def test_the_program_runs_from_anywhere_and_with_any_terminal(
     encoding: str, tmp_path: Path
@@ -588,7 +606,11 @@ def shape(text: str) -> dict[str, object]:
     return {
         "headings": re.findall(r"^#+", prose, re.M),
         "blocks": [language for language, _ in code],
-        "commands": [content for language, content in code if language in ("bash", "python")],
+        "commands": [
+            content.replace(" --language zh", "")
+            for language, content in code
+            if language in ("bash", "python")
+        ],
         "table rows": len(re.findall(r"^\|", prose, re.M)),
         "list items": len(re.findall(r"^- ", prose, re.M)),
         "words in code": sorted(set(re.findall(r"`[^`\n]+`", prose)) - {"`--language zh`"}),

@@ -30,6 +30,7 @@ def headings(language: str) -> list[str]:
     return re.findall(r"^#+ .+$", without_code(TEXT[language]), re.M)
 
 
+@pytest.mark.slow
 @every_page
 def test_every_block_is_what_the_program_gives(language: str) -> None:
     assert shown.renewed(language) == TEXT[language], "python lesson/shown.py --write"
@@ -41,6 +42,7 @@ def test_every_output_stands_between_marks(language: str) -> None:
     assert "```text" not in outside
 
 
+@pytest.mark.slow
 def test_a_block_that_was_changed_by_hand_is_found(tmp_path: Path) -> None:
     pages = {name: tmp_path / path.name for name, path in PAGES.items()}
     for path in pages.values():

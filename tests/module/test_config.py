@@ -153,8 +153,12 @@ def test_the_command_line_has_exactly_the_settings_of_config() -> None:
         "price_in",
         "price_out",
         "classify_together",
+        "batch",
+        "batch_wait",
+        "batch_min",
         "report",
         "explain",
+        "provenance",
     }
     assert set(actions) == {f.name for f in SETTINGS} | others
     for setting in SETTINGS:

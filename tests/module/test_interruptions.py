@@ -21,6 +21,8 @@ from helpers.server import Server, scripted_model
 
 from self_instruct_workshop import PROBES, STEP_FILES
 
+pytestmark = pytest.mark.slow
+
 posix = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows sends no signals to other processes"
 )

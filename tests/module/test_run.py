@@ -460,6 +460,7 @@ def test_results_do_not_depend_on_concurrency(settings: Settings, tmp_path: Path
     assert busiest[0] == 1 and 1 < busiest[1] <= 8 < busiest[2] <= 32
 
 
+@pytest.mark.slow
 def test_a_storm_of_faults_changes_nothing_in_a_run_of_100_instructions(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -608,6 +609,7 @@ def test_a_run_killed_while_it_writes_stage_4_and_resumed_gives_the_same_bytes(
     assert views(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_comes_to_the_same_end(
     settings: Settings, uninterrupted: dict
 ) -> None:
@@ -646,6 +648,7 @@ def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> No
     assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "stage"),
     [(signal.SIGINT, "generate"), (signal.SIGTERM, "classify"), (signal.SIGINT, "instances")],

@@ -222,6 +222,80 @@ def test_a_temperature_that_is_refused_at_0_and_nearly_0_is_left_out_there_alone
     assert sent == [0, 0.01, None, 0.7]
 
 
+NO_SHAPE = {  # how servers say that they write no JSON of a given shape
+    "openai": (
+        400,
+        {
+            "error": {
+                "message": "Invalid parameter: 'response_format' of type 'json_schema' is not "
+                "supported with this model.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+            }
+        },
+    ),
+    "groq": (
+        400,
+        {
+            "error": {
+                "message": "This model does not support response format `json_schema`.",
+                "type": "invalid_request_error",
+            }
+        },
+    ),
+    "groq, no JSON came": (
+        400,
+        {
+            "error": {
+                "message": "Failed to generate JSON. Please adjust your prompt.",
+                "code": "json_validate_failed",
+            }
+        },
+    ),
+    "vllm": (400, {"message": "The provided JSON schema contains unsupported features"}),
+    "ollama": (400, {"error": {"message": "invalid response_format: json_schema"}}),
+    "llama_cpp.server": (
+        500,
+        {
+            "error": {
+                "message": "1 validation error:\n  {'type': 'literal_error', 'loc': ('body', "
+                "'response_format', 'type'), 'msg': \"Input should be 'text' or 'json_object'\"}",
+                "type": "internal_server_error",
+                "param": None,
+                "code": None,
+            }
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", NO_SHAPE.values(), ids=NO_SHAPE.keys())
+def test_a_server_that_writes_no_json_of_a_shape_is_asked_without(
+    settings: Settings, refusal: tuple[int, dict]
+) -> None:
+    status, body = refusal
+
+    def answer(request: dict) -> Answer:
+        return (status, {}, body) if "response_format" in request["body"] else good()
+
+    with Says(answer) as server, Model(settings(**local(server))) as model:
+        sent = parameters(model.config, "classify") | {"response_format": {"type": "json_schema"}}
+        for number in range(2):
+            assert model.ask("judge", f"question {number}", sent, {"number": number}).text == "Yes"
+        assert model.refused == {"response_format": "left out"} and not model.faults
+    assert server.posts == 3
+
+
+def test_an_error_of_a_server_that_passes_is_none_about_the_shape(settings: Settings) -> None:
+    busy = (500, {}, {"error": {"message": "json schema engine crashed, try again"}})
+    with Says(in_turn(busy, good())) as server, Model(settings(**local(server))) as model:
+        sent = parameters(model.config, "classify") | {"response_format": {"type": "json_schema"}}
+        assert model.ask("judge", "question", sent, {"number": 0}).text == "Yes"
+        assert not model.refused
+    assert ["response_format" in request["body"] for request in server.requests] == [True, True]
+
+
 # What will not get better.
 
 NO_MONEY = [

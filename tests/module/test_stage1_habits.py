@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from self_instruct_workshop import (
+    Config,
+    InstructionPool,
+    Reply,
+    Results,
     instruction_problem,
     modern_echo_problem,
     parse_classification,
     parse_instructions,
+    take_candidates,
 )
 
 Case = tuple[str, list[str]]  # a reply, and its tasks
@@ -335,3 +340,58 @@ def test_the_name_of_a_task_with_its_number_is_no_part_of_it() -> None:
     assert parse_instructions("1. Task 3 of the plan: is it done?") == [
         "Task 3 of the plan: is it done?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "candidate"),
+    [
+        # As Qwen2.5-Coder-0.5B writes them: 84 of 130 of its instructions were such.
+        (
+            "9. Check the row totals in the table and correct any that are wrong.",
+            "Task 4: Check the row totals in the table and correct any that are wrong. - "
+            "Explanation: this task is about row totals.",
+        ),
+        (
+            "1. Add a second line that rhymes with the given line and keeps its rhythm.",
+            "add a second line that rhymes with the given line  and keeps its rhythm. "
+            "Explanation: read the first line and find a rhyme.",
+        ),
+        (
+            "2. 给出一个公历年份，回答它是闰年还是平年。",
+            "任务2：给出一个公历年份，回答它是闰年还是平年。解释：能被 4 整除的是闰年。",
+        ),
+        ("7. Write a limerick about bread.", 'Write a limerick about bread. "The brown loaf..."'),
+        ("7. Write a limerick about bread.", "Write a limerick about bread. Limerick: A loaf..."),
+        ("8. Merge the intervals.", "Merge the intervals. ```python def merge(intervals):"),
+        ("8. Merge the intervals.", "Merge the intervals. This task requires reading."),
+    ],
+)
+def test_a_task_of_the_prompt_with_an_explanation_is_an_echo(shown: str, candidate: str) -> None:
+    assert modern_echo_problem(candidate, {shown, "Write 8 new tasks."}) == "prompt_echo"
+
+
+@pytest.mark.parametrize(
+    ("shown", "candidate"),
+    [
+        ("3. Sort the words.", "Sort the words. Put the longest first."),  # short by itself
+        ("4. 翻译成英文。", "把下面的菜谱翻译成英文。再写成购物清单。"),
+        ("5. Name three rivers of Europe and their sources.", "Name three rivers of Asia."),
+    ],
+)
+def test_a_short_task_of_the_prompt_may_be_part_of_another(shown: str, candidate: str) -> None:
+    assert modern_echo_problem(candidate, {shown}) == ""
+
+
+def test_a_task_of_the_pool_with_an_explanation_is_an_echo_though_the_prompt_has_it_not() -> None:
+    known = "Check the row totals in the table and correct any that are wrong."
+    grown = f"{known} - Explanation: this task is about totals, which stand at the end of a row."
+    pool = InstructionPool()
+    for text in (known, "Name three rivers of Europe."):
+        pool.add(text)
+    results = Results()
+    further = "Then sort the rows by their totals, and say in one sentence which month was best."
+    reply = Reply(f" {grown}\n10. {known} {further}", "stop")
+    reply.prompt = "Write 2 new tasks.\n9."
+    assert take_candidates(Config(2), pool, reply, 0, results) == 1
+    assert [row["rule"] for row in results.rejected] == ["prompt_echo"]
+    assert results.tasks[0].instruction == f"{known} {further}"

@@ -33,6 +33,8 @@ from self_instruct_workshop import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a matter of POSIX")
 
 

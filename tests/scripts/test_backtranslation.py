@@ -34,7 +34,7 @@ from scripts.training.shared import (
     parse_rating,
     read_rows,
 )
-from self_instruct_workshop import WorkshopError
+from self_instruct_workshop import DATA, WorkshopError
 
 SCRIPTS = (inverse_sft, self_augmentation_lima, self_curation, finetune_model)
 COMMON = {
@@ -47,7 +47,7 @@ COMMON = {
     "--load-in-4bit",
     "--seed",
 }
-COMMON |= {"--push-to", "--sample"}
+COMMON |= {"--push-to", "--public", "--sample"}
 
 
 class Letters:
@@ -425,6 +425,10 @@ def test_rouge_l_sees_chinese_and_gives_nothing_for_nothing() -> None:
 # The command line
 
 
+# No flag takes a login; these are about tokens of text.
+LENGTHS_AND_LIMITS = {"--max-new-tokens", "--tokens-per-minute", "--max-tokens-total"}
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.split(".")[-1])
 def test_help_needs_no_torch_and_names_the_flags_that_all_share(
     script: Any, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -437,7 +441,7 @@ def test_help_needs_no_torch_and_names_the_flags_that_all_share(
     assert (
         left.value.code == 0
         and named >= COMMON
-        and not any("token" in flag for flag in named - {"--max-new-tokens"})
+        and not any("token" in flag for flag in named - LENGTHS_AND_LIMITS)
     )
     if script in (inverse_sft, finetune_model):
         assert named >= {"--lora-r", "--lr", "--epochs"}
@@ -712,6 +716,38 @@ def test_many_pairs_are_reported_on(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.count("dropped, ") == 5
 
 
+# What it may cost
+
+
+def test_a_server_is_asked_within_limits_and_after_an_estimate(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Server(lambda prompt, body: "Because.\nScore: 4") as server:
+        named = ["--model", "judge", "--batch-size", "1"]
+        assert curate(server, pairs, *named, "--estimate") == 0
+        said = capsys.readouterr().out
+        assert "estimate for judge: 9 requests" in said and not server.requests
+        assert not (tmp_path / "curated.json").exists()
+
+        # The limit is for what is sent: some pairs are rated, and none is sent above it.
+        whole = 9 * (len(server_prompt(pairs)) + 256)
+        assert curate(server, pairs, *named, f"--max-tokens-total={whole // 5}") in (1, 3)
+        paid = len(server.requests)
+        assert 0 < paid < 9
+        assert "could pass --max-tokens-total" in capsys.readouterr().err
+
+        # A higher limit goes on.
+        assert curate(server, pairs, *named, "--max-tokens-total=1000000") == 0
+        assert len(server.requests) == 9
+
+
+def server_prompt(pairs: Path) -> str:
+    """A prompt about as long as those of the nine pairs."""
+    shots = self_curation.read_shots(DATA / "rating_shots.json")
+    row = {"input": "", **load(pairs)[0]}
+    return self_curation.rating_prompt(shots, row, row["output"])
+
+
 # Instructions from a server that has the backward model
 
 
@@ -880,7 +916,9 @@ def test_push_to_uploads_the_result_and_its_card_and_nothing_beside_it(
     monkeypatch.setitem(sys.modules, "huggingface_hub", Namespace(HfApi=Hub))
     with Server(lambda prompt, body: "Score: 4") as server:
         assert curate(server, pairs, "--push-to", "me/pairs") == 0
+    assert calls.pop(0)[0] == "repo_exists"
     assert [name for name, _ in calls] == ["create_repo", "upload_folder", "upload_file"]
+    assert calls[0][1]["private"] is True
     assert all(how["repo_id"] == "me/pairs" and how["repo_type"] == "dataset" for _, how in calls)
     assert calls[1][1]["allow_patterns"] == ["curated.json", "curated_all_evaluated.json"]
     assert calls[2][1]["path_in_repo"] == "README.md" and b"LIMA" in calls[2][1]["path_or_fileobj"]

@@ -202,6 +202,28 @@ def test_paper_column_of_a_run_of_the_recipe_paper_is_what_that_run_counted(
     assert_adds_up(text)
 
 
+def test_the_page_in_chinese_has_the_same_figures_and_no_english_word_of_its_own(
+    settings: Callable[..., Config], capsys: pytest.CaptureFixture
+) -> None:
+    config = settings(num_instructions=30, language="zh")
+    run(config, say=lambda text: None)
+    pages = {}
+    for language in ("en", "zh"):
+        assert compare_recipes.main([config.work_dir, "--language", language]) == 0
+        pages[language] = capsys.readouterr().out
+    tables = {name: text.split("\n\n")[1:4] for name, text in pages.items()}
+    figures = {
+        name: re.findall(r"(\d+) +(\d+)$", "".join(parts), re.M) for name, parts in tables.items()
+    }
+    assert figures["en"] == figures["zh"]
+    names = r"\w+_\w+|ROUGE-L|modern|paper|refusal|duplicate|placeholder"
+    left = re.findall("[A-Za-z]{2,}", re.sub(names, "", "".join(tables["zh"])))
+    assert left == []
+    wide = [workshop.columns(line) for part in tables["zh"] for line in part.split("\n")]
+    assert set(wide) == {50}
+    assert "不同之处：" in pages["zh"] and "differences" not in pages["zh"]
+
+
 def test_paper_loses_nearly_all_of_a_chinese_run(
     settings: Callable[..., Config], capsys: pytest.CaptureFixture
 ) -> None:

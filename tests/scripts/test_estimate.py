@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,8 @@ from helpers.runs import PATIENCE, ROOT
 from helpers.server import LISTS, Server, scripted_model
 
 import self_instruct
-from scripts.asking.estimate import as_text, estimate
+import self_instruct_workshop as workshop
+from scripts.asking.estimate import as_text, estimate, old_prices
 from scripts.asking.limits import PRICES, LimitedModel, price_of
 from self_instruct_workshop import PROVIDERS, Config, UsageError, run
 
@@ -143,6 +145,21 @@ def test_money_is_said_where_the_price_is_known_and_only_there(settings: Setting
     assert f"about ${found['cost']:.2f}" in as_text(found, config)
 
 
+def test_the_table_in_chinese_has_the_same_figures_in_the_same_columns(
+    settings: Settings,
+) -> None:
+    config = settings(provider="openai", num_instructions=1000)
+    found = estimate(config, options())
+    english = as_text(found, config).split("\n")
+    chinese = as_text(found, settings(provider="openai", language="zh")).split("\n")
+    assert len(english) == len(chinese)
+    for one, other in zip(english[:5], chinese[:5], strict=True):
+        assert re.findall(r"[\d,]+$", one) == re.findall(r"[\d,]+$", other)
+        assert workshop.columns(other) == 80 == len(one)
+    names = "|".join(["gpt-6-luna", "--batch", *workshop.STAGES])
+    assert re.findall("[A-Za-z]{2,}", re.sub(names, "", "\n".join(chinese))) == []
+
+
 def test_limits_on_the_rate_and_concurrency_make_the_time(settings: Settings) -> None:
     config = settings(provider="openai", num_instructions=1000)
     found = estimate(config, options())
@@ -257,10 +274,9 @@ def test_a_price_that_is_needed_and_not_listed_is_exit_code_2(
         assert self_instruct.main(flags(wire, server, tmp_path, *more)) == 2
         assert not server.requests
     said = capsys.readouterr()
-    assert (
-        said.err == "error: price not listed for m: give both --price-in and --price-out\n"
-        and not said.out
-    )
+    hint = "give both --price-in and --price-out (see https://"
+    assert said.err.startswith(f"error: price not listed for m: {hint}")
+    assert said.err.count("\n") == 1 and not said.out
     assert not (tmp_path / "w").exists()
 
 
@@ -360,3 +376,31 @@ def test_without_a_terminal_there_is_no_question(
         )
         said, _ = running.communicate(timeout=60)
         assert running.returncode == 0 and b"Go on?" not in said and len(server.requests) >= 5
+
+
+# --------------------------------------------------------------------------------------------------
+# The list of prices.
+
+
+def test_every_default_model_has_a_price_and_every_provider_a_page() -> None:
+    listed = json.loads(PRICES.read_text(encoding="utf-8"))
+    for name, row in PROVIDERS.items():
+        if row.key:
+            assert row.model in listed["dollars_per_million_tokens"][name], name
+            assert listed["pages"][name].startswith("https://"), name
+    # The models of the lesson that this one began from.
+    table = listed["dollars_per_million_tokens"]
+    assert "gpt-4o-mini" in table["openai"] and "qwen-plus" in table["dashscope"]
+
+
+def test_a_list_that_is_old_says_so() -> None:
+    listed = date.fromisoformat(json.loads(PRICES.read_text(encoding="utf-8"))["date"])
+    assert old_prices(listed + timedelta(days=90)) == []
+    [line] = old_prices(listed + timedelta(days=91))
+    assert f"prices are of {listed}, 91 days ago" in line
+
+
+def test_a_price_that_is_not_known_says_where_to_look() -> None:
+    options = self_instruct.command_line().parse_args(["--max-cost=1"])
+    with pytest.raises(UsageError, match=r"price not listed for new-model.*see https://groq"):
+        price_of("groq", "new-model", options)

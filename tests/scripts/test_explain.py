@@ -170,12 +170,12 @@ def test_a_second_answer_is_shown_beside_the_first(scripted: Path) -> None:
 
 def test_the_fixed_part_of_a_prompt_is_one_line(practice: Path) -> None:
     page = page_of(practice, "7", width=100)
-    fold = r"\[the same in every prompt: \d+ lines\]|\[每个提示都相同：\d+ 行\]"
+    fold = r"\[the same in every prompt: \d+ lines\]|\[每条提示词都相同：\d+ 行\]"
     for stage in (1, 2, 3):
         assert re.search(fold, part(page, stage)), stage
     begin = rows(practice, STEP_FILES[0])[7]["instruction"][:10]
     for stage in (2, 3):
-        prompt = re.search(r"(?ms)^(?:prompt|提示) .*?^(?:reply|回复) ", part(page, stage))
+        prompt = re.search(r"(?ms)^(?:prompt|提示词) .*?^(?:reply|回复) ", part(page, stage))
         assert begin in prompt[0]
 
 
@@ -364,6 +364,24 @@ def test_the_companion_by_itself_makes_no_run(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stdout == ""
     assert "holds no run" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "notice: {} holds no run: one by practice is made there first\n"),
+        ("zh", "注意：{} 里还没有运行：先用 practice 在那里运行一次\n"),
+    ],
+)
+def test_where_no_run_is_explain_says_that_it_makes_one(
+    tmp_path: Path, language: str, said: str
+) -> None:
+    folder = str(tmp_path / "none")
+    flags = ["--work-dir", folder, "--num-instructions", "4", "--language", language]
+    first = called(["self_instruct.py", "--explain", *flags])
+    assert (first.returncode, first.stderr) == (0, said.format(folder))
+    again = called(["self_instruct.py", "--explain", *flags])
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 def test_an_id_its_number_and_its_text_are_the_same_task(practice: Path) -> None:

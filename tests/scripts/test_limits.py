@@ -775,6 +775,7 @@ def killed_run(server: Server, folder: Path, limit: int, after: int) -> None:
     until(lambda: not server.connections)
 
 
+@pytest.mark.slow
 def test_a_limit_is_kept_though_the_run_is_killed_again_and_again(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -1010,18 +1011,21 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
         LimitedModel(
             settings(**about(wire, server)),
             limits(price_in=1, price_out=1),
-            lambda model, ended: (900, 100),
+            lambda model: {"instances": (900, 100)},
         ) as model,
     ):
         model.bar = Bar()
         ask(model)
     spent = sum(model.purse.spent)
-    assert Bar.said == [f"{spent} of 1,000 tokens, ${spent / 1e6:.4f} of $0.0010"]
+    in_all = spent + 1000
+    said = f"{spent} of {in_all:,} tokens, ${spent / 1e6:.4f} of ${in_all / 1e6:.4f}"
+    assert Bar.said == [said]
 
 
 # Everything at once.
 
 
+@pytest.mark.slow
 def test_a_storm_of_faults_changes_nothing(tmp_path: Path, keys: None) -> None:
     """The command line, three of ten replies faults of all kinds: the dataset is that of a run
     without them."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -19,12 +20,14 @@ from helpers.runs import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from self_instruct_workshop import Config, filter_instances, load_seed_tasks, run
+from scripts import judge, overlap, rewrite
+from scripts.provenance import write_provenance
+from self_instruct_workshop import PROVENANCE, Config, filter_instances, load_seed_tasks, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import prepare_for_finetuning as prepare
 
-FORMATS = sorted(prepare.FORMATS)
+FORMATS = sorted({*prepare.FORMATS} - {"preference"})  # which has rows of its own
 every_format = pytest.mark.parametrize("form", FORMATS)
 MEETING = {
     "instruction": "When does it begin?",
@@ -450,6 +453,13 @@ def test_a_call_without_split_leaves_no_validation_file_of_an_earlier_one(make: 
         (["--max-instances", "-1"], "--max-instances must be at least 1, not -1"),
         (["--seed-file", "a.jsonl"], "--seed-file is for --include-seed-tasks"),
         (["--output-dir", "in"], "--output-dir must be another folder"),
+        (["--public"], "--public is for --push-to"),
+        (["--push-to", "pairs"], "--push-to must be USER/NAME, not 'pairs'"),
+        (["--push-to", "me/../x"], "--push-to must be USER/NAME"),
+        (
+            ["--keep-id", "--format", "messages"],
+            "--keep-id is not for --format messages: OpenAI takes no further column",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -534,6 +544,68 @@ def test_no_key_no_address_and_no_path_of_the_maker_is_in_any_file(
     for name in ("README.md", "dataset_info.json"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert not re.search(r"ana\b|sk-secret|10\.0\.0\.7", text) and str(tmp_path) not in text
+
+
+# Ids.
+
+
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "messages"])
+def test_an_id_is_one_more_column_and_changes_nothing_else(
+    make: Callable, practice: Path, form: str
+) -> None:
+    write_provenance(practice.parent)
+    flags = ["--format", form, "--split", "0.2", "--include-seed-tasks"]
+    plain = make(practice, *flags)
+    named = make(practice, *flags, "--keep-id")
+    ids = {part: [row.pop("id") for row in rows] for part, rows in named.items()}
+    assert named == plain
+    everything = ids["train"] + ids["validation"]
+    assert len({*everything}) == len(everything)
+    beside = (practice.parent / PROVENANCE).read_text(encoding="utf-8").splitlines()
+    known = {row["id"] for row in map(json.loads, beside)}
+    assert {name for name in everything if name.startswith("machine_task")} <= known
+    assert {name.rsplit("_", 1)[0] for name in everything} == {"machine_task", "seed_task"}
+
+
+def test_each_id_is_that_of_its_row(make: Callable, practice: Path) -> None:
+    path = write_provenance(practice.parent)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    known = {row["id"]: [row[name] for name in ("instruction", "input", "output")] for row in rows}
+    # The file itself may be named too.
+    for source in (practice, path):
+        for row in make(source, "--keep-id")["train"]:
+            assert [row["instruction"], row["input"], row["output"]] == known[row["id"]]
+
+
+def test_ids_that_are_not_there_or_of_another_dataset_are_one_line(
+    practice: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [str(practice), "--keep-id", "--output-dir", str(tmp_path / "out")]
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    command = re.search(r"step4_final.jsonl has no ids: run  (.*?)  first", said)[1]
+    # The command works as it is printed.
+    done = subprocess.run(command, shell=True, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    lines = (practice.parent / PROVENANCE).read_text(encoding="utf-8").splitlines(keepends=True)
+    (practice.parent / PROVENANCE).write_text("".join(lines[1:]), encoding="utf-8")
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert f"step4_final.jsonl and {PROVENANCE} do not belong together: run  " in said
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_an_upload_without_its_package_is_one_line_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    flags = [str(path), "--output-dir", str(tmp_path / "out"), "--push-to", "me/rows"]
+    assert prepare.main(flags) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: --push-to needs a package: run  .*huggingface_hub  first\n", said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: Path) -> None:
@@ -711,3 +783,272 @@ def test_the_shell_scripts_make_instructions_and_then_training_files(
     assert {"train.jsonl", "validation.jsonl"} <= {path.name for path in made.iterdir()}
     assert len(read(made / "train.jsonl")) > 200  # with the seed tasks
     assert shell("prepare_for_finetuning.sh", "nothing.jsonl").returncode == 1
+
+
+# Preferences.
+
+
+def pairs_of(folder: Path, answers: list[str]) -> tuple[Path, Path]:
+    """A key of pairs, and a sheet filled with these answers: the good one is A in every other."""
+    key, sheet = folder / "pairs-key.jsonl", folder / "pairs-ana.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, cells = [], ["id,better: Which?\n"]
+    for n, said in enumerate(answers):
+        good = {"writer": "large", "output": f"good {n}"}
+        bad = {"writer": "small", "output": f"bad {n}"}
+        sides = {"A": good, "B": bad} if n % 2 == 0 else {"A": bad, "B": good}
+        texts = {"instruction": f"Rate river {n}.", "input": f"river {n}"}
+        lines.append(json.dumps({"id": f"p{n}", **texts, **sides}) + "\n")
+        cells.append(f"p{n},{said}\n")
+    key.write_text("".join(lines), encoding="utf-8")
+    sheet.write_text("".join(cells), encoding="utf-8")
+    return key, sheet
+
+
+def answers_in(row: dict) -> tuple[str, str]:
+    return row["chosen"][0]["content"], row["rejected"][0]["content"]
+
+
+PREFER = ("--format", "preference")
+
+
+def test_a_pair_that_a_person_decided_is_a_prompt_with_two_answers(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    key, sheet = pairs_of(tmp_path / "in", ["A", "a", "same", "", "B"])
+    rows = make(key, *PREFER, "--sheet", str(sheet))["train"]
+    assert sorted(map(answers_in, rows)) == [
+        ("bad 1", "good 1"),
+        ("bad 4", "good 4"),
+        ("good 0", "bad 0"),
+    ]
+    (first,) = (row for row in rows if answers_in(row)[0] == "good 0")
+    assert first == {
+        "prompt": [{"role": "user", "content": "Rate river 0.\n\nriver 0"}],
+        "chosen": [{"role": "assistant", "content": "good 0"}],
+        "rejected": [{"role": "assistant", "content": "bad 0"}],
+    }
+    told = counted(capsys.readouterr().out)
+    assert told == {
+        "pairs-key.jsonl": 5, "as_good_as_each_other": 1, "not_rated": 1, "train.jsonl": 3,
+    }  # fmt: skip
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| preferred by | people, in filled sheets: 1 |" in card and "ana" not in card
+    assert "Nobody has checked" not in card
+
+
+def test_where_two_people_differ_nothing_is_preferred(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    key, ana = pairs_of(tmp_path / "in", ["A", "A", "B", "A"])
+    _, bo = pairs_of(tmp_path / "bo", ["A", "B", "same", ""])
+    rows = make(key, *PREFER, "--sheet", str(ana), str(bo))["train"]
+    assert sorted(map(answers_in, rows)) == [("bad 3", "good 3"), ("good 0", "bad 0")]
+    assert counted(capsys.readouterr().out)["raters_differ"] == 2
+
+
+def judged(path: Path, rows: list[tuple[str, str, bool | None]], **more: object) -> Path:
+    """A file of judge.py: (instruction, output, is it right?)."""
+    names = ("instruction", "output", "output_right")
+    known = {"id": "r1", "input": "", "valid_task": True, "input_fits": True, "rule": ""}
+    return write(path, [{**known, **dict(zip(names, row, strict=True)), **more} for row in rows])
+
+
+def test_a_judge_prefers_the_right_output_to_the_wrong_one_of_one_task(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = [("Name a river.", "Rome", False), ("Name a sea.", "Paris", False), ("Say.", "x", True)]
+    second = [("Name a river.", "Ebro", True), ("Name a sea.", "Oslo", False), ("Say.", "y", None)]
+    one = judged(tmp_path / "in" / "judged_first.jsonl", first)
+    two = judged(tmp_path / "in" / "judged.jsonl", second)
+    (row,) = make(one, str(two), *PREFER)["train"]
+    assert answers_in(row) == ("Ebro", "Rome")
+    told = counted(capsys.readouterr().out)
+    assert told == {
+        "judged_first.jsonl": 3, "judged.jsonl": 3,
+        "not_in_a_pair": 4, "other_half_of_a_pair": 1, "train.jsonl": 1,
+    }  # fmt: skip
+
+
+def test_an_output_that_judges_see_differently_is_on_neither_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = judged(tmp_path / "a.jsonl", [("Say.", "x", True), ("Say.", "y", False)])
+    two = judged(tmp_path / "b.jsonl", [("Say.", "x", False), ("Say.", "y", False)])
+    assert prepare.main([str(one), str(two), *PREFER, "--output-dir", str(tmp_path / "o")]) == 1
+    assert "was preferred to another" in capsys.readouterr().err
+
+
+def test_a_judge_that_is_not_trusted_prefers_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [("Say.", "x", True), ("Say.", "y", False)]
+    path = judged(tmp_path / "judged.jsonl", rows, rule=None)
+    assert prepare.main([str(path), *PREFER, "--output-dir", str(tmp_path / "o")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no answer in" in said and not (tmp_path / "o").exists()
+
+
+def test_an_answer_that_the_rules_of_form_turn_away_is_never_chosen(
+    make: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [
+        ("Say.", "", True),
+        ("Say.", "y", False),
+        ("Name it.", "z", True),
+        ("Name it.", "", False),
+    ]
+    chosen = make(judged(tmp_path / "in" / "judged.jsonl", rows), *PREFER)["train"]
+    assert [answers_in(row) for row in chosen] == [("z", "")]
+    assert counted(capsys.readouterr().out)["empty_output"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["{key}", "--sheet", "{sheet}"], "--sheet is for --format preference"),
+        (["{key}", "{key}"], "several files are for --format preference"),
+        (["{key}", *PREFER, "--sheet", "{sheet}", "--include-seed-tasks"], "one answer"),
+        (["{key}", "{key}", *PREFER, "--sheet", "{sheet}"], "name one file"),
+    ],
+)
+def test_flags_of_preferences_that_do_not_go_together_are_one_line(
+    tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture
+) -> None:
+    key, sheet = pairs_of(tmp_path, ["A"])
+    typed = [flag.format(key=key, sheet=sheet) for flag in flags]
+    assert prepare.main([*typed, "--output-dir", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "absent.jsonl"])
+def test_data_without_any_judgement_are_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    write(tmp_path / "rows.jsonl", ROWS)
+    flags = [*PREFER, "--output-dir", str(tmp_path / "o")]
+    assert prepare.main([str(tmp_path / name), *flags]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and name in said and "judge.py" in said
+
+
+def test_the_sides_of_a_split_share_no_instruction_in_preferences_too(
+    make: Callable, tmp_path: Path
+) -> None:
+    key, sheet = pairs_of(tmp_path / "in", ["A"] * 20)
+    parts = make(key, *PREFER, "--sheet", str(sheet), "--split", "0.2")
+    prompts = {part: {row["prompt"][0]["content"] for row in parts[part]} for part in parts}
+    assert len(prompts["validation"]) == 4 and len(prompts["train"]) == 16
+    assert not prompts["train"] & prompts["validation"]
+    assert not (tmp_path / "out" / "dataset_info.json").exists()
+
+
+# Who wrote the outputs.
+
+
+def test_the_card_names_who_wrote_the_outputs_again(make: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    rows = [{**row, "first_output": "x", "rewritten": True, "rule": ""} for row in ROWS]
+    path = write(folder / "step5_rewritten.jsonl", rows)
+    record = {"model": "large", "counts": {"rows": 4, "rewritten": 3}}
+    record["files"] = {"step5_rewritten.jsonl": 4}
+    write(folder / "rewrite.json", [record]).write_text(json.dumps(record), encoding="utf-8")
+    said = "| outputs written again by | large: 3 of 4; the others as above |"
+    make(path)
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+    # A judged file is made of it; another file beside it is not.
+    made_of = {"data": "step5_rewritten.jsonl", "files": {"step6_judged.jsonl": 4}}
+    (folder / "judge.json").write_text(json.dumps(made_of), encoding="utf-8")
+    make(write(folder / "step6_judged.jsonl", ROWS))
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    make(write(folder / "step4_final.jsonl", ROWS))
+    assert "written again" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def behind(dataset: Path) -> Path:
+    """A finished run, rewritten and judged by the practice model; returns the judged rows."""
+    who = ["--provider", "practice", "--data"]
+    assert rewrite.main([*who, str(dataset)]) == 0
+    assert judge.main([*who, str(dataset.with_name("step5_rewritten.jsonl"))]) == 0
+    return dataset.with_name("step6_judged.jsonl")
+
+
+def card_of(tmp_path: Path) -> str:
+    return (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_names_the_judge_also_of_rows_without_overlap(
+    make: Callable, tmp_path: Path, practice: Path
+) -> None:
+    path = behind(practice)
+    kept = len(read(path))
+    rows = len(read(practice.with_name("step5_rewritten.jsonl")))
+    named = f": {kept} of {rows} kept (valid\\_task, input\\_fits, output\\_right) |"
+    make(path)
+    assert "| rows judged by | data/practice\\_tasks.jsonl" + named in card_of(tmp_path)
+
+    # What overlap.py left of them is of the same judge and the same writer.
+    exam = write(tmp_path / "exam.jsonl", [{"question": "What colour is the sky on the moon?"}])
+    assert overlap.main([str(exam), "--data", str(path), "--drop"]) == 0
+    make(practice.with_name("step6_judged_without_overlap.jsonl"))
+    assert named in card_of(tmp_path) and "| outputs written again by |" in card_of(tmp_path)
+    make(practice)
+    assert "judged by" not in card_of(tmp_path)
+
+
+def test_rows_of_a_dataset_that_has_changed_since_are_noticed_and_not_called_its_own(
+    make: Callable, tmp_path: Path, practice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = behind(practice)
+    rows = read(practice)
+    write(practice, rows[:-1])
+    capsys.readouterr()
+    make(path)
+    said = capsys.readouterr().err
+    assert "step5_rewritten.jsonl was made of another step4_final.jsonl" in said
+    assert "run rewrite.py again" in said
+    card = card_of(tmp_path)
+    assert "| provider |" not in card and "written again" not in card and "| rows judged" in card
+
+    # And where the judged rows were rewritten since.
+    write(practice.with_name("step5_rewritten.jsonl"), rows)
+    make(path)
+    assert "step6_judged.jsonl was made of another step5_rew" in capsys.readouterr().err
+    make(write(tmp_path / "elsewhere" / "step6_judged.jsonl", rows))
+    assert "another" not in capsys.readouterr().err
+
+
+def test_a_row_whose_output_was_written_again_keeps_its_id(make: Callable, practice: Path) -> None:
+    write_provenance(practice.parent)
+    path = behind(practice)
+    rows = read(practice.with_name("step5_rewritten.jsonl"))
+    rows[0] |= {"output": "Another answer, which is right as well.", "rewritten": True}
+    write(practice.with_name("step5_rewritten.jsonl"), rows)
+    known = {
+        (row["instruction"], row["input"], row["output"]): row["id"]
+        for row in read(practice.with_name(PROVENANCE))
+    }
+    made = make(practice.with_name("step5_rewritten.jsonl"), "--keep-id")["train"]
+    ids = {(row["instruction"], row["input"], row["output"]): row["id"] for row in made}
+    first = rows[0]
+    texts = (first["instruction"], first["input"])
+    assert ids[(*texts, first["output"])] == known[(*texts, first["first_output"])]
+    assert len(make(path, "--keep-id")["train"]) == len(read(path))
+
+
+def test_the_command_for_missing_ids_works_as_printed_and_begins_no_run(
+    tmp_path: Path, practice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def advice(path: Path) -> list[str]:
+        call = [str(path), "--keep-id", "--output-dir", str(tmp_path / "out")]
+        assert prepare.main(call) == 1
+        return shlex.split(re.search("run  (.*)  first", capsys.readouterr().err)[1])
+
+    own = write(tmp_path / "mine" / "rows.jsonl", ROWS)
+    assert subprocess.run(advice(own), capture_output=True).returncode == 1
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+    subprocess.run(advice(practice), check=True, capture_output=True)
+    call = [str(practice), "--keep-id", "--output-dir", str(tmp_path / "out")]
+    assert prepare.main(call) == 0

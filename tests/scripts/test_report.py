@@ -25,7 +25,7 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config, InstructionPool, 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
-from scripts import report  # noqa: E402
+from scripts import judge, report, rewrite  # noqa: E402
 from scripts.report import write_report  # noqa: E402
 from scripts.reporting import verb_nouns  # noqa: E402
 from scripts.reporting.numbers import histogram, words  # noqa: E402
@@ -331,6 +331,73 @@ def test_replies_of_another_run_in_the_folder_are_left_out(tmp_path: Path) -> No
     page = page_of(tmp_path / "work", tmp_path)
     told = json.loads((tmp_path / "work" / "run.json").read_text(encoding="utf-8"))["tokens"]
     assert sum(reply[0] == "generate" for reply in page.replies) == told["generate"]["replies"]
+
+
+TOPICS = {"cooking": 2, "<script>window.hacked = 1</script>": 1, "法律": 1}
+
+
+def run_with_topics(tmp_path: Path, name: str = "work", **settings: object) -> tuple[Path, dict]:
+    path = tmp_path / "topics.json"
+    path.write_text(json.dumps(TOPICS), encoding="utf-8")
+    folder = tmp_path / name
+    config = Config(
+        provider="practice",
+        num_instructions=24,
+        topics=str(path),
+        work_dir=str(folder),
+        **settings,
+    )
+    return folder, workshop.run(config, say=lambda text: None)
+
+
+def test_each_topic_has_a_row_that_adds_up_with_the_files(tmp_path: Path) -> None:
+    folder, summary = run_with_topics(tmp_path)
+    page = page_of(folder, tmp_path)
+    shown = page.numbers["topics"]
+    columns = ("wanted", "kept", "rejected", "requests")
+    assert shown == [[name, *map(row.get, columns)] for name, row in summary["topics"].items()]
+    assert {name: wanted for name, wanted, *_ in shown} == dict(
+        zip(TOPICS, (12, 6, 6), strict=True)
+    )
+    kept = Counter(row["topic"] for row in read(folder, "step1_instructions.jsonl"))
+    assert {name: kept for name, _, kept, *_ in shown} == kept
+    counts = summary["counts"]["generate"]
+    assert sum(row[3] for row in shown) == sum(counts["rejected"].values())
+    assert sum(row[4] for row in shown) == page.numbers["novelty"]["requests"]
+    # A topic is text, and the folder of its file is nobody's business.
+    assert "<script>window.hacked" not in page.text
+    assert page.numbers["run"]["settings"]["topics"] == "topics.json"
+    assert (
+        "每次请求带来的新指令数" in page_of(folder, tmp_path, "zh").numbers["words"]["topics_note"]
+    )
+
+
+def test_without_run_json_only_what_was_kept_of_a_topic_is_known(tmp_path: Path) -> None:
+    folder, summary = run_with_topics(tmp_path)
+    page = page_of(copy(folder, tmp_path / "killed", "run.json"), tmp_path)
+    kept = {name: row["kept"] for name, row in summary["topics"].items()}
+    assert {row[0]: row[1:] for row in page.numbers["topics"]} == {
+        name: [None, n, None, None] for name, n in kept.items()
+    }
+    assert all(row["replies"] for row in page.of(status="kept"))
+
+
+def test_a_run_without_topics_has_no_such_table(practice: Callable, tmp_path: Path) -> None:
+    assert page_of(practice("en")[0], tmp_path).numbers["topics"] == []
+
+
+def test_replies_of_a_run_without_these_topics_are_left_out(tmp_path: Path) -> None:
+    folder, _ = run_with_topics(tmp_path)
+    for topics in (str(tmp_path / "topics.json"), ""):
+        config = Config(
+            provider="practice", num_instructions=24, topics=topics, work_dir=str(folder)
+        )
+        summary = workshop.run(config, say=lambda text: None)
+        page = page_of(folder, tmp_path)
+        told = summary["tokens"]["generate"]["replies"]
+        assert sum(reply[0] == "generate" for reply in page.replies) == told
+        asked = [reply for reply in page.replies if reply[0] == "generate"]
+        assert all(("Every task is about" in str(reply)) == bool(topics) for reply in asked)
 
 
 def test_what_is_undone_is_shown(tmp_path: Path) -> None:
@@ -839,3 +906,161 @@ def test_the_sunburst_counts_what_was_read(practice: Callable, tmp_path: Path) -
 def test_a_report_of_nothing_raises_one_error(tmp_path: Path) -> None:
     with pytest.raises(WorkshopError, match="holds no run"):
         write_report(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# A judge behind the run.
+
+
+def judged_copy(folder: Path, to: Path) -> Path:
+    """A run that the practice model has judged."""
+    copied = copy(folder, to)
+    data = copied / STEP_FILES[3]
+    assert judge.main(["--provider", "practice", "--data", str(data)]) == 0
+    return copied
+
+
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_the_rows_that_a_judge_kept_and_those_it_rejected_stand_there_with_its_reason(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder = judged_copy(practice(kind)[0], tmp_path / "judged")
+    page = page_of(folder, tmp_path)
+    told = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+    shown = page.numbers["judge"]
+    assert shown["answers"] == told["answers"] and shown["counts"] == told["counts"]
+    kept = read(folder, "step6_judged.jsonl")
+    texts = [(row["instruction"], row["output"]) for row in page.of(status="kept")]
+    assert texts == [(row["instruction"], row["output"]) for row in kept]
+    assert {row["stage"] for row in page.of(status="kept")} == {"judge"}
+    rejected = [row for row in read(folder, "rejected.jsonl") if row["stage"] == "judge"]
+    rows = page.of(status="rejected", stage="judge")
+    assert rejected and [(row["rule"], row["evidence"]) for row in rows] == [
+        (row["rule"], row["evidence"]) for row in rejected
+    ]
+    assert all(row["replies"] for row in rows)
+    words = page.numbers["words"]
+    assert all(words["rules"][row["rule"]] for row in rows)
+
+
+def test_a_line_separator_in_a_judge_s_reason_hides_nothing(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = judged_copy(practice("en")[0], tmp_path / "judged")
+    path = folder / "judged.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    rows[0]["reasons"] = dict.fromkeys(rows[0]["reasons"], "one\u2028two")
+    path.write_text("".join(map(workshop.to_json, rows)), encoding="utf-8")
+    assert page_of(folder, tmp_path).numbers["judge"]
+
+
+@pytest.mark.parametrize("change", ["other rows", "damaged", "elsewhere", "none"])
+def test_a_judge_of_other_rows_is_not_shown(
+    change: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder = judged_copy(practice("en")[0], tmp_path / "judged")
+    record = folder / "judge.json"
+    if change == "other rows":
+        lines = (folder / STEP_FILES[3]).read_bytes().splitlines(keepends=True)
+        (folder / STEP_FILES[3]).write_bytes(b"".join(lines[1:]))
+    elif change == "damaged":
+        record.write_text("[1]", encoding="utf-8")
+    elif change == "elsewhere":
+        told = json.loads(record.read_text(encoding="utf-8"))
+        record.write_text(json.dumps(told | {"data": "../secret.jsonl"}), encoding="utf-8")
+    else:
+        record.unlink()
+    page = page_of(folder, tmp_path)
+    assert page.numbers["judge"] == {}
+    assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))
+    assert not page.of(stage="judge")
+
+
+def test_a_row_that_the_judge_has_not_answered_is_not_lost_behind_its_instruction(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "judged")
+    rows = read(folder, STEP_FILES[3])
+    rows.append({**rows[0], "input": "another one", "output": "another answer"})
+    data = folder / STEP_FILES[3]
+    data.write_text("".join(map(workshop.to_json, rows)), encoding="utf-8")
+    assert judge.main(["--provider", "practice", "--data", str(data)]) == 0
+    answered = read(folder, "judged.jsonl")[:-1]  # the last one is undone
+    text = "".join(map(workshop.to_json, answered))
+    (folder / "judged.jsonl").write_text(text, encoding="utf-8")
+    page = page_of(folder, tmp_path)
+    (left,) = page.of(status="kept", stage="filter")
+    assert (left["instruction"], left["output"]) == (rows[0]["instruction"], "another answer")
+    assert len(page.of(stage="judge")) == len(answered)
+
+
+def test_a_judge_that_was_not_trusted_has_kept_and_rejected_nothing(
+    practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "judged")
+    said = {"valid_task": "yes", "input_fits": "yes", "output_right": "yes"}
+    monkeypatch.setattr(judge, "practise", lambda rng, prompt: json.dumps(said))
+    assert judge.main(["--provider", "practice", "--data", str(folder / STEP_FILES[3])]) == 1
+    page = page_of(folder, tmp_path)
+    assert page.numbers["judge"]["counts"]["kept"] == 0
+    assert "tells nothing" in page.numbers["judge"]["status"]
+    assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))
+    assert not page.of(stage="judge")
+
+
+# --------------------------------------------------------------------------------------------------
+# Outputs that another model wrote again.
+
+
+def rewritten_copy(folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose outputs were written again, by a writer that adds a word to free answers."""
+
+    def write_again(known: list, rng: object, prompt: list) -> str:
+        (row,) = [row for row in known if rewrite.rewrite_prompt(row) == prompt]
+        return f"{row['output']} 好" if row["labels"] is None else "?"
+
+    copied = copy(folder, to)
+    monkeypatch.setattr(rewrite, "practice_reply", write_again)
+    data = copied / STEP_FILES[3]
+    assert rewrite.main(["--provider", "practice", "--data", str(data)]) == 0
+    return copied
+
+
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_a_row_shows_its_new_output_and_the_first_one(
+    kind: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rewritten_copy(practice(kind)[0], tmp_path / "rewritten", monkeypatch)
+    page = page_of(folder, tmp_path)
+    rows = read(folder, "step5_rewritten.jsonl")
+    told = json.loads((folder / "rewrite.json").read_text(encoding="utf-8"))
+    assert page.numbers["rewrite"]["counts"] == told["counts"]
+    assert [(row["instruction"], row["output"]) for row in page.of(status="kept")] == [
+        (row["instruction"], row["output"]) for row in rows
+    ]
+    shown = [(row["output"], row["evidence"]) for row in page.of(status="kept", stage="rewrite")]
+    assert shown and shown == [
+        (row["output"], row["first_output"]) for row in rows if row["rewritten"]
+    ]
+    others = page.of(status="kept", stage="filter")
+    assert others and {row["evidence"] for row in others} == {""}
+    words = page.numbers["words"]
+    assert all(words["rules"][rule] for rule in told["counts"]["fell_back"])
+
+
+@pytest.mark.parametrize("change", ["other rows", "damaged", "none"])
+def test_a_rewriting_of_other_rows_is_not_shown(
+    change: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rewritten_copy(practice("en")[0], tmp_path / "rewritten", monkeypatch)
+    if change == "other rows":
+        lines = (folder / STEP_FILES[3]).read_bytes().splitlines(keepends=True)
+        (folder / STEP_FILES[3]).write_bytes(b"".join(lines[1:]))
+    elif change == "damaged":
+        (folder / "step5_rewritten.jsonl").write_text("[1]\n", encoding="utf-8")
+    else:
+        (folder / "rewrite.json").unlink()
+    page = page_of(folder, tmp_path)
+    assert page.numbers["rewrite"] == {} and not page.of(stage="rewrite")
+    assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))

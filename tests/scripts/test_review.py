@@ -25,6 +25,8 @@ from self_instruct_workshop import Config, run
 sys.path.insert(0, str(ROOT / "scripts"))
 import review
 
+from scripts.reviewing import pairs
+
 TASKS = [  # instruction, is_classification, instances
     (
         "Say whether the review is positive or negative.",
@@ -228,6 +230,30 @@ def test_a_practice_run_is_sampled_filled_and_scored(
     assert re.search(r"Is the output .* 15 +20 +75\.0 %", text) and re.search(
         r"valid task\? +20 +20 +100\.0 %", text
     )
+
+
+def test_the_scores_in_chinese_are_the_same_and_stand_in_the_same_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    head = ["id", "kind", "instruction", "input", "output", *review.QUESTIONS, "notes"]
+    for name, said in (("ana", ["yes", "no", ""]), ("bo", ["no", "no", "yes"])):
+        lines = [head]
+        for n in range(6):
+            kind = "classification, with input" if n % 2 else "not classification, no input"
+            lines.append([f"r{n}", kind, f"Task {n}", "", "out", "yes", said[n % 3], said[0], ""])
+        with open(tmp_path / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+    sheets = [str(tmp_path / f"{name}.csv") for name in ("ana", "bo")]
+    pages = {}
+    for language in ("en", "zh"):
+        assert review.main(["score", *sheets, "--language", language]) == 0
+        pages[language] = capsys.readouterr().out.replace(str(tmp_path), "")
+    tables = {name: re.findall(r"(?m)^.* \d+ .*%.*$", text) for name, text in pages.items()}
+    assert len(tables["en"]) == len(tables["zh"]) > 10
+    for english, chinese in zip(tables["en"], tables["zh"], strict=True):
+        assert re.findall(r"[\d.]+", english) == re.findall(r"[\d.]+", chinese)
+    said = re.sub(r"\w+\.csv|r\d|Task \d|\w+_\w+|kappa|Landis|Koch", "", pages["zh"])
+    assert re.findall("[A-Za-z]{2,}", said) == []
 
 
 # --------------------------------------------------------------------------------------------------
@@ -473,6 +499,85 @@ def test_two_sheets_are_compared_on_the_rows_they_share(
     )
 
 
+def judged(path: Path, answers: list[str]) -> Path:
+    """A judge's file with the ids of `filled`; "-" is what could not be read."""
+    said = {"y": True, "n": False, "-": None}
+    rows = []
+    for n, word in enumerate(answers):
+        told = dict(zip(review.QUESTIONS, map(said.get, word), strict=True))
+        rows.append({"id": f"r{n}", "instruction": f"Do it {n}.", "input": "", **told})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_judge_is_a_rater_whose_yes_and_no_are_held_against_a_person_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of 20 wrong rows the judge finds 15, and calls 10 of 40 right ones wrong."""
+    person = filled(tmp_path / "ana.csv", ["yyn"] * 20 + ["yyy"] * 40 + ["yyy"])
+    said = ["yyn"] * 15 + ["yyy"] * 5 + ["yyn"] * 10 + ["yyy"] * 30 + ["yy-"]
+    judge = judged(tmp_path / "judged.jsonl", said)
+    text = score(capsys, judge, person)  # the person is first, whatever the order
+    assert text == score(capsys, person, judge)
+    assert text.index(f"{person}: 61 rows") < text.index(f"{judge}: 61 rows")
+    assert "not rated: 1 of 183 answers" in text
+    assert re.search(r"acceptable response\? +60 +75\.0 % +0\.47 ", text)
+    table = text.split("acceptable response?")[-1].split("all three")[0]
+    lines = re.findall(r"(precision|recall): .*? (\d+) of +(\d+) +([\d.]+) %   ([\d.]+) %", table)
+    assert lines == [
+        ("precision", "15", "25", "60.0", "40.7"),
+        ("recall", "15", "20", "75.0", "53.1"),
+        ("precision", "30", "35", "85.7", "70.6"),
+        ("recall", "30", "40", "75.0", "59.8"),
+    ]
+
+
+def test_a_judge_is_held_against_a_person_in_chinese_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    person = filled(tmp_path / "ana.csv", ["yyn"] * 4 + ["yyy"] * 6)
+    judge = judged(tmp_path / "judged.jsonl", ["yyn"] * 3 + ["yyy"] * 5 + ["yyn"] * 2)
+    english = score(capsys, person, judge).split(" beside ")[1]
+    chinese = score(capsys, person, judge, "--language", "zh").split("，对照 ")[1]
+    figures = r"(?m) (\d+) (?:of|/) +(\d+) +([\d.]+ %|-)"
+    assert re.findall(figures, english) == re.findall(figures, chinese)
+    assert len(re.findall(figures, chinese)) == 16
+    said = re.sub(r"\w+\.csv|\w+_\w+", "", chinese.partition("\n")[2])
+    assert re.findall("[A-Za-z]{2,}", said) == []
+
+
+def test_a_judge_alone_and_two_judges_are_scored_without_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = judged(tmp_path / "one.jsonl", ["yyy", "yyn", "nyn"])
+    other = judged(tmp_path / "other.jsonl", ["yyy", "yyy", "nyn"])
+    assert f"{one}: 3 rows" in score(capsys, one)
+    text = score(capsys, one, other)
+    assert "agreement on 3 rows" in text and "precision" not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"id": "r0", "valid_task": true, "input_fits": true}', "line 1 is no row"),
+        ('{"id": 7, "valid_task": true, "input_fits": true, "output_right": true}', "no row"),
+        ('{"id": "r0", "valid_task": 1, "input_fits": 1, "output_right": "yes"}', "no row"),
+        ("{", "line 1 is no row"),
+        (
+            '{"id": "r0", "valid_task": null, "input_fits": null, "output_right": null}',
+            "no answer that can be read",
+        ),
+    ],
+)
+def test_a_file_that_is_no_judge_s_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, line: str, told: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    assert told in error(capsys, "score", str(path))
+    assert "cannot read" in error(capsys, "score", str(tmp_path / "none.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("pairs", "told"),
     [
@@ -585,3 +690,204 @@ def test_what_a_model_wrote_is_printed_without_its_control_characters(
         )
     text = score(capsys, one, other)
     assert "\x1b" not in text and "valid_task: Do [2Jit" in text
+
+
+# --------------------------------------------------------------------------------------------------
+# Pairs of answers.
+
+
+def write_rewritten(folder: Path, number: int = 12) -> Path:
+    """Rows as rewrite.py writes them; every third kept its first output."""
+    path = folder / "step5_rewritten.jsonl"
+    models = {"first": "small", "rewritten": "large"}
+    lines = []
+    for n in range(number):
+        row = {"instruction": f"Count to {n}.", "input": "", "output": f"=new {n}"}
+        row |= {"first_output": f"old {n}", "rewritten": n % 3 > 0, "rule": "", "models": models}
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def draw_pairs(folder: Path, *more: str, code: int = 0) -> Path:
+    out = folder / "pairs"
+    data = ["--data", str(write_rewritten(folder)), "--out", str(out)]
+    assert review.main(["pairs", *data, *more]) == code
+    return out
+
+
+def fill_pairs(out: Path, who: str, answers: list[str]) -> Path:
+    """The sheet with these answers, as a spreadsheet program that likes semicolons saves it."""
+    lines = cells(Path(f"{out}.csv"))
+    path = Path(f"{out}-{who}.csv")
+    for line, said in zip(lines[1:], answers, strict=False):
+        line[5] = said
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(lines)
+    return path
+
+
+def sides_of(out: Path, writer: str) -> list[str]:
+    """On which side a writer stands, pair by pair."""
+    lines = Path(f"{out}-key.jsonl").read_text(encoding="utf-8").splitlines()
+    found = map(json.loads, lines)
+    return ["A" if pair["A"]["writer"] == writer else "B" for pair in found]
+
+
+def test_pairs_are_those_rows_that_were_rewritten_and_the_sides_are_shuffled(
+    tmp_path: Path,
+) -> None:
+    out = draw_pairs(tmp_path)
+    rows = cells(Path(f"{out}.csv"))
+    assert [cell.split(":")[0] for cell in rows[0]] == [
+        *("id", "instruction", "input", "answer_A", "answer_B", "better", "notes")
+    ]
+    assert sorted(int(row[1][9:-1]) for row in rows[1:]) == [1, 2, 4, 5, 7, 8, 10, 11]
+    for row in rows[1:]:
+        assert sorted(map(plain, row[3:5])) == [f"=new {row[1][9:-1]}", f"old {row[1][9:-1]}"]
+    assert {*sides_of(out, "large")} == {"A", "B"}
+    text = Path(f"{out}.html").read_text("utf-8") + Path(f"{out}.csv").read_text("utf-8")
+    assert "large" not in text and "small" not in text
+
+
+def test_pairs_of_one_seed_are_the_same_and_of_another_others(tmp_path: Path) -> None:
+    keys = []
+    for seed in ("1", "1", "2"):
+        folder = tmp_path / str(len(keys))
+        folder.mkdir()
+        out = draw_pairs(folder, "--seed", seed, "--num", "5")
+        keys.append(Path(f"{out}-key.jsonl").read_bytes())
+    assert keys[0] == keys[1] != keys[2] and keys[0].count(b"\n") == 5
+
+
+def test_wins_are_counted_by_writer_whatever_the_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sides = sides_of(out, "large")
+    other = {"A": "B", "B": "A"}
+    # Of eight pairs: large wins five, small one; one is equal, and one is open.
+    said = [*sides[:5], other[sides[5]].lower(), "一样", ""]
+    told = score(capsys, fill_pairs(out, "ana", said))
+    assert re.search(r"(?m)^large +5 +83\.3 %   43\.6 % to 97\.0 %$", told)
+    assert re.search(r"(?m)^small +1 +16\.7 %   3\.0 % to 56\.4 %$", told)
+    assert "8 pairs, 7 rated" in told and re.search(r"as good as each other +1\n", told)
+    assert "p = 0.219, that may be chance" in told
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p"),
+    [(5, 5, 1.0), (9, 1, 0.0215), (1, 9, 0.0215), (0, 5, 0.0625), (15, 5, 0.0414), (0, 0, 1.0)],
+)
+def test_the_sign_test_is_the_textbook_s(one: int, other: int, p: float) -> None:
+    assert pairs.sign_test(one, other) == pytest.approx(p, abs=1e-4)
+
+
+def test_two_people_are_compared_by_whom_they_prefer(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sides = sides_of(out, "large")
+    ana = fill_pairs(out, "ana", [*sides[:6], "same", "same"])
+    bo = fill_pairs(out, "bo", [*sides[:4], "same", "same", "same", ""])
+    told = score(capsys, ana, bo)
+    # Of seven pairs five the same; by chance (6 * 4 + 1 * 3) / 49.
+    assert re.search(r"Which answer is better\? +7 +71\.4 % +0\.36 ", told)
+    assert told.count("sign test") == 2
+
+
+LAST = {"ana": ["same", "same"], "bo": ["A", "same", ""]}  # what each said of the last pairs
+
+
+def test_the_scores_of_pairs_in_chinese_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path, "--language", "zh")
+    assert "8 对回答，指令各不相同" in capsys.readouterr().out
+    sides = sides_of(out, "large")
+    sheets = [fill_pairs(out, who, [*sides[:5], *said]) for who, said in LAST.items()]
+    english = score(capsys, *sheets).replace(str(tmp_path), "")
+    chinese = score(capsys, *sheets, "--language", "zh").replace(str(tmp_path), "")
+    pages = (english.split("\nkappa")[0], chinese.split("\nkappa")[0])
+    assert len({tuple(re.findall(r"\d+\.\d+", page)) for page in pages}) == 1
+    said = re.sub(r"[\w-]+\.csv|large|small|kappa|Landis|Koch", "", chinese)
+    assert re.findall("[A-Za-z]{2,}", said) == []
+
+
+def test_kappa_of_three_answers_is_cohen_s() -> None:
+    """The table of Cohen (1960): 200 cases, three answers, kappa 0.49 with shares .50 .30 .20."""
+    table = {
+        ("a", "a"): 88, ("a", "b"): 14, ("a", "c"): 18,
+        ("b", "a"): 10, ("b", "b"): 40, ("b", "c"): 10,
+        ("c", "a"): 2, ("c", "b"): 6, ("c", "c"): 12,
+    }  # fmt: skip
+    answers = [pair for pair, times in table.items() for _ in range(times)]
+    value, low, high = review.kappa(answers)
+    assert value == pytest.approx(0.492, abs=0.001) and low < value < high
+
+
+def test_the_key_is_found_beside_a_sheet_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    sheet = fill_pairs(out, "ana-maria", ["A"])
+    assert "8 pairs, 1 rated" in score(capsys, sheet)
+    elsewhere = tmp_path / "elsewhere.csv"
+    sheet.rename(elsewhere)
+    assert "give the file that `pairs` wrote, by --key" in error(capsys, "score", str(elsewhere))
+    assert review.main(["score", str(elsewhere), "--key", f"{out}-key.jsonl"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [([], "no answer yet"), (["C"], "row 2, column better: 'C' is neither A, B nor same")],
+)
+def test_a_pair_sheet_that_cannot_be_read_is_one_line(
+    tmp_path: Path, answers: list[str], told: str, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    assert told in error(capsys, "score", str(fill_pairs(out, "ana", answers)))
+
+
+def test_a_key_of_another_sheet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = draw_pairs(tmp_path)
+    sheet = fill_pairs(out, "ana", ["A"])
+    (tmp_path / "other").mkdir()
+    other = draw_pairs(tmp_path / "other", "--seed", "3", "--num", "1")
+    said = error(capsys, "score", str(sheet), "--key", f"{other}-key.jsonl")
+    assert "the key has no pair" in said and "by --key" in said
+    assert "no line of a pairs-key" in error(
+        capsys, "score", str(sheet), "--key", str(tmp_path / "step5_rewritten.jsonl")
+    )
+
+
+def test_no_sheet_of_pairs_is_written_over_and_data_without_pairs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = draw_pairs(tmp_path)
+    data = str(tmp_path / "step5_rewritten.jsonl")
+    for kind in ("csv", "html", "key"):
+        assert "is there already" in error(capsys, "pairs", "--data", data, "--out", str(out))
+        Path(f"{out}-key.jsonl" if kind == "key" else f"{out}.{kind}").unlink()
+    absent = str(tmp_path / "absent.jsonl")
+    assert "run scripts/rewrite.py" in error(capsys, "pairs", "--data", absent, "--out", str(out))
+    plain_rows = write_data(tmp_path)
+    said = error(capsys, "pairs", "--data", str(plain_rows), "--out", str(out))
+    assert "line 1: a row of step5_rewritten.jsonl" in said
+    same = dict.fromkeys(("instruction", "input", "output", "first_output"), "x")
+    path = tmp_path / "same.jsonl"
+    path.write_text(json.dumps(same | {"rewritten": False}), encoding="utf-8")
+    said = error(capsys, "pairs", "--data", str(path), "--out", str(out))
+    assert "no output was written again: run scripts/rewrite.py with another model" in said
+
+
+def test_the_page_of_pairs_shows_markup_as_text_and_has_its_own_keys(tmp_path: Path) -> None:
+    path = tmp_path / "step5_rewritten.jsonl"
+    row = {"instruction": MARKUP, "input": MARKUP, "output": MARKUP, "first_output": "x" + MARKUP}
+    path.write_text(json.dumps({**row, "rewritten": True}) + "\n", encoding="utf-8")
+    given = ["--data", str(path), "--out", str(tmp_path / "p"), "--language", "zh"]
+    assert review.main(["pairs", *given]) == 0
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert page.count("<script>") == 1 and "<img" not in page
+    assert '"keys": {"a": "A", "b": "B", "s": "same"}' in page
+    assert "哪个回答更好？" in page and "回答 A" in page

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.runs import rows
 from helpers.server import LISTS, Server, scripted_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,11 +142,62 @@ def test_a_worked_list_has_an_answer_of_people_for_each_of_its_tasks(
     assert [people[text] for text in shown] == [*map(parse_classification, said)]
 
 
+def practice_lists(config: Config, *flags: str) -> tuple[dict, list[dict], list[dict]]:
+    """A practice run: its summary, the lists it sent, and the answers of those not used."""
+    options = self_instruct.command_line().parse_args(flags)
+    summary = run(config, say=lambda text: None, model_class=partial(LimitedModel, options=options))
+    records = rows(Path(config.work_dir), "responses.jsonl")
+    lists = [row for row in records if "instructions" in row and row["stage"] == "classify"]
+    unused = [row for row in records if "part_of" in row and not row["text"]]
+    return summary, lists, unused
+
+
 def test_a_run_without_the_limits_or_with_the_practice_model_asks_one_by_one(
     settings: Settings,
 ) -> None:
-    tokens = ask(settings(provider="practice", num_instructions=20), 10)["tokens"]
-    assert tokens["classify"]["replies"] >= 20 + PROBES
+    config = settings(provider="practice", num_instructions=20)
+    summary, lists, _ = practice_lists(config)
+    assert summary["tokens"]["classify"]["replies"] >= 20 + PROBES
+    assert lists == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_practice_model_answers_lists_where_that_is_typed(
+    settings: Settings, tmp_path: Path, language: str
+) -> None:
+    config = settings(provider="practice", num_instructions=60, language=language)
+    _, lists, _ = practice_lists(config, "--classify-together", "4")
+    assert len(lists) >= 60 / 4 + 1
+    # What it says of a task in a list is what it says of it alone, where both can be read.
+    alone = settings(
+        provider="practice",
+        num_instructions=60,
+        language=language,
+        work_dir=str(tmp_path / "alone"),
+    )
+    practice_lists(alone)
+    label = {}
+    for place in (config, alone):
+        for row in rows(Path(place.work_dir), STEP_FILES[1]):
+            label.setdefault(row["instruction"], set()).add(row["is_classification"])
+    assert all(len(flags - {None}) <= 1 for flags in label.values())
+    assert sum(len(flags - {None}) for flags in label.values()) > 50
+
+
+def test_of_the_practice_model_s_lists_some_cannot_be_read_and_their_tasks_are_asked_alone(
+    settings: Settings,
+) -> None:
+    """The one unreadable line of such a list is of the same style as its single answers."""
+    config = settings(provider="practice", num_instructions=100, seed=2)
+    summary, lists, unused = practice_lists(config, "--classify-together", "4")
+    assert unused and len(unused) < 20
+    spoilt = {row["part_of"] for row in unused}
+    texts = [row["text"] for row in lists if row["key"] in spoilt]
+    assert all(re.search(r"(?m)^\d+\. \.\.\.$", text) for text in texts)
+    asked = summary["tokens"]["classify"]["replies"]
+    assert asked >= len(lists) + len(unused)
+    steps = rows(Path(config.work_dir), STEP_FILES[1])
+    assert {row["instruction"] for row in unused} <= {row["instruction"] for row in steps}
 
 
 @pytest.mark.parametrize(

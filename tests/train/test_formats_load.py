@@ -30,6 +30,7 @@ trl = pytest.importorskip("trl")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
+from scripts.provenance import write_provenance  # noqa: E402
 from self_instruct_workshop import Config, run  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -54,6 +55,8 @@ def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
             provider="practice", num_instructions=30, language=language, work_dir=str(work)
         )
         run(config, say=lambda text: None)
+        if "--keep-id" in flags:
+            write_provenance(work)
         arguments = [
             str(work / "step4_final.jsonl"),
             "--format",
@@ -149,7 +152,7 @@ def trained_on(trainer: Any, row: dict) -> tuple[str, str]:
 
 
 @both_languages
-@pytest.mark.parametrize("form", sorted(prepare.FORMATS))
+@pytest.mark.parametrize("form", sorted({*prepare.FORMATS} - {"preference"}))
 def test_load_dataset_takes_the_folder_and_each_file(
     prepared: Callable[..., Path], tmp_path: Path, form: str, language: str
 ) -> None:
@@ -191,6 +194,17 @@ def test_trl_trains_on_completions_alone_and_adds_the_end_mark(
         assert (asked, learnt) == (row["prompt"], row["completion"] + "</s>")
 
 
+def test_an_id_in_each_row_does_no_harm_to_trl(
+    prepared: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = prepared("en", "prompt-completion", "--split", "0.2", "--keep-id")
+    trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
+    assert all(row["id"] for row in rows)
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        asked, learnt = trained_on(trainer, encoded)
+        assert (asked, learnt) == (row["prompt"], row["completion"] + "</s>")
+
+
 @both_languages
 def test_trl_trains_on_messages(
     prepared: Callable[..., Path], tmp_path: Path, language: str
@@ -200,3 +214,55 @@ def test_trl_trains_on_messages(
     for encoded, row in zip(trainer.train_dataset, rows, strict=True):
         (_, learnt), (user, assistant) = trained_on(trainer, encoded), row["messages"]
         assert learnt == f"<user>{user['content']}</s><assistant>{assistant['content']}</s>"
+
+
+@both_languages
+def test_trl_takes_a_step_of_dpo_on_preferences(tmp_path: Path, language: str) -> None:
+    key, sheet = write_pairs(tmp_path, language)
+    folder = tmp_path / "preference"
+    given = ["--format", "preference", "--sheet", str(sheet), "--split", "0.25"]
+    assert prepare.main([str(key), *given, "--output-dir", str(folder)]) == 0
+
+    # The model learns, and prefers what was chosen more than before.
+    data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert set(data["train"].column_names) == {"prompt", "chosen", "rejected"}
+    tokenizer = tokenizer_of([{"text": str(row)} for row in data["train"]])
+    model, reference = tiny_model(tokenizer), tiny_model(tokenizer)
+    before = model.lm_head.weight.detach().clone()
+    here = {"output_dir": str(tmp_path / "out"), "report_to": "none", "save_strategy": "no"}
+    settings = {"max_steps": 8, "per_device_train_batch_size": 6, "learning_rate": 0.01}
+    config = trl.DPOConfig(**settings, **here, use_cpu=True, bf16=False, disable_tqdm=True)
+    sides = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+    trainer = trl.DPOTrainer(model, reference, config, **sides, processing_class=tokenizer)
+    first = trainer.evaluate(data["train"])["eval_loss"]
+    assert first == pytest.approx(math.log(2), abs=0.01), "it is its own reference"
+    assert math.isfinite(trainer.train().training_loss)
+    assert trainer.evaluate(data["train"])["eval_loss"] < first - 0.05
+    assert not torch.equal(before, model.lm_head.weight)
+
+    # A row is the chat of the question and of one of the answers.
+    row = read(folder / "train.jsonl")[0]
+    shown = trainer.train_dataset[0]
+    for side in ("chosen", "rejected"):
+        ids = shown["prompt_ids"] + shown[f"{side}_ids"]
+        turns = [*row["prompt"], *row[side]]
+        assert tokenizer.decode(ids) == tokenizer.apply_chat_template(turns, tokenize=False)
+
+
+def write_pairs(folder: Path, language: str) -> tuple[Path, Path]:
+    """Eight pairs and a filled sheet; the answer that names the number is the better one."""
+    task, good, bad = {
+        "en": ("Name number {}.", "It is number {}.", "I do not know, {} or so."),
+        "zh": ("说出第{}个数。", "这是第{}个数。", "大概是{}吧，不清楚。"),
+    }[language]
+    lines, cells = [], ["id,better\n"]
+    for n in range(8):
+        sides = [{"writer": "m", "output": text.format(n)} for text in (good, bad)]
+        pair = {"id": f"p{n}", "instruction": task.format(n), "input": ""}
+        pair |= dict(zip("AB" if n % 2 else "BA", sides, strict=True))
+        lines.append(json.dumps(pair) + "\n")
+        cells.append(f"p{n},{'A' if n % 2 else 'B'}\n")
+    key, sheet = folder / "pairs-key.jsonl", folder / "pairs.csv"
+    key.write_text("".join(lines), encoding="utf-8")
+    sheet.write_text("".join(cells), encoding="utf-8")
+    return key, sheet
