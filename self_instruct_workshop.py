@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 644-5884: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 644-5885: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1723,9 +1723,10 @@ def config_of_stage(config: Config, stage: str) -> Config:
     if not any(own.values()):
         return config
     # Another provider has other models, and no key goes to an address that it was not meant for.
-    if own["provider"] or own["base_url"]:
+    same = own["provider"] == provider_name(config) and not own["base_url"]
+    if (own["provider"] or own["base_url"]) and not same:
         return replace(config, **{**own, "provider": own["provider"] or "local"})
-    return replace(config, model=own["model"])
+    return replace(config, model=own["model"] or config.model)
 
 
 def first_record(journal: str) -> dict:

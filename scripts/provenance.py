@@ -74,6 +74,9 @@ def write_provenance(folder: Path) -> Path:
     if not (folder / STEP_FILES[-1]).exists():
         problem = f"{folder} holds no dataset: run self_instruct.py first"
         raise WorkshopError(f"{problem}, or name its folder with --work-dir")
+    if is_foreign(folder / PROVENANCE):
+        foreign = f"{folder / PROVENANCE} was not written by this program"
+        raise WorkshopError(f"{foreign}: move it away, then run the same command")
     lock = workshop.locked(folder)
     try:
         run = read_run(folder)
@@ -86,6 +89,15 @@ def write_provenance(folder: Path) -> Path:
     finally:
         lock.release()
     return folder / PROVENANCE
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file of this name is there whose first line is no row of ours."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        row = workshop.json_or_none(lines.readline())
+    return not (isinstance(row, dict) and row.keys() >= {"id", "source", "models"})
 
 
 def provenance_rows(run: Run) -> list[dict]:

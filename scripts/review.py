@@ -368,7 +368,7 @@ def sample_command(options: argparse.Namespace, _: Config) -> None:
         told = f"notice: {options.num} were asked for, and there are no more"
         workshop.tell(told, options.language)
     written = ", ".join(map(str, paths.values()))
-    command = "python scripts/review.py score FILLED.csv"
+    command = workshop.program_command("scripts/review.py", "score", "FILLED.csv")
     print(say(f"written: {written}; fill in one, then: {command}"))
 
 

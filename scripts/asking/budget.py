@@ -237,7 +237,8 @@ def with_budget(config: workshop.Config, options: argparse.Namespace, summary: d
     reasons = summary["undone_because"]
     # While a batch is under way, nobody knows yet what the budget is enough for.
     waits = any(why.startswith(WAITS) for why in reasons)
-    if waits or (not short and not reasons):
+    limited = any("could pass --max-" in why for why in reasons)
+    if waits or not (short or limited):
         return summary
     rows = summary["counts"]["filter"]["out"]
     said = {"wanted": wanted, "instructions": made, "rows": rows, "limit": as_words(options)}

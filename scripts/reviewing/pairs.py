@@ -129,7 +129,7 @@ def write(paths: dict[str, Path], pairs: list[Pair], words: Words) -> None:
 def what_was_written(paths: dict[str, Path], pairs: list[Pair], say: Say = str) -> str:
     """How many pairs, in which files, and what comes next."""
     written = ", ".join(map(str, paths.values()))
-    command = "python scripts/review.py score FILLED.csv"
+    command = workshop.program_command("scripts/review.py", "score", "FILLED.csv")
     return "\n".join(
         [
             say(f"{len(pairs)} pairs of answers, of different instructions, in random order"),

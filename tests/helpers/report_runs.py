@@ -188,6 +188,7 @@ def big_run(folder: Path, tasks: int) -> dict:
     model = SimpleNamespace(undone=[], name="practice", model="m", base_url="", faults={})
     model.refused, model.tokens, model.spending = {}, tokens, lambda results: {}
     model.address, model.check_folder = "", lambda: None
+    model.others, model.everyone, model.of = {}, lambda: [model], lambda stage: model
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
         workshop.write_whole(folder / name, map(workshop.to_json, results.rows(stage)))

@@ -93,6 +93,15 @@ def test_without_these_settings_nothing_changes(config: Callable, settings: Sett
     assert summary["undone_because"] == {}
 
 
+def test_a_stages_provider_that_is_the_runs_has_the_runs_model_and_address(
+    config: Callable, two: tuple[Server, Server]
+) -> None:
+    made = config(classify_provider="local")
+    quiet(made)
+    assert {model for _, model in answered(Path(made.work_dir))} == {SMALL}
+    assert two[0].requests and not two[1].requests
+
+
 def test_raising_one_stages_model_asks_that_stage_alone_again(
     config: Callable, two: tuple[Server, Server]
 ) -> None:

@@ -14,7 +14,7 @@ from helpers.server import Server, scripted_model
 
 import self_instruct
 from scripts import provenance
-from self_instruct_workshop import PROVENANCE, Config, Journal, locked, run
+from self_instruct_workshop import PROVENANCE, Config, Journal, WorkshopError, locked, run
 
 Settings = Callable[..., Config]
 ROW = ("instruction", "input", "output")
@@ -239,3 +239,14 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_rows(
             folder.mkdir()
             (folder / "responses.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:50])
             assert made(folder.name, **local(server)) == whole
+
+
+def test_a_file_of_the_user_with_this_name_is_left_alone(practice: Path) -> None:
+    mine = practice / PROVENANCE
+    mine.write_text('{"mine": 1}\n', encoding="utf-8")
+    with pytest.raises(WorkshopError, match="was not written by this program: move it away"):
+        provenance.write_provenance(practice)
+    assert mine.read_text(encoding="utf-8") == '{"mine": 1}\n'
+    mine.unlink()
+    provenance.write_provenance(practice)
+    assert provenance.write_provenance(practice) == mine  # its own file it writes again
