@@ -463,30 +463,41 @@ def sheet_text(path: Path) -> str:
 
 def sheet_rows(path: Path, lines: Iterable[list[str]]) -> Sheet:
     """The rows of a sheet by id. Raises WorkshopError at the first row that is wrong."""
+    rows = rows_with_id(path, lines, QUESTIONS, "sample")
+    return {row_id: row | row_answers(row, where) for where, row_id, row in rows}
+
+
+def rows_with_id(
+    path: Path, lines: Iterable[list[str]], columns: Iterable[str], command: str
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(where it stands, its id, its cells by column) of each row of a sheet that `command` made.
+
+    Raises WorkshopError where a column is missing, or an id is wrong.
+    """
     # The first line has the names of the columns.
     lines = iter(lines)
     names = column_names(next(lines, []))
-    missing = [name for name in ("id", *QUESTIONS) if name not in names]
+    missing = [name for name in ("id", *columns) if name not in names]
     if missing:
         problem = f"{path} has no column {missing[0]}"
-        raise WorkshopError(f"{problem}: give a sheet that `sample` made")
+        raise WorkshopError(f"{problem}: give a sheet that `{command}` made")
 
     # A line may be shorter than the first one, or empty.
-    sheet: Sheet = {}
+    known: set[str] = set()
     for number, cells in enumerate(lines, 2):
         if any(cells):
             row = dict(zip(names, cells, strict=False))
             where = f"{path}, row {number}"
-            row_id = checked_id(row.get("id", "").strip(), sheet, where)
-            sheet[row_id] = row | row_answers(row, where)
-    return sheet
+            row_id = checked_id(row.get("id", "").strip(), known, where)
+            known.add(row_id)
+            yield where, row_id, row
 
 
-def checked_id(row_id: str, sheet: dict, where: str) -> str:
-    """The id itself. Raises WorkshopError where it is empty, or in the sheet already."""
+def checked_id(row_id: str, known: set[str], where: str) -> str:
+    """The id itself. Raises WorkshopError where it is empty, or one of those that are known."""
     if not row_id:
         raise WorkshopError(f"{where}, column id: there is no id: take that row out")
-    if row_id in sheet:
+    if row_id in known:
         problem = f"the id {one_line(row_id)!r} stands twice"
         raise WorkshopError(f"{where}, column id: {problem}: take that row out")
     return row_id

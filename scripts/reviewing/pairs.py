@@ -199,18 +199,11 @@ def read_sheet(path: Path) -> Sheet:
 
     Raises WorkshopError where the sheet cannot be read, or holds no answer.
     """
-    lines = review.csv_lines(path)
-    names = review.column_names(next(lines, []))
-    missing = [name for name in ("id", QUESTION) if name not in names]
-    if missing:
-        raise WorkshopError(f"{path} has no column {missing[0]}: give a sheet that `pairs` made")
     sheet: Sheet = {}
-    for number, cells in enumerate(lines, 2):
-        if any(cells):
-            row = dict(zip(names, cells, strict=False))
-            where = f"{path}, row {number}"
-            pair_id = review.checked_id(row.get("id", "").strip(), sheet, where)
-            sheet[pair_id] = choice(row.get(QUESTION, ""), f"{where}, column {QUESTION}")
+    for where, pair_id, row in review.rows_with_id(
+        path, review.csv_lines(path), [QUESTION], "pairs"
+    ):
+        sheet[pair_id] = choice(row.get(QUESTION, ""), f"{where}, column {QUESTION}")
     if not any(sheet.values()):
         raise WorkshopError(f"{path} has no answer yet: fill it in, with A, B or same")
     return sheet
