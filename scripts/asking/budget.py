@@ -58,10 +58,8 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
     purses = {}
     ledger = Ledger(Path(config.work_dir) / limits.LimitedModel.ledger_name)
     whom = estimate.who_answers(config)
-    for who in whom.values():
-        price = limits.price_of(*who, options, of_run=who == whom["generate"])
-        purses[who] = limits.Purse(None, None, price)
-        purses[who].share = limits.batch_share(who[0])
+    for stage, who in whom.items():
+        purses[who] = estimate.empty_purse(whom, stage, options)
         purses[who].count("lost", *ledger.lost(*who))
         purses[who].jobs = reserved_by_jobs(Path(config.work_dir), *who, ended=True)
 
@@ -203,9 +201,9 @@ def largest_request(config: workshop.Config, options: argparse.Namespace) -> Mon
     for stage, row in found["stages"].items():
         prompt = row["prompt_size"] * limits.BYTES_PER_TOKEN + limits.FRAME
         reply = workshop.parameters(config, stage)["max_tokens"]
-        price = limits.price_of(*whom[stage], options, of_run=whom[stage] == whom["generate"])
+        purse = estimate.empty_purse(whom, stage, options)
         tokens = max(tokens, prompt + reply)
-        dollars = max(dollars, limits.Purse(None, None, price).cost(prompt, reply) or 0.0)
+        dollars = max(dollars, purse.cost(prompt, reply) or 0.0)
     return tokens, dollars
 
 

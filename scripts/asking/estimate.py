@@ -77,11 +77,10 @@ def estimate(
             row.update(requests=n, prompt_tokens=n * prompt, reply_tokens=n * reply)
             sizes = {"prompt_size": prompt, "reply_size": reply}
         total.update(row)
-        price = limits.price_of(*whom[stage], options, of_run=whom[stage] == whom["generate"])
-        purse = limits.Purse(None, None, price)
+        purse = empty_purse(whom, stage, options)
         bill = purse.bill(row["prompt_tokens"], row["reply_tokens"])
         bills.append(bill)
-        share = 1.0 if stage == "generate" else limits.batch_share(whom[stage][0])
+        share = 1.0 if stage == "generate" else purse.share
         in_batches.append({**bill, "cost": bill["cost"] and share * bill["cost"]})
         rows[stage] = {**row, "cost": bill["cost"], "in_journal": in_journal[stage], **sizes}
 
@@ -95,6 +94,17 @@ def estimate(
         "cost_in_batches": limits.sum_of(in_batches)["cost"],
         "seconds": seconds(config, total, options),
     }
+
+
+def empty_purse(
+    whom: dict[str, tuple[str, str]], stage: str, options: argparse.Namespace
+) -> limits.Purse:
+    """A purse at the prices of the model that answers a stage. Raises UsageError."""
+    who = whom[stage]
+    price = limits.price_of(*who, options, of_run=who == whom["generate"])
+    purse = limits.Purse(None, None, price)
+    purse.share = limits.batch_share(who[0])
+    return purse
 
 
 def to_send(

@@ -31,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +125,12 @@ def batch_share(provider: str) -> float:
 
 def price_list() -> dict:
     """What data/prices.json says: date, pages of the providers, dollars per million tokens."""
-    return json.loads(PRICES.read_text(encoding="utf-8"))
+    return read_prices(PRICES)
+
+
+@cache
+def read_prices(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def see_page(provider: str) -> str:
@@ -151,7 +156,7 @@ def records(config: workshop.Config) -> Iterator[dict]:
     path = Path(config.responses or Path(config.work_dir) / "responses.jsonl")
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            record = json_of(line)
+            record = workshop.json_or_none(line)
             if is_reply(record):
                 yield from workshop.single_records(record)
 
@@ -159,14 +164,6 @@ def records(config: workshop.Config) -> Iterator[dict]:
 def is_reply(record: Any) -> bool:
     """Does a line of the journal hold a reply that says whose it is, and in which stage?"""
     return workshop.is_record(record) and record.keys() >= WHOSE
-
-
-def json_of(text: str) -> Any:
-    """What JSON says; None where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def bytes_of(prompt: Any) -> int:
