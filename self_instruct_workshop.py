@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 644-5885: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 644-5889: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1446,14 +1446,14 @@ def modern_echo_problem(
         return "prompt_echo"
     known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
     known += [text for text, score in near if score]
-    if any(answers_itself(candidate, task) for task in known):
+    said = " ".join(candidate.casefold().split())
+    if any(answers_itself(said, task) for task in known):
         return "prompt_echo"
     return ""
 
 
-def answers_itself(candidate: str, task: str) -> bool:
-    """Whether a candidate is this task, with an answer or an explanation behind it."""
-    said = " ".join(candidate.casefold().split())
+def answers_itself(said: str, task: str) -> bool:
+    """Whether a candidate, in small letters, is this task with an answer behind it."""
     task = " ".join(task.casefold().split())
     if len(task) <= 5 or task not in said:
         return False
@@ -2650,12 +2650,16 @@ def first_results(config: Config, seed_tasks: list[Task]) -> Results:
 
 def earlier_run(folder: Path) -> dict:
     """What run.json in the folder says of the last run there; {} where there is none."""
+    return read_record(folder / "run.json")
+
+
+def read_record(path: Path) -> dict:
+    """A JSON record that a program has left; {} where there is none that can be read."""
     try:
-        text = (folder / "run.json").read_text(encoding="utf-8")
-        summary = json.loads(text)
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_view(stage: str, config: Config, model: Model, results: Results, ended: bool) -> None:

@@ -16,9 +16,9 @@ dataset is step5_rewritten.jsonl beside step4_final.jsonl where it is there and 
     judge.json            who judged, the counts, and how far the judge can be trusted
 
 A judge may be no better than dice. So rows with the output of another row are mixed into the
-questions. Where the judge does not call these wrong clearly more often than the others, it tells
-nothing, and no row is kept or dropped in its name. It tells more with --calibrate: planted faults
-are gross, and people's sheets are about the rows as they are.
+questions. Unless the judge calls four in five of these wrong, and clearly more often than the
+others, no row is kept or dropped in its name. It tells more with --calibrate: planted faults are
+gross, and people's sheets are about the rows as they are.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def is_of(rewritten: Path, data: Path) -> bool:
 
     rewrite.json has the digest of what was rewritten; without it, the times of the files tell.
     """
-    made_of = per_row.read_record(rewritten.with_name("rewrite.json")).get("data")
+    made_of = workshop.read_record(rewritten.with_name("rewrite.json")).get("data")
     if isinstance(made_of, dict) and "sha256" in made_of:
         return made_of["sha256"] == per_row.digest_of(data)
     return rewritten.stat().st_mtime >= data.stat().st_mtime
@@ -246,7 +246,7 @@ def writers(data: Path) -> set[str]:
     if isinstance(settings, dict):
         found |= {settings.get("instances_model") or settings.get("model")}
     if data.name == STEP_5:
-        found.add(per_row.read_record(data.with_name("rewrite.json")).get("model"))
+        found.add(workshop.read_record(data.with_name("rewrite.json")).get("model"))
     return {name for name in found if isinstance(name, str)}
 
 

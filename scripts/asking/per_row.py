@@ -23,7 +23,6 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("per_row.py is a part of judge.py: run  python scripts/judge.py --help")
 
 import argparse
-import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -104,9 +103,10 @@ def to_come(model: RowModel) -> dict[str, tuple[int, int]]:
     """About how many tokens of prompts and of replies the questions so far will still take."""
     stage = model.stages[0]
     requests, prompts, replies = model.purse.rows.get(stage, (0, 0, 0))
+    if not requests:
+        return {stage: (0, 0)}
     left = max(0, model.asked - requests)
-    sizes = (left * prompts, left * replies) if requests else (0, 0)
-    return {stage: (round(sizes[0] / max(1, requests)), round(sizes[1] / max(1, requests)))}
+    return {stage: (round(left * prompts / requests), round(left * replies / requests))}
 
 
 def send_practice(
@@ -261,18 +261,9 @@ def digest_of(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def read_record(path: Path) -> dict:
-    """A record that a program wrote; {} where there is none."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def our_files(record: Path) -> dict:
     """The files that a record names; none where there is no record, or a foreign one."""
-    files = read_record(record).get("files")
+    files = workshop.read_record(record).get("files")
     return files if isinstance(files, dict) else {}
 
 
