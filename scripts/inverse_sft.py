@@ -28,8 +28,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.training import shared as backtranslation
+from scripts.training.measure import rouge_l
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
-from self_instruct_workshop import leave, one_line, tokenize
+from self_instruct_workshop import leave, one_line
 
 FOR_SAMPLE = {
     "model": SAMPLE_OUT / "tiny",
@@ -99,14 +100,6 @@ def score(name: str, rows: list[Row], written: list[str]) -> tuple[float, float]
     exact = sum(one == other for one, other in pairs) / len(pairs)
     print(f"{name}: {len(pairs)} rows, ROUGE-L {rouge:.3f}, exact {exact:.3f}")
     return rouge, exact
-
-
-def rouge_l(one: str, other: str) -> float:
-    """ROUGE-L F1 in the tokens of self_instruct_workshop: Chinese counts like English."""
-    from rapidfuzz.distance import Indel
-
-    texts = (tokenize(one), tokenize(other))
-    return Indel.normalized_similarity(*texts) if any(texts) else 0.0
 
 
 def show(rows: list[Row], written: list[str]) -> None:
