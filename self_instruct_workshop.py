@@ -5761,8 +5761,15 @@ def next_step(config: Config, summary: dict) -> list[str]:
             return [f"{text} {words['other_model']}"]
         return [f"{text} {words['asks_again']}"]
     if config.until != "filter":
-        return [words["go_on"]]
+        return [words["go_on"], f"    {prepare_command(config)}"]
     return [words["next"], f"    {report_command(config)}"]
+
+
+def prepare_command(config: Config) -> str:
+    """The command that does the other stages of this run, then writes files for a trainer."""
+    is_default = config.work_dir == Config.work_dir
+    dataset = [] if is_default else [str(Path(config.work_dir) / STEP_FILES[-1])]
+    return program_command("scripts/prepare_for_finetuning.py", "--finish", *dataset)
 
 
 def report_command(config: Config) -> str:

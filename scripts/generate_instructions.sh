@@ -1,13 +1,16 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Stage 1 alone: grow 300 new instructions from the seed tasks, and stop to look at them. From any directory:
 #
 #     scripts/generate_instructions.sh                                        seconds on the practice model
 #     scripts/generate_instructions.sh --provider openai --num-instructions 1000             minutes, and cents
 #
-# Flags of self_instruct.py may follow, and win. python self_instruct.py --num-instructions 300 then goes on from there.
-set -euo pipefail
-root=$(cd -- "$(dirname -- "$0")/.." && pwd)
+# Flags of self_instruct.py may follow, and win. Then scripts/prepare_for_finetuning.sh goes on from
+# there, or python self_instruct.py --num-instructions 300, which stops behind stage 4.
+set -eu
+root=$(CDPATH="" cd -- "$(dirname -- "$0")/.." && pwd)
 for python in "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python; do
-    command -v "$python" >/dev/null && break
+    "$python" -c "" 2>/dev/null && break  # one that runs: on Windows, python3 may only open a shop
+    python=""
 done
+[ -n "$python" ] || { echo "error: no Python was found: install Python 3.11 or newer" >&2; exit 1; }
 exec "$python" "$root/self_instruct.py" --until generate --num-instructions 300 "$@"

@@ -44,6 +44,9 @@ What is drawn depends on --seed and on the instruction alone. So the instruction
 --num-instructions are among those of a larger one. The folder is one dataset: a new call
 replaces what an earlier call wrote there. So edit the card last.
 
+--finish does the missing stages of a run that stopped before stage 4, as after --until generate,
+where they cost nothing. Where they are paid for, it says the command.
+
 --keep-id carries the id of each row, by which step4_provenance.jsonl says where it comes from
 (`python scripts/provenance.py` writes that file). --push-to USER/NAME uploads the folder to
 the Hugging Face hub, as a private dataset unless --public is given. Nothing is uploaded without it.
@@ -70,8 +73,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts import review
+from scripts.asking.parser import Parser
 from scripts.overlapping import record as overlap
 from scripts.reviewing import pairs as pair_sheets
+from scripts.training import rest_of_run
 from scripts.training.shared import push
 from self_instruct_workshop import (
     DATA,
@@ -1050,9 +1055,17 @@ def line(name: str, rows: list[Row]) -> str:
 # The program.
 
 
+def finish_and_prepare(options: argparse.Namespace) -> int:
+    """Do the stages that the run lacks, then write the files; return the exit code."""
+    check(options)
+    code = 0 if options.format == "preference" else rest_of_run.finish(options.file, options.finish)
+    if code in (0, 3):  # 3: some tasks are undone, the dataset is there
+        prepare(options)
+    return code
+
+
 def prepare(options: argparse.Namespace) -> None:
     # Read the dataset, and what is known about its run.
-    check(options)
     dropped: Counter[str] = Counter()
     run = run_beside(options.file)
     recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
@@ -1180,10 +1193,13 @@ def give_notice(options: argparse.Namespace, run: dict[str, str], lines: int) ->
         notice(f"the practice model is no language model: {use}")
 
 
+USAGE = "python scripts/prepare_for_finetuning.py [FILE ...] [--format NAME] [any other flag below]"
+
+
 def main(arguments: list[str] | None = None) -> int:
     # What goes in, and what comes out.
     about = (__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    parser = Parser(usage=USAGE, description=about, allow_abbrev=False)
     add = parser.add_argument
     default = Path(workshop.Config.work_dir) / "step4_final.jsonl"
     folder = "folder for the files [data/finetuning/FORMAT]"
@@ -1208,6 +1224,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed-file", default="", help=seed_file)
     add("--seed", type=int, default=42, help="random seed of all draws [42]")
     add("--keep-id", action="store_true", help="an id in each row; not in messages")
+    add("--finish", action="store_true", help="first do the stages that the run lacks, if free")
 
     # The upload.
     hub = "upload the folder to the hub; log in by: hf auth login"
@@ -1218,7 +1235,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     options.files = options.files or [default]
     options.file = options.files[0]
-    return workshop.main(None, lambda _: prepare(options))
+    return workshop.main(None, lambda _: finish_and_prepare(options))
 
 
 if __name__ == "__main__":

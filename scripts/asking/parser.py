@@ -22,6 +22,24 @@ from typing import Any
 import self_instruct_workshop as workshop
 from self_instruct_workshop import in_chinese, is_chinese, prepare_terminal, wrapped
 
+# Flags of the official code, and of programs made after it: what does the same here.
+OFFICIAL = {
+    "--batch_dir": "--work-dir",
+    "--num_instructions_to_generate": "--num-instructions",
+    "--seed_tasks_path": "--seed-file",
+    "--num_prompt_instructions": "--tasks-shown",
+    "--request_batch_size": "--concurrency",
+    "--use_clf_seed_tasks_only": "--classification-every 1",
+    "--engine": "--model",
+    "--template": "--recipe paper",
+    "--max_instances_to_generate": "--instances-per-instruction",
+    "--use_existing_responses": "",  # that is always so
+    "--instance_files": "FILE",
+    "--classification_type_files": "",  # the rows of stage 4 need none
+    "--api_key": "OPENAI_API_KEY=... in .env",
+    "--organization": "OPENAI_ORG_ID=... in .env",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that guesses what a mistyped flag or value was meant to be."""
@@ -59,11 +77,12 @@ class Parser(argparse.ArgumentParser):
         """End with one line that says what is wrong, and what was probably meant."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
-        near = [find_near(flag, flags) for flag in unknown]
+        near = [meant_by(flag, flags) for flag in unknown]
         value = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if value:
             near = [find_near(value[1], re.findall(r"[\w-]+", value[2]))]
         hint = " ".join(filter(None, near))
+        message = without_keys(message)
         message = f"{message}: did you mean {hint}?" if hint else message
         if not self.chinese:
             super().error(message)
@@ -92,6 +111,20 @@ def typed_language(typed: list[str]) -> str:
         if flag.startswith("--language="):
             return flag.partition("=")[2]
     return ""
+
+
+def meant_by(typed: str, flags: list[str]) -> str:
+    """The flag that does the same as one of the official code, or the nearest; "" if none."""
+    if typed not in OFFICIAL:
+        return find_near(typed, flags)
+    same = OFFICIAL[typed]
+    is_ours = not same.startswith("--") or same.split()[0] in flags
+    return same if is_ours else ""
+
+
+def without_keys(message: str) -> str:
+    """A message without the API key that was typed behind a flag such as --api_key."""
+    return re.sub(r"(--[\w-]*key[=\s]+)[^\s:]+", r"\1...", message)
 
 
 def find_near(typed: str, known: list[str]) -> str:
