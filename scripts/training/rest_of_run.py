@@ -48,7 +48,7 @@ def finish(file: Path, may_run: bool) -> int:
         return self_instruct.main(flags)
     command = program_command("self_instruct.py", *flags)
     problem = f"{file} is not there yet: its run has not done all four stages"
-    raise WorkshopError(f"{problem}: run  {command}  first")
+    raise WorkshopError(f"{problem}; to do them, run  {command}")
 
 
 def without_run(file: Path) -> str:

@@ -785,6 +785,113 @@ def test_the_shell_scripts_make_instructions_and_then_training_files(
     assert shell("prepare_for_finetuning.sh", "nothing.jsonl").returncode == 1
 
 
+def test_one_script_after_the_other_makes_training_files_of_the_instructions(
+    shell: Callable, tmp_path: Path
+) -> None:
+    done = shell("generate_instructions.sh", "--num-instructions", "7", "--provider", "practice")
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "a copy" / "data" / "workshop"
+    instructions = {row["instruction"] for row in read(made / "step1_instructions.jsonl")}
+    done = shell("prepare_for_finetuning.sh", "--output-dir", str(tmp_path / "made"))
+    assert done.returncode == 0, done.stderr
+    dataset = read(made / "step4_final.jsonl")
+    assert dataset and {row["instruction"] for row in dataset} <= instructions
+    [before] = {path.stat().st_mtime_ns for path in made.glob("step4*")}
+
+    # Once more: the run is complete, and is left alone.
+    again = shell("prepare_for_finetuning.sh", "--output-dir", str(tmp_path / "made"))
+    assert again.returncode == 0 and "requests now" not in again.stdout
+    assert (made / "step4_final.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_second_script_alone_says_the_command_that_works(
+    shell: Callable, tmp_path: Path
+) -> None:
+    done = shell("prepare_for_finetuning.sh", str(tmp_path / "my work" / "step4_final.jsonl"))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    command = shlex.split(done.stderr.partition(": run  ")[2].partition("  first")[0])
+    subprocess.run([*command, "--num-instructions", "7"], check=True, capture_output=True)
+    assert (tmp_path / "my work" / "step4_final.jsonl").exists()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Callable[..., Path]:
+    """The dataset that a run would have that stopped behind stage 1, with other settings told."""
+
+    def make(**told: str) -> Path:
+        work = tmp_path / "stopped here"
+        settings = {"num_instructions": 6, "seed": 3, "second_try": False}
+        config = Config(provider="practice", until="generate", work_dir=str(work), **settings)
+        run(config, say=lambda text: None)
+        record = json.loads((work / "run.json").read_text(encoding="utf-8"))
+        record["settings"] |= told
+        (work / "run.json").write_text(json.dumps(record), encoding="utf-8")
+        return work / "step4_final.jsonl"
+
+    return make
+
+
+def test_what_costs_money_or_names_a_place_is_said_and_not_done(
+    stopped: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    address = "http://somewhere:9/v1"
+    told = {
+        "--provider openai": {"provider": "openai", "model": "gpt-6-luna"},
+        "--classify-provider groq": {"classify_provider": "groq"},
+        f"--provider local --base-url {address}": {"provider": "local", "base_url": address},
+        "--seed-file other.txt": {"seed_file": "other.txt"},
+    }
+    for flags, settings in told.items():
+        file = stopped(**settings)
+        assert prepare.main([str(file), "--finish"]) == 1
+        said = capsys.readouterr().err
+        assert "to do them, run  " in said and said.count("\n") == 1, said
+        command = shlex.split(said.partition("run  ")[2])
+        assert set(flags.split()) < set(command)
+        assert command[2:4] == ["--work-dir", str(file.parent)]
+        assert {"--num-instructions", "6", "--seed", "3", "--no-second-try"} < set(command)
+        assert not file.exists()
+
+
+def test_without_the_flag_nothing_is_run_and_the_command_finishes_the_run(
+    stopped: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    file = stopped()
+    assert prepare.main([str(file)]) == 1
+    command = shlex.split(capsys.readouterr().err.partition("run  ")[2])
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads((file.parent / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete" and record["settings"]["seed"] == 3
+    assert not any(spent["asked_now"] for spent in [record["tokens"]["generate"]])
+
+
+def test_a_run_that_was_killed_in_stage_1_is_to_be_called_again(
+    stopped: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    file = stopped()
+    (file.parent / "run.json").unlink()
+    assert prepare.main([str(file), "--finish"]) == 1
+    assert "give the command of the run again" in capsys.readouterr().err
+
+
+def test_flags_of_the_official_scripts_are_answered_with_ours(
+    shell: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    typed = "--batch_dir d --num_instructions_to_generate 9 --seed_tasks_path s --engine davinci"
+    secret = "sk-0123456789abcdef"
+    done = shell("generate_instructions.sh", *typed.split(), "--api_key", secret)
+    assert done.returncode == 2 and secret not in done.stderr
+    hint = "did you mean --work-dir --num-instructions --seed-file --model OPENAI_API_KEY=... in"
+    assert hint in done.stderr.splitlines()[-1]
+
+    typed = "--instance_files a --classification_type_files b --output_dir c --include_seed_tasks"
+    with pytest.raises(SystemExit):
+        prepare.main([*typed.split(), "--seed_tasks_path", "d"])
+    said = capsys.readouterr().err
+    assert "did you mean FILE --output-dir --include-seed-tasks --seed-file?" in said
+    assert said.count("\n") == 2  # how it is called, and what is wrong
+
+
 # Preferences.
 
 
