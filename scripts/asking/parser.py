@@ -37,7 +37,7 @@ OFFICIAL = {
     "--instance_files": "FILE",
     "--classification_type_files": "",  # the rows of stage 4 need none
     "--api_key": "OPENAI_API_KEY=... in .env",
-    "--organization": "OPENAI_ORG_ID=... in .env",
+    "--organization": "OPENAI_ORG_ID=... in the shell",
 }
 
 
