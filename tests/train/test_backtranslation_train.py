@@ -655,38 +655,3 @@ def test_each_step_of_the_sample_learns(sample_run: tuple[Path, str, float]) -> 
     for name in ("backward", "rater", "final"):
         loss = backtranslation.trained(sample_run[0] / name)["loss"]
         assert loss[-1] < loss[0]
-
-
-def test_the_notebook_makes_its_files_from_the_sample_and_its_stored_outputs_are_what_it_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
-    pytest.importorskip("matplotlib")
-    pytest.importorskip("pandas")
-    path = ROOT / "data" / "preprocessing.ipynb"
-    assert path.stat().st_size < 100_000
-    monkeypatch.setenv("PREPROCESSING_OUT", str(tmp_path / "out"))
-    stored, book = (nbformat.read(path, as_version=4) for _ in range(2))
-    nbclient.NotebookClient(
-        book, timeout=300, resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
-
-    def texts(cells: list) -> list[str]:
-        outputs = [
-            out for cell in cells for out in cell.get("outputs", []) if out.get("name") != "stderr"
-        ]
-        return [out.get("text") or out["data"].get("text/plain", "") for out in outputs]
-
-    def without_figure(found: list[str]) -> list[str]:
-        return [text for text in found if "Figure" not in text]
-
-    assert without_figure(texts(book.cells)) == without_figure(texts(stored.cells)) != []
-    assert any(
-        "image/png" in out.get("data", {})
-        for cell in stored.cells
-        for out in cell.get("outputs", [])
-    )
-    sizes = {name: len(read_rows(tmp_path / "out" / f"{name}.json")) for name in
-             ("guanaco_inverse", "guanaco_inverse_test", "lima_single_turn")}  # fmt: skip
-    assert sizes == {"guanaco_inverse": 36, "guanaco_inverse_test": 8, "lima_single_turn": 24}
