@@ -16,7 +16,6 @@ program checks that the flaw is really there.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,6 +23,7 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from self_instruct_workshop import (
     InstructionPool,
     WorkshopError,
@@ -259,7 +259,7 @@ def check(rows: list[dict], near: float) -> tuple[list[tuple[str, str]], list[st
 def main(arguments: list[str] | None = None) -> int:
     """Print what was found in a seed file; return 1 where there are errors, else 0."""
     # Read the flags and the file.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     shown_above = "ROUGE-L above which a pair is shown [0.6]"
     parser.add_argument("file", type=Path, help="seed tasks: .jsonl, .json or .txt")
     parser.add_argument("--near", type=float, default=0.6, help=shown_above)

@@ -22,7 +22,6 @@ every candidate is kept that breaks no rule and is novel at 0.7.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import threading
@@ -38,6 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from self_instruct_workshop import (
     RECIPES,
     Config,
@@ -638,7 +638,7 @@ def difference_parts(found: list[Difference], say: Say) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     # The flags.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     default = Path(Config.work_dir)
     seeds = "its seed tasks [the project's own, in the run's language]"

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from scripts.explaining.lookup import has_run, tell
 from scripts.reporting.run import read_run
 from self_instruct_workshop import Config, WorkshopError
@@ -103,7 +104,7 @@ def page_of(
 
 def command_line() -> argparse.ArgumentParser:
     """What is shown, and of which run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     default = Path(Config.work_dir)
     languages = tuple(workshop.DEFAULT_SEEDS)
     add = parser.add_argument

@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from scripts.training import shared as backtranslation
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, SEED_TAG, WEB_TAG, Row
 from self_instruct_workshop import leave, one_line
@@ -121,7 +122,7 @@ def show(options: argparse.Namespace, rows: list[Row], tag: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     # The flags that all four steps have.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     base = "meta-llama/Llama-2-7b-hf"
     data = DATA / "curated_dataset.json"
     out = Path("out/final")

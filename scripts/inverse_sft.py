@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from scripts.training import shared as backtranslation
 from scripts.training.measure import rouge_l
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
@@ -164,7 +165,7 @@ def sample_tokenizer() -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     # The flags that all four steps have.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     base = "meta-llama/Llama-2-7b-hf"
     data = DATA / "guanaco_inverse.json"
     out = Path("out/backward")

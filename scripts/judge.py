@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking import per_row
+from scripts.asking.parser import Parser
 from scripts.asking.per_row import Question, RowModel
 from scripts.judging import asked, trust
 from scripts.judging.asked import Row, Verdict
@@ -478,7 +479,7 @@ def kept_questions(text: str) -> tuple[str, ...]:
 
 def command_line() -> argparse.ArgumentParser:
     """The flags: those of every program that asks about rows, and the judge's own."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     per_row.add_flags(parser, LONGEST_REPLY)
     parser.set_defaults(data=None)
     add = parser.add_argument_group("the judge").add_argument

@@ -40,6 +40,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from scripts.overlapping import files, measures, record
 from scripts.overlapping.files import Prompt
 from scripts.overlapping.measures import Found
@@ -385,9 +386,7 @@ def check(options: argparse.Namespace) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """The flags; defaults stand in square brackets."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
-    )
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False)
     add = parser.add_argument
     data = Path(Config.work_dir) / workshop.STEP_FILES[3]
     add("files", nargs="+", type=Path, metavar="FILE", help="evaluation sets")

@@ -21,7 +21,6 @@ run. `self_instruct.py --provenance` does the same behind a run.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from scripts.reporting.run import (
     AGAIN,
     Run,
@@ -264,7 +264,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     folder = Path(Config.work_dir)
     parser.add_argument("--work-dir", type=Path, default=folder, help="folder of the run")
     options = parser.parse_args(arguments)

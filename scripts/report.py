@@ -30,6 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from scripts.reporting.numbers import numbers
 from scripts.reporting.rows import REPLIES, ROWS, Rows, packed, read_replies
 from scripts.reporting.run import Run, read_run
@@ -192,7 +193,7 @@ def piece_tags(pieces: Pieces) -> list[str]:
 def command_line() -> argparse.ArgumentParser:
     """The flags of the report."""
     # Without flags: the run in data/workshop, with labels in its own language.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     default = Path(Config.work_dir)
     languages = tuple(workshop.DEFAULT_SEEDS)
     add = parser.add_argument

@@ -46,6 +46,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from self_instruct_workshop import Config, UsageError, WorkshopError, one_line
 
 # The paper's shares of yes in % of 200 instructions, table 2. The first three are the questions.
@@ -870,7 +871,7 @@ def pairs_command(options: argparse.Namespace, _: Config) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """The three commands and their flags."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sample = commands.add_parser("sample", help="draw rows and write the sheets to fill in")
     sample.set_defaults(command=sample_command)

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import self_instruct_workshop as workshop
 from scripts import review
 from scripts.asking import estimate, limits, per_row
+from scripts.asking.parser import Parser
 from scripts.asking.per_row import Question, RowModel
 from scripts.reviewing import pairs
 from self_instruct_workshop import Prompt, Reply, UsageError, one_line
@@ -607,7 +608,7 @@ def practice_answers(language: str) -> dict[tuple[str, str], str]:
 def command_line() -> argparse.ArgumentParser:
     """The flags of questions about rows, and those of --compare."""
     about = (__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    parser = Parser(description=about, allow_abbrev=False)
     per_row.add_flags(parser, MAX_TOKENS)
     group = parser.add_argument_group("two writers on a sample, before the money is spent")
     add = group.add_argument

@@ -29,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from scripts.training import shared as backtranslation
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
@@ -136,7 +137,7 @@ def plain(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     # The flags that all four steps have.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     data = DATA / "lima_single_turn.json"
     out = DATA / "self_augmented.json"
     add = backtranslation.add_flags(parser, "out/backward", data, out, batch=16)

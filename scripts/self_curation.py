@@ -33,6 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from scripts.training import shared as backtranslation
 from scripts.training.shared import DATA, NEXT, SAMPLE, SAMPLE_OUT, Row, parse_rating
 from self_instruct_workshop import PROVIDERS, UsageError, WorkshopError, leave, one_line
@@ -231,7 +232,7 @@ def practise(options: argparse.Namespace, shots: list[Row]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     # The flags that all four steps have.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     rater = "meta-llama/Llama-2-7b-chat-hf"
     data = DATA / "self_augmented.json"
     out = DATA / "curated_dataset.json"
