@@ -27,13 +27,15 @@ from scripts.asking.parser import Parser
 from self_instruct_workshop import (
     InstructionPool,
     WorkshopError,
+    columns,
     filter_instances,
     instruction_problem,
     load_seed_tasks,
-    printable,
     seed_records,
     seed_task,
     show,
+    spoken,
+    tell,
     tokenize,
 )
 
@@ -190,7 +192,7 @@ def table(rows: list[dict]) -> list[tuple[str, str]]:
         ("tasks", f"{len(good)}{bad}"),
         ("classification", f"{len(classification)} ({share}), most used {labels.most_common(3)}"),
         ("without input", f"{empty} ({percent(empty, len(good))})"),
-        ("instances", f"{instances}, {instances / len(good):.2f} a task"),
+        ("instances", f"{instances}, {instances / len(good):.2f} for each task"),
         ("tokens", f"{min(lengths)} to {max(lengths)}, {middle}"),
         ("first words", f"{len(verbs)} different, most used {verbs.most_common(5)}"),
     ]
@@ -267,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows, errors = read(options.file)
     except WorkshopError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        tell(f"error: {error}")
         return 1
 
     # Each language by itself: a translation is no duplicate.
@@ -277,13 +279,19 @@ def main(arguments: list[str] | None = None) -> int:
         figures, doubts, found = check(of_language, options.near)
         errors += found
         lines.append(f"{options.file} {language}".strip())
-        lines += [f"  {name:<18} {value}" for name, value in figures]
-        lines += [f"  warning: {doubt}" for doubt in doubts]
+        lines += [figure(name, value) for name, value in figures]
+        lines += ["  " + spoken(f"warning: {doubt}") for doubt in doubts]
 
     # Errors come last, where they are seen.
-    lines += [f"  error: {where}: {problem}" for where, problem in errors]
-    show("\n".join([*lines, f"{len(errors)} errors"]))
+    lines += ["  " + spoken(f"error: {where}: {problem}") for where, problem in errors]
+    show("\n".join([*lines, spoken(f"{len(errors)} errors")]))
     return 1 if errors else 0
+
+
+def figure(name: str, value: str) -> str:
+    """A line of the table; a Chinese character takes two columns."""
+    name = spoken(name)
+    return f"  {name}{' ' * (18 - columns(name))} {spoken(value)}"
 
 
 if __name__ == "__main__":
