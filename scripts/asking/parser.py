@@ -34,6 +34,16 @@ OFFICIAL = {
     "--template": "--recipe paper",
     "--max_instances_to_generate": "--instances-per-instruction",
     "--use_existing_responses": "",  # that is always so
+    "--output_file": "--output-path",
+    "--input_file": "",
+    "--generation_tasks_only": "",
+    "--classification_tasks_only": "",
+    "--top_p": "--recipe paper",  # it sends the official values
+    "--frequency_penalty": "--recipe paper",
+    "--presence_penalty": "--recipe paper",
+    "--stop_sequences": "--recipe paper",
+    "--logprobs": "",
+    "--best_of": "",
     "--instance_files": "FILE",
     "--classification_type_files": "",  # the rows of stage 4 need none
     "--api_key": "OPENAI_API_KEY=... in .env",
@@ -115,9 +125,11 @@ def typed_language(typed: list[str]) -> str:
 
 def meant_by(typed: str, flags: list[str]) -> str:
     """The flag that does the same as one of the official code, or the nearest; "" if none."""
-    if typed not in OFFICIAL:
+    # The official code took a flag's beginning for the flag, and its scripts make use of that.
+    begins = [known for known in OFFICIAL if known.startswith(typed) and "_" in typed]
+    if not begins:
         return find_near(typed, flags)
-    same = OFFICIAL[typed]
+    same = OFFICIAL[begins[0]]
     is_ours = not same.startswith("--") or same.split()[0] in flags
     return same if is_ours else ""
 
