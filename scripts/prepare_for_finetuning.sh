@@ -8,9 +8,12 @@
 # their command is said. A file and flags of prepare_for_finetuning.py may follow, and win.
 set -eu
 root=$(CDPATH="" cd -- "$(dirname -- "$0")/.." && pwd)
-for python in "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python; do
-    "$python" -c "" 2>/dev/null && break  # one that runs: on Windows, python3 may only open a shop
-    python=""
+for python in "$root/.venv/bin/python" "$root/.venv/Scripts/python.exe" python3 python ""; do
+    [ -z "$python" ] || "$python" -c "import dotenv, rapidfuzz" 2>/dev/null && break
 done
-[ -n "$python" ] || { echo "error: no Python was found: install Python 3.11 or newer" >&2; exit 1; }
+if [ -z "$python" ]; then
+    install="'$root/.venv/bin/python' -m pip install -r '$root/requirements.txt'"
+    echo "error: no Python with the packages: run  python3 -m venv '$root/.venv' && $install  first" >&2
+    exit 1
+fi
 exec "$python" "$root/scripts/prepare_for_finetuning.py" --format messages --include-seed-tasks --split 0.05 --finish "$@"

@@ -126,10 +126,10 @@ def typed_language(typed: list[str]) -> str:
 def meant_by(typed: str, flags: list[str]) -> str:
     """The flag that does the same as one of the official code, or the nearest; "" if none."""
     # The official code took a flag's beginning for the flag, and its scripts make use of that.
-    begins = [known for known in OFFICIAL if known.startswith(typed) and "_" in typed]
-    if not begins:
+    begins = [known for known in OFFICIAL if known.startswith(typed)]
+    if typed not in OFFICIAL and not ("_" in typed and begins):
         return find_near(typed, flags)
-    same = OFFICIAL[begins[0]]
+    same = OFFICIAL.get(typed, OFFICIAL[begins[0]])
     is_ours = not same.startswith("--") or same.split()[0] in flags
     return same if is_ours else ""
 

@@ -804,6 +804,22 @@ def test_one_script_after_the_other_makes_training_files_of_the_instructions(
     assert (made / "step4_final.jsonl").stat().st_mtime_ns == before
 
 
+def test_without_the_packages_a_script_says_how_to_get_them(
+    shell: Callable, tmp_path: Path
+) -> None:
+    for name in ("python3", "python"):
+        fake = tmp_path / "bin" / name
+        fake.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # it can import nothing
+        fake.chmod(stat.S_IRWXU)
+    done = shell("generate_instructions.sh")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    place = str(tmp_path / "a copy")
+    command = done.stderr.partition(": run  ")[2].partition("  first")[0]
+    words = shlex.split(command)
+    assert words[:3] == ["python3", "-m", "venv"] and words[3] == f"{place}/.venv"
+    assert words[5] == f"{place}/.venv/bin/python" and words[-1] == f"{place}/requirements.txt"
+
+
 def test_the_second_script_alone_says_the_command_that_works(
     shell: Callable, tmp_path: Path
 ) -> None:
