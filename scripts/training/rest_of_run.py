@@ -29,7 +29,8 @@ OF_STAGES = ("", "classify_", "instances_")
 def finish(file: Path, may_run: bool) -> int:
     """Do the stages that are missing before `file` can be there; return the exit code.
 
-    Raises WorkshopError, with the command to run, where this program must not do them.
+    Where this program must not do them, an older file is taken, with a notice. Without one, raises
+    WorkshopError with the command to run.
     """
     # Is something missing? A file of another name is no view of a run.
     summary = workshop.earlier_run(file.parent)
@@ -47,6 +48,10 @@ def finish(file: Path, may_run: bool) -> int:
 
         return self_instruct.main(flags)
     command = program_command("self_instruct.py", *flags)
+    if file.exists():
+        problem = f"{file} is of an earlier run: the last one has not done all four stages"
+        workshop.tell(f"notice: {problem}; to do them, run  {command}")
+        return 0
     problem = f"{file} is not there yet: its run has not done all four stages"
     raise WorkshopError(f"{problem}; to do them, run  {command}")
 

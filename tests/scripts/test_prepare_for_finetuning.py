@@ -869,6 +869,19 @@ def test_what_costs_money_or_names_a_place_is_said_and_not_done(
         assert not file.exists()
 
 
+def test_an_older_dataset_is_taken_and_said_to_be_older_where_the_rest_costs_money(
+    stopped: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = stopped(provider="openai", model="gpt-6-luna")
+    row = {"instruction": "Name the colour of grass.", "input": "", "output": "Green."}
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    arguments = [str(file), "--finish", "--output-dir", str(tmp_path / "made")]
+    assert prepare.main(arguments) == 0
+    said = capsys.readouterr().err
+    assert "is of an earlier run" in said and "--provider openai" in said
+    assert len(json.loads((tmp_path / "made" / "train.json").read_text(encoding="utf-8"))) == 1
+
+
 def test_without_the_flag_nothing_is_run_and_the_command_finishes_the_run(
     stopped: Callable, capsys: pytest.CaptureFixture
 ) -> None:
