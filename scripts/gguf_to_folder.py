@@ -46,10 +46,10 @@ def convert(options: argparse.Namespace) -> None:
     # Can it be done at all?
     check_places(options.file, options.folder)
     check_packages()
+    be_quiet()
     facts = read_header(options.file)
 
     # Read the file.
-    be_quiet()
     tokenizer = load_tokenizer(options.file)
     model = load_model(options.file, options.dtype)
     model.generation_config.eos_token_id = ends_of(model.config.eos_token_id, facts)
