@@ -5,7 +5,6 @@ from __future__ import annotations
 if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("run.py is a part of scripts/report.py: run  python scripts/report.py --help")
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.reading.records import value_or_none
 from self_instruct_workshop import (
     SHAPE,
     STAGES,
@@ -158,7 +158,7 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
     Nothing where there is none, or where it is about other rows than those that stand there now.
     """
     try:
-        record = parsed((folder / "judge.json").read_bytes())
+        record = value_or_none((folder / "judge.json").read_bytes())
         known = isinstance(record, dict) and record.keys() >= JUDGE.keys() - {"*"}
         if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
             return {}, []
@@ -175,7 +175,7 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
 def rows_in(path: Path) -> list[Any]:
     """The values of the lines of a file. A text may hold U+2028, which ends no line here."""
     text = path.read_text(encoding="utf-8")
-    return [parsed(line) for line in text.split("\n") if line]
+    return [value_or_none(line) for line in text.split("\n") if line]
 
 
 def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
@@ -184,7 +184,7 @@ def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
     Nothing where there is none, or where it is of other rows than those that stand there now.
     """
     try:
-        record = parsed((folder / "rewrite.json").read_bytes())
+        record = value_or_none((folder / "rewrite.json").read_bytes())
         known = isinstance(record, dict) and record.keys() >= REWRITE.keys() - {"*"}
         if not known or not fits(record, REWRITE):
             return {}, []
@@ -217,7 +217,7 @@ def read_summary(path: Path) -> dict:
     """
     if not path.exists():
         return {}
-    summary = parsed(path.read_bytes())
+    summary = value_or_none(path.read_bytes())
     if not is_summary(summary):
         raise WorkshopError(f"{path} is no summary of a run: {AGAIN}, it is rewritten")
     return summary
@@ -264,19 +264,6 @@ def is_number(value: Any, whole: bool) -> bool:
     return is_one and 0 <= value <= LARGEST  # NaN is not
 
 
-def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text, or None where it is no JSON."""
-    try:
-        return json.loads(text, parse_constant=refused)
-    except (ValueError, RecursionError):
-        return None
-
-
-def refused(name: str) -> None:
-    """NaN and the like, which are no JSON and would break the page. Raises ValueError."""
-    raise ValueError(f"{name} is no JSON")
-
-
 def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
     """The rows of a JSON Lines file.
 
@@ -286,7 +273,7 @@ def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
     rows = []
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            row = parsed(line)
+            row = value_or_none(line)
             if not has_texts(row, needed):
                 problem = f"{path}, line {number} is not of a run: {AGAIN}"
                 raise WorkshopError(
