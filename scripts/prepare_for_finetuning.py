@@ -86,7 +86,7 @@ from scripts.preparing.card import MARK, card
 from scripts.preparing.choose import instructions
 from scripts.preparing.formats import FORMATS, MORE_COLUMNS, encode_parts
 from scripts.preparing.ids import Ids, id_of, read_ids, with_ids_of_seeds
-from scripts.preparing.origin import language_of, run_beside
+from scripts.preparing.origin import language_of, notice, run_beside
 from scripts.preparing.preferences import preferred_rows
 from scripts.reading import records as reading
 from scripts.reading.rows import CONTEXT, Row, rows_of
@@ -115,10 +115,6 @@ PARTS = {
     "validation": "self_instruct_validation",
     "test": "self_instruct_test",
 }  # part of the data -> its name in dataset_info.json
-
-
-def notice(text: str) -> None:
-    workshop.tell(f"notice: {text}")
 
 
 # --------------------------------------------------------------------------------------------------

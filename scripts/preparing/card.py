@@ -17,10 +17,10 @@ from typing import Any
 from scripts.overlapping import record as overlap
 from scripts.preparing.choose import instructions
 from scripts.preparing.formats import FORMATS
-from scripts.preparing.origin import judge_beside, outdated, record_beside, writers_beside
+from scripts.preparing.origin import judge_beside, notice, outdated, record_beside, writers_beside
 from scripts.preparing.tokens import Tokens
 from scripts.reading.rows import Row
-from self_instruct_workshop import one_line, tell
+from self_instruct_workshop import one_line
 
 # A folder belongs to us if its card names this program. Other folders are not replaced.
 MARK = "scripts/prepare_for_finetuning.py"
@@ -183,7 +183,7 @@ def checked(options: argparse.Namespace) -> str:
     # What does it say of this file?
     claims, problem = overlap.claims(options.file)
     if problem:
-        tell(f"notice: {problem}")
+        notice(problem)
     if not claims:
         return ""
 

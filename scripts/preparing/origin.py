@@ -17,6 +17,11 @@ from scripts.overlapping import record as overlap
 from scripts.reading.rows import Row
 from self_instruct_workshop import DEFAULT_SEEDS, tell
 
+
+def notice(text: str) -> None:
+    tell(f"notice: {text}")
+
+
 # The settings of a run that the card names.
 RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
 OF_STAGES = ("classify_provider", "classify_model", "instances_provider", "instances_model")
@@ -30,7 +35,7 @@ def run_beside(path: Path) -> dict[str, str]:
     # Is it about these rows?
     why = outdated(path)
     if why:
-        tell(f"notice: {why} again; till then the card does not say who made the data")
+        notice(f"{why} again; till then the card does not say who made the data")
         return {}
 
     # Read it.
@@ -46,7 +51,7 @@ def run_beside(path: Path) -> dict[str, str]:
     # Take what the card names.
     facts = facts_of(told)
     if not facts:
-        tell(f"notice: {place} cannot be read: the card does not say who made the data")
+        notice(f"{place} cannot be read: the card does not say who made the data")
     return facts
 
 

@@ -172,7 +172,7 @@ def table_rows(path: Path, advice: str = ANOTHER, without_names: bool = False) -
 def parquet_rows(path: Path, advice: str = ANOTHER) -> list[Record]:
     """The rows of a Parquet file, by pyarrow or pandas. Raises WorkshopError without either."""
     if not path.is_file():
-        raise WorkshopError(f"cannot read {path} (no such file): {advice}")
+        raise WorkshopError(f"cannot read {path} (No such file or directory): {advice}")
     try:
         rows = parquet_values(path)
     except ImportError:

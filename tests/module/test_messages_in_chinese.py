@@ -28,7 +28,9 @@ FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
 NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
 NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
-NAMED += " gguf_to_folder.py"
+NAMED += " gguf_to_folder.py reading/records.py reading/rows.py preparing/card.py"
+NAMED += " preparing/choose.py preparing/ids.py preparing/origin.py preparing/preferences.py"
+NAMED += " preparing/tokens.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -106,6 +108,19 @@ OTHERS += [
 ]
 
 
+OTHERS += [
+    "cannot read «0» (No such file or directory): " + advice
+    for advice in (
+        "name another file",
+        "run self_instruct.py, or give --data",
+        "run self_instruct.py, or name a file",
+        "run scripts/rewrite.py, or give --data",
+        "give the judged.jsonl of judge.py",
+        "give the pairs-key.jsonl that `pairs` wrote",
+        "name a file of judge.py",
+        "do the step before, name another file, or try --sample",
+    )
+]
 for what in ("the seed file", "the file of topics"):
     OTHERS += [f"{what} «0» is «1», not UTF-8: save it as UTF-8"]
     OTHERS += [f"{what} «0» is not UTF-8 text: save it as UTF-8", f"{what} «0»: «1»"]

@@ -755,5 +755,5 @@ def test_without_a_record_the_card_is_silent(tmp_path: Path, card: Callable) -> 
 
 
 def test_a_shape_of_errors(tmp_path: Path) -> None:
-    with pytest.raises(WorkshopError, match="no such file"):
+    with pytest.raises(WorkshopError, match="No such file"):
         files.records(tmp_path / "none.parquet")
