@@ -46,7 +46,6 @@ def convert(options: argparse.Namespace) -> None:
     # Can it be done at all?
     check_places(options.file, options.folder)
     check_packages()
-    be_quiet()
     facts = read_header(options.file)
 
     # Read the file.
@@ -71,11 +70,20 @@ def check_places(file: Path, folder: Path) -> None:
 
 
 def check_packages() -> None:
-    """Raise WorkshopError where a package is missing."""
+    """Raise WorkshopError where a package is missing, or too old."""
     missing = [name for name in PACKAGES if util.find_spec(name) is None]
     if missing:
         install = workshop.pip_install("-r", "scripts/requirements-train.txt")
         raise WorkshopError(f"this needs {', '.join(missing)}: run  {install}  first")
+
+    # Older versions write tokenizers that cannot be read again.
+    be_quiet()
+    import transformers
+
+    if not hasattr(transformers, "GgufConfig"):
+        install = workshop.pip_install("--upgrade", "transformers")
+        problem = f"transformers {transformers.__version__} is too old for this"
+        raise WorkshopError(f"{problem}: run  {install}  first")
 
 
 def be_quiet() -> None:
@@ -137,10 +145,10 @@ def load_model(file: Path, dtype: str) -> Any:
     import torch
     import transformers
 
-    # Newer versions keep the few bits unless they are told to unpack them.
-    how = {"gguf_file": file.name, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if hasattr(transformers, "GgufConfig"):
-        how["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    # Without being told to unpack them, transformers keeps the few bits.
+    plain = transformers.GgufConfig(dequantize=True)
+    how = {"gguf_file": file.name, "dtype": getattr(torch, dtype), "quantization_config": plain}
+    how["output_loading_info"] = True
     try:
         model, found = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), **how)
     except Exception as error:  # whatever the library says of a file that it does not know

@@ -12,7 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -240,6 +242,23 @@ def test_a_file_that_is_cut_off_anywhere_is_one_line(tmp_path: Path, said: Calla
     code, text = said(tmp_path / "none.gguf", tmp_path / "folder")
     assert code == 1 and "is not there" in text
     assert not (tmp_path / "folder").exists()
+
+
+def test_packages_that_are_missing_or_too_old_are_one_line(
+    tmp_path: Path, said: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    old = ModuleType("transformers")
+    old.__spec__ = ModuleSpec("transformers", None)
+    old.__version__ = "5.3.0"
+    old.utils = transformers.utils
+    monkeypatch.setitem(sys.modules, "transformers", old)
+    code, text = said(tmp_path / "tiny.gguf", tmp_path / "folder")
+    assert code == 1 and "transformers 5.3.0 is too old for this: run" in text
+    monkeypatch.setattr(gguf_to_folder, "PACKAGES", ("torch", "no_such_package"))
+    code, text = said(tmp_path / "tiny.gguf", tmp_path / "folder")
+    assert code == 1 and "this needs no_such_package: run" in text
+    assert "requirements-train.txt" in text and text.count("\n") == 1
 
 
 def test_what_is_there_stays(tmp_path: Path, said: Callable) -> None:
