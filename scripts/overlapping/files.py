@@ -13,6 +13,7 @@ from typing import Any
 
 from scripts.reading import records as reading
 from scripts.reading.records import TABLES, Record
+from scripts.reading.rows import TALKS
 from self_instruct_workshop import WorkshopError, one_line
 
 KINDS = (".jsonl", ".ndjson", ".json", *TABLES, ".parquet")
@@ -296,21 +297,45 @@ def said_by_user(message: dict) -> list[str]:
 def rows(path: Path) -> tuple[list[Prompt], list[dict]]:
     """The prompts of a dataset, and its records, one for each of them.
 
-    A task with `instances` gives a row in the Alpaca shape for each. Raises WorkshopError for a
-    record without an instruction.
+    A task with `instances` gives a row in the Alpaca shape for each. Of a talk, what the user says
+    is compared. Raises WorkshopError for a record without an instruction.
     """
     prompts = []
     kept = []
     for place, value in records(path):
-        if not isinstance(value, dict) or not is_text(value.get("instruction")):
-            problem = f"{path}, {place}: a record with the text instruction is needed"
-            raise WorkshopError(f"{problem}: give a dataset as --data")
-        for record in with_one_input(value):
-            source = "\n".join(plain_texts(record.get("input")))
-            instruction = value["instruction"].strip()
+        for instruction, source, record in asked_of(value, f"{path}, {place}"):
             prompts.append(Prompt(len(prompts) + 1, place, instruction, source))
             kept.append(record)
     return prompts, kept
+
+
+def asked_of(value: Any, where: str) -> list[tuple[str, str, dict]]:
+    """(instruction, input, record) of each row in a record of a dataset. Raises WorkshopError."""
+    # A talk is one row.
+    has_instruction = isinstance(value, dict) and is_text(value.get("instruction"))
+    if isinstance(value, dict) and not has_instruction:
+        said = said_in_talk(value)
+        if said:
+            return [(said[0], "\n".join(said[1:]), value)]
+
+    # A task has a row for each instance.
+    if not has_instruction:
+        problem = f"{where}: a record with the text instruction is needed"
+        raise WorkshopError(f"{problem}: give a dataset as --data")
+    instruction = value["instruction"].strip()
+    found = []
+    for record in with_one_input(value):
+        found.append((instruction, "\n".join(plain_texts(record.get("input"))), record))
+    return found
+
+
+def said_in_talk(record: dict) -> list[str]:
+    """What the user says in a talk, turn by turn; nothing where the record is none."""
+    for field in (*TALKS, "prompt"):
+        for first, others in pairs_of(record, (field,)):
+            more = texts_at(record, field)[1:] if field == "prompt" else [others]
+            return [first, *filter(None, more)]
+    return []
 
 
 def is_text(value: Any) -> bool:
