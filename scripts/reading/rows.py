@@ -105,17 +105,32 @@ def is_instance(pair: Any) -> bool:
 
 
 def context_of_alpaca(record: Row) -> Row:
-    """The history and the system text of a record. A history of another shape gives a rule."""
-    found: Row = {}
-    system = record.get("system")
-    if isinstance(system, str) and system.strip():
-        found["system"] = system.strip()
-    history = as_value(record.get("history"))
-    if history and not all(is_pair(pair) for pair in as_list(history) or [None]):
-        found["rule"] = "history_unreadable"
-    elif history:
-        found["history"] = [list(pair) for pair in history]
-    return found
+    """The history and the system text of a record; where they are none, a rule that says so."""
+    try:
+        system = system_of(record)
+        history = history_of(record)
+    except NoTalk as why:
+        return {"rule": str(why)}
+    found: Row = {"system": system, "history": history}
+    return {name: value for name, value in found.items() if value}
+
+
+def system_of(record: Row) -> str:
+    """The text of the system beside the texts of a record. Raises NoTalk where it is no text."""
+    system = record.get("system") or ""
+    if not isinstance(system, str):
+        raise NoTalk("not_text")
+    return system.strip()
+
+
+def history_of(record: Row) -> list[list[str]]:
+    """What was said before, in pairs. Raises NoTalk where that is of another shape."""
+    history = as_value(record.get("history")) or []
+    if not isinstance(history, list) or not all(is_pair(pair) for pair in history):
+        raise NoTalk("history_unreadable")
+    if not all(text.strip() for pair in history for text in pair):
+        raise NoTalk("empty_turn")
+    return [list(pair) for pair in history]
 
 
 def is_pair(pair: Any) -> bool:
@@ -158,8 +173,8 @@ def row_of_talk(record: Row) -> Row:
 def turns_of(record: Row) -> Iterator[Turn]:
     """Who says what, in order. Raises NoTalk."""
     # Some files keep the system's text beside the turns.
-    if isinstance(record.get("system"), str) and record["system"].strip():
-        yield "system", record["system"].strip()
+    if system_of(record):
+        yield "system", system_of(record)
 
     # A talk is one list.
     for name in TALKS:

@@ -217,6 +217,9 @@ def turn(role: str, content: Any) -> dict:
         ({"prompt": ASK, "completion": 5}, "not_text"),
         ({**ROW, "history": [["a"]]}, "history_unreadable"),
         ({**ROW, "history": "earlier"}, "history_unreadable"),
+        ({**ROW, "history": [["a", " "]]}, "empty_turn"),
+        ({**ROW, "system": ["Be short."]}, "not_text"),
+        ({"system": 5, "conversations": [ASK, SAY]}, "not_text"),
     ],
 )
 def test_what_is_no_talk_is_rejected_by_name(record: dict, rule: str) -> None:
