@@ -32,12 +32,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
-from scripts.reading.records import value_or_none
 from scripts.reporting.run import (
     AGAIN,
     Run,
     completion,
     has_texts,
+    parsed,
     read_run,
     record_of,
     reply_of,
@@ -239,7 +239,7 @@ def read_judged(path: Path) -> dict[tuple[str, str, str], list[dict]] | None:
     found: dict[tuple[str, str, str], list[dict]] = {}
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            record = value_or_none(line)
+            record = parsed(line)
             if not has_texts(record, ROW):
                 problem = f"{path}, line {number} has no instruction, input and output"
                 raise WorkshopError(f"{problem}: run scripts/judge.py again, or move the file away")

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.reading.records import value_or_none
+from scripts.reading.records import value_or_none as parsed
 from self_instruct_workshop import (
     SHAPE,
     STAGES,
@@ -158,7 +158,7 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
     Nothing where there is none, or where it is about other rows than those that stand there now.
     """
     try:
-        record = value_or_none((folder / "judge.json").read_bytes())
+        record = parsed((folder / "judge.json").read_bytes())
         known = isinstance(record, dict) and record.keys() >= JUDGE.keys() - {"*"}
         if not known or not fits(record, JUDGE) or Path(record["data"]).name != record["data"]:
             return {}, []
@@ -175,7 +175,7 @@ def read_judge(folder: Path) -> tuple[dict, list[dict]]:
 def rows_in(path: Path) -> list[Any]:
     """The values of the lines of a file. A text may hold U+2028, which ends no line here."""
     text = path.read_text(encoding="utf-8")
-    return [value_or_none(line) for line in text.split("\n") if line]
+    return [parsed(line) for line in text.split("\n") if line]
 
 
 def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
@@ -184,7 +184,7 @@ def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
     Nothing where there is none, or where it is of other rows than those that stand there now.
     """
     try:
-        record = value_or_none((folder / "rewrite.json").read_bytes())
+        record = parsed((folder / "rewrite.json").read_bytes())
         known = isinstance(record, dict) and record.keys() >= REWRITE.keys() - {"*"}
         if not known or not fits(record, REWRITE):
             return {}, []
@@ -217,7 +217,7 @@ def read_summary(path: Path) -> dict:
     """
     if not path.exists():
         return {}
-    summary = value_or_none(path.read_bytes())
+    summary = parsed(path.read_bytes())
     if not is_summary(summary):
         raise WorkshopError(f"{path} is no summary of a run: {AGAIN}, it is rewritten")
     return summary
@@ -273,7 +273,7 @@ def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
     rows = []
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            row = value_or_none(line)
+            row = parsed(line)
             if not has_texts(row, needed):
                 problem = f"{path}, line {number} is not of a run: {AGAIN}"
                 raise WorkshopError(
