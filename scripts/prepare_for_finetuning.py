@@ -8,14 +8,17 @@
 The first command reads data/workshop/step4_final.jsonl and takes a second. 50,000 rows take
 10 s. No GPU is needed.
 
-FILE holds instruction, input and output (the Alpaca shape), or tasks with `instances`. It is a
-JSON array or JSON Lines. The rules of stage 4 filter it once more: those of the run's own
-recipe, else of `modern`. The formats, and who reads them:
+FILE is JSON, JSON Lines, CSV or Parquet. Its rows have instruction, input and output (the Alpaca
+shape, maybe with history and system), are tasks with `instances`, or are talks: `messages`,
+`conversations`, or a prompt with its completion. The rules of stage 4 filter it once more: those
+of the run's own recipe, else of `modern`. The formats, and who reads them:
 
     alpaca              LLaMA-Factory, axolotl
                         [{"instruction": ..., "input": ..., "output": ...}, ...]
     messages            OpenAI, TRL, axolotl
                         {"messages": [{"role": "user", "content": ...}, ...]} a line
+    chat-completion     TRL, chat models
+                        {"prompt": [{"role": "user", ...}], "completion": [{...}]} a line
     sharegpt            LLaMA-Factory, FastChat
                         [{"conversations": [{"from": "human", "value": ...}, ...]}, ...]
     prompt-completion   TRL, base models
@@ -23,10 +26,17 @@ recipe, else of `modern`. The formats, and who reads them:
     preference          TRL's DPO
                         {"prompt": [{"role": "user", ...}], "chosen": [...], "rejected": [...]}
 
+On messages, TRL learns the questions and the system's text as well; on chat-completion it learns
+the answers alone, with any chat template. Take that for a chat model trained by TRL.
+
+A talk keeps its turns; prompt-completion has no place for earlier ones, and says how many rows it
+leaves out for that (has_history, has_system).
+
 In prompt-completion, each prompt has a shape that is drawn: one of 7 with an input, one of 6
 without. The paper did so, too, and so does encode_instance in the official code: a model then
 does not depend on one shape (paper, appendix on fine-tuning). In Chinese, the field names are
-Chinese. There is no end mark: trainers add the end mark of their tokenizer.
+Chinese. There is no end mark: trainers add the end mark of their tokenizer. No token reaches from
+the prompt into the completion, so that a model learns answers behind the prompts that it will see.
 
 Texts are never cut. The official code removes, half of the time, what stands before an input's
 only colon. It makes "30 tomorrow" of "at 10:30 tomorrow".
@@ -47,6 +57,11 @@ replaces what an earlier call wrote there. So edit the card last.
 --finish does the missing stages of a run that stopped before stage 4, as after --until generate,
 where they cost nothing. Where they are paid for, it says the command.
 
+--tokenizer NAME counts tokens by a model's own tokenizer, a folder or a name on the hub, and says
+how many rows are longer than --max-length; --preview shows three rows as the trainer sees them:
+
+    python scripts/prepare_for_finetuning.py --format chat-completion --tokenizer FOLDER --preview
+
 --keep-id carries the id of each row, by which step4_provenance.jsonl says where it comes from
 (`python scripts/provenance.py` writes that file). --push-to USER/NAME uploads the folder to
 the Hugging Face hub, as a private dataset unless --public is given. Nothing is uploaded without it.
@@ -57,16 +72,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import re
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import util
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -74,14 +85,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import self_instruct_workshop as workshop
 from scripts import review
 from scripts.asking.parser import Parser
-from scripts.overlapping import record as overlap
-from scripts.reviewing import pairs as pair_sheets
+from scripts.preparing import choose, tokens
+from scripts.preparing.card import MARK, card
+from scripts.preparing.choose import instructions
+from scripts.preparing.formats import FORMATS, MORE_COLUMNS, encode_parts
+from scripts.preparing.ids import Ids, id_of, read_ids, with_ids_of_seeds
+from scripts.preparing.origin import language_of, notice, run_beside
+from scripts.preparing.preferences import preferred_rows
+from scripts.reading import records as reading
+from scripts.reading.rows import CONTEXT, Row, rows_of
 from scripts.training import rest_of_run
 from scripts.training.shared import push
 from self_instruct_workshop import (
     DATA,
     DEFAULT_SEEDS,
-    PROVENANCE,
     RECIPES,
     UsageError,
     WorkshopError,
@@ -89,20 +106,20 @@ from self_instruct_workshop import (
     to_json,
 )
 
-Row = dict[str, str]  # instruction, input, output
-Ids = dict[tuple[str, str, str], str]  # (instruction, input, output) -> id
-
 # What a setting may be: the lowest and the highest value.
 BOUNDS = {
     "num_instructions": (1, math.inf),
     "max_instances": (1, math.inf),
     "split": (0, 0.5),
+    "test_split": (0, 0.5),
+    "max_length": (1, math.inf),
 }
 OPENAI_LEAST = 10  # lines that OpenAI asks of a fine-tuning file
-
-
-def notice(text: str) -> None:
-    workshop.tell(f"notice: {text}")
+PARTS = {
+    "train": "self_instruct",
+    "validation": "self_instruct_validation",
+    "test": "self_instruct_test",
+}  # part of the data -> its name in dataset_info.json
 
 
 # --------------------------------------------------------------------------------------------------
@@ -110,338 +127,15 @@ def notice(text: str) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The instances of a JSON array or of JSON Lines.
-
-    Raises WorkshopError, which names the file and the place in it.
-    """
+    """The rows of a file; those that cannot be used say so. Raises WorkshopError."""
     rows = []
-    for where, record in read_records(path):
+    for place, record in reading.records(path, "run self_instruct.py, or name a file"):
         # A record can hold several instances.
-        rows += instances(where, record)
+        rows += rows_of(f"{path}, {place}", record)
     if not rows:
         problem = "holds no instance: run all four stages, or name another file"
         raise WorkshopError(f"{path} {problem}")
     return rows
-
-
-def read_records(path: Path) -> list[tuple[str, Any]]:
-    """The records of a JSON array, or the lines of JSON Lines, each with its place.
-
-    Raises WorkshopError where the file cannot be read.
-    """
-    # One array is the whole file. Otherwise each line is a record.
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        whole = text.lstrip().startswith("[")
-        found = json.loads(text) if whole else text.split("\n")
-    except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", "") or one_line(str(error))
-        problem = f"cannot read {path} as JSON in UTF-8 ({why})"
-        raise WorkshopError(f"{problem}: run self_instruct.py, or name a file") from None
-
-    kind = "record" if whole else "line"
-    numbered = enumerate(found, 1)
-    return [(f"{path}, {kind} {n}", one) for n, one in numbered if whole or one.strip()]
-
-
-def instances(where: str, record: Any) -> list[Row]:
-    """The rows of one record, or of the line that holds it.
-
-    An input or output that is null is empty, and so is an input of spaces, or of words that
-    stand for no input, such as "<noinput>". Raises WorkshopError for a record of another shape.
-    """
-    # The record must have the right shape.
-    task = decoded(record)
-    if not is_task(task):
-        needed = "a JSON record with instruction and output, or with instances"
-        raise WorkshopError(f"{where}: {needed}, is needed")
-
-    # Make a row of each instance. In the Alpaca shape, the record is the instance.
-    rows = []
-    instruction = task["instruction"].strip()
-    for pair in task.get("instances", [task]):
-        source = pair.get("input") or ""
-        no_input = not source.strip() or workshop.breaks("no_input", source.strip())
-        source = "" if no_input else source
-        target = pair["output"] or ""
-        rows.append({"instruction": instruction, "input": source, "output": target})
-    return rows
-
-
-def decoded(record: Any) -> Any:
-    """The value of a record or of its line; None for a text that is not JSON.
-
-    Lone surrogates become question marks: no file in UTF-8 can hold them.
-    """
-    with suppress(ValueError, RecursionError):  # recursion: lists in lists, a thousand deep
-        value = json.loads(record) if isinstance(record, str) else record
-        return json.loads(to_json(value).encode("utf-8", "replace"))
-    return None
-
-
-def is_task(task: Any) -> bool:
-    """Whether this is an instruction with one instance, or with a list of instances."""
-    if not isinstance(task, dict):
-        return False
-    instruction = task.get("instruction")
-    if not isinstance(instruction, str) or not instruction.strip():
-        return False
-    pairs = task.get("instances", [task])
-    return isinstance(pairs, list) and all(is_instance(pair) for pair in pairs)
-
-
-def is_instance(pair: Any) -> bool:
-    """Whether this has an output, and perhaps an input: texts, or null."""
-    if not isinstance(pair, dict) or "output" not in pair:
-        return False
-    texts = (pair.get("input"), pair["output"])
-    return all(text is None or isinstance(text, str) for text in texts)
-
-
-# --------------------------------------------------------------------------------------------------
-# What comes in as preferences: a row has `chosen` and `rejected` in place of the output.
-
-
-def preferred_rows(options: argparse.Namespace, dropped: Counter[str]) -> tuple[list[Row], dict]:
-    """The rows in which an answer was preferred, and what was read, by title.
-
-    Raises WorkshopError where a file is another one, or nothing was preferred.
-    """
-    if options.sheet:
-        found, read = rows_of_sheets(options.file, options.sheet, dropped)
-    else:
-        found, read = rows_of_judges(options.files, dropped)
-
-    # What people or a judge like may still be no answer.
-    rows = []
-    for row in found:
-        rule = RECIPES["modern"].instance_problem(row["instruction"], row["input"], row["chosen"])
-        dropped[rule] += bool(rule)
-        if not rule:
-            rows.append(row)
-    if not rows:
-        why = ", ".join(rule for rule, count in dropped.items() if count)
-        problem = f"no answer in {options.file} was preferred to another ({why})"
-        raise WorkshopError(f"{problem}: fill in more of a sheet, or judge both answers")
-    return rows, read
-
-
-def rows_of_sheets(
-    key_file: Path, sheets: list[Path], dropped: Counter[str]
-) -> tuple[list[Row], dict]:
-    """The pairs of which all who rated them preferred the same side."""
-    key = pair_sheets.read_key(key_file)
-    said = [pair_sheets.read_sheet(path) for path in sheets]
-    for path, sheet in zip(sheets, said, strict=True):
-        pair_sheets.by_writer(sheet, key, path)  # or the key is another sheet's
-    rows = []
-    for pair_id, pair in key.items():
-        answers = {sheet.get(pair_id) for sheet in said} - {None}
-        if len(answers) == 1 and answers < {*pair_sheets.SIDES}:
-            (side,) = answers
-            other = "B" if side == "A" else "A"
-            texts = {"chosen": pair[side]["output"], "rejected": pair[other]["output"]}
-            rows.append({"instruction": pair["instruction"], "input": pair["input"], **texts})
-        else:
-            rules = {0: "not_rated", 1: "as_good_as_each_other"}
-            dropped[rules.get(len(answers), "raters_differ")] += 1
-    return rows, {title(key_file): list(key.values())}
-
-
-def rows_of_judges(files: list[Path], dropped: Counter[str]) -> tuple[list[Row], dict]:
-    """A right output with a wrong one of the same instruction and input; each is used once."""
-    # What each file says: True is right, False is wrong.
-    read = {}
-    said: dict[tuple[str, str], dict[str, set]] = {}
-    for path in files:
-        read[title(path)] = judged_rows(path)
-        for row in read[title(path)]:
-            outputs = said.setdefault((row["instruction"], row["input"]), {})
-            outputs.setdefault(row["output"], set()).add(row["right"])
-
-    # An output that two judges see differently counts for neither side.
-    rows = []
-    for (instruction, source), outputs in said.items():
-        right = [output for output, answers in outputs.items() if answers == {True}]
-        wrong = [output for output, answers in outputs.items() if answers == {False}]
-        for chosen, rejected in zip(right, wrong, strict=False):
-            texts = {"chosen": chosen, "rejected": rejected}
-            rows.append({"instruction": instruction, "input": source, **texts})
-
-    # Two rows make a pair.
-    dropped["other_half_of_a_pair"] += len(rows)
-    dropped["not_in_a_pair"] += sum(map(len, read.values())) - 2 * len(rows)
-    return rows, read
-
-
-def judged_rows(path: Path) -> list[dict]:
-    """The rows of a file of scripts/judge.py: texts, and whether the output is `right`.
-
-    It is None where the judge gave no answer, or was not trusted.
-    """
-    rows = []
-    for number, line in enumerate(review.data_lines(path, "name a file of judge.py"), 1):
-        if not line.strip():
-            continue
-        record = review.parsed(line)
-        texts = [record.get(name) for name in review.TEXTS] if isinstance(record, dict) else [None]
-        if not all(isinstance(text, str) for text in texts) or "output_right" not in record:
-            problem = f"{path}, line {number} is no row of judged.jsonl"
-            raise WorkshopError(f"{problem}: name a file of scripts/judge.py, or give --sheet")
-        decided = record.get("rule", "") is not None
-        right = record["output_right"] if decided else None
-        rows.append({**dict(zip(review.TEXTS, texts, strict=True)), "right": right})
-    return rows
-
-
-# The settings of a run that the card names.
-RUN_FACTS = ("provider", "model", "recipe", "language", "temperature", "seed")
-OF_STAGES = ("classify_provider", "classify_model", "instances_provider", "instances_model")
-
-
-def run_beside(path: Path) -> dict[str, str]:
-    """What run.json beside the input says of the run; empty where there is no run.json.
-
-    Empty too where the input was made of rows that no longer stand there: they may be of another.
-    """
-    # Is it about these rows?
-    why = outdated(path)
-    if why:
-        notice(f"{why} again; till then the card does not say who made the data")
-        return {}
-
-    # Read it.
-    place = path.parent / "run.json"
-    told = None
-    try:
-        told = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        pass  # the notice below says so
-
-    # Take what the card names.
-    facts = facts_of(told)
-    if not facts:
-        notice(f"{place} cannot be read: the card does not say who made the data")
-    return facts
-
-
-def facts_of(told: Any) -> dict[str, str]:
-    """The facts in a run.json; empty where one of them is missing."""
-    # Is everything there?
-    if not isinstance(told, dict):
-        return {}
-    settings = told.get("settings")
-    versions = told.get("versions")
-    ended_at = told.get("ended_at")
-    if not isinstance(settings, dict) or not isinstance(versions, dict):
-        return {}
-    known = settings.keys() >= set(RUN_FACTS) and "self_instruct" in versions
-    if not known or not isinstance(ended_at, str):
-        return {}
-
-    # The date is the day on which the run ended.
-    facts = {name: str(settings[name]) for name in RUN_FACTS}
-    facts |= {name: str(settings[name]) for name in OF_STAGES if settings.get(name)}
-    return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
-
-
-# What programs behind stage 4 say of the data: the name of the record, its list of files, and how
-# it names the data that they were made of.
-
-
-def source_of(path: Path) -> str:
-    """The name of a file; of one that overlap.py --drop left, the name of what it was made of."""
-    claims, _ = overlap.claims(path)
-    if claims.get("dropped") is None:
-        return path.name
-    return str(record_beside(path, overlap.NAME)["data"]["file"])
-
-
-def made_of(path: Path, record_name: str, name: str) -> tuple[str, str]:
-    """The data that a file beside `path` was made of, and its SHA-256; "" where no record tells."""
-    record = record_beside(path, record_name)
-    if name not in as_record(record.get("files")):
-        return "", ""
-    data = record.get("data")
-    if isinstance(data, dict):  # rewrite.json
-        return str(data.get("file") or ""), str(data.get("sha256") or "")
-    return str(data or ""), str(record.get("data_sha256") or "")
-
-
-def outdated(path: Path) -> str:
-    """Why the records beside a file are not about it: made of other rows; "" where they are.
-
-    A judged file may be made of a rewritten one, and that of the dataset.
-    """
-    name = source_of(path)
-    for record_name, program in (("judge.json", "judge.py"), ("rewrite.json", "rewrite.py")):
-        data, digest = made_of(path, record_name, name)
-        place = path.parent / Path(data).name
-        if data and digest and place.is_file() and overlap.digest_of(place) != digest:
-            return f"{name} was made of another {data} than stands there now: run {program}"
-        name = data or name
-    return ""
-
-
-def judge_beside(path: Path) -> str:
-    """Who chose the rows, where they are those that scripts/judge.py kept; "" where not."""
-    record = record_beside(path, "judge.json")
-    counts = as_record(record.get("counts"))
-    named = source_of(path) in as_record(record.get("files"))
-    if not named or path.name == "judged.jsonl" or not {"rows", "kept"} <= counts.keys():
-        return ""
-    keep = record.get("keep")
-    questions = ", ".join(map(str, keep)) if isinstance(keep, list) else ""
-    return f"{record.get('model')}: {counts['kept']} of {counts['rows']} kept ({questions})"
-
-
-def writers_beside(path: Path) -> str:
-    """Who wrote the outputs, where scripts/rewrite.py had them written again; "" where not."""
-    # A judged file is made of another one, which judge.json names.
-    name = source_of(path)
-    name = made_of(path, "judge.json", name)[0] or name
-
-    # What rewrite.json says of that.
-    record = record_beside(path, "rewrite.json")
-    counts = as_record(record.get("counts"))
-    if name not in as_record(record.get("files")) or not {"rows", "rewritten"} <= counts.keys():
-        return ""
-    return f"{record.get('model')}: {counts['rewritten']} of {counts['rows']}; the others as above"
-
-
-def record_beside(path: Path, name: str) -> dict:
-    """The JSON object in a file beside another one; {} where there is none."""
-    with suppress(OSError, ValueError, RecursionError):
-        return as_record(json.loads((path.parent / name).read_text(encoding="utf-8")))
-    return {}
-
-
-def as_record(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
-
-
-def language_of(run: dict[str, str], rows: list[Row]) -> str:
-    """The language as run.json says it.
-
-    Without run.json: "zh" where most letters of the instructions are Chinese, else "",
-    which is unknown.
-    """
-    # What the run says.
-    language = run.get("language")
-    if language in DEFAULT_SEEDS:
-        return language
-
-    # Otherwise count letters.
-    letters = 0
-    chinese = 0
-    for row in rows:
-        for character in row["instruction"]:
-            if character.isalpha():
-                letters += 1
-                chinese += "\u4e00" <= character <= "\u9fff"
-    return "zh" if chinese > letters / 2 else ""
 
 
 def seed_rows(path: Path) -> list[Row]:
@@ -461,540 +155,40 @@ def seed_rows(path: Path) -> list[Row]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Ids, with --keep-id. They stand beside the rows: nothing that is drawn depends on them.
-
-
-def read_ids(path: Path, recipe: str) -> Ids:
-    """The ids of the instances in a file, or in step4_provenance.jsonl beside it.
-
-    Raises WorkshopError where neither has ids.
-    """
-    ids = ids_in(path, recipe)
-    beside = path.parent / PROVENANCE
-    if not ids and beside.exists():
-        ids = ids_in(beside, recipe)
-        rewritten = path.parent / "step5_rewritten.jsonl"
-        if rewritten.exists() and writers_beside(path):
-            ids = with_new_outputs(ids, rewritten, recipe)
-    if not ids:
-        raise WorkshopError(f"{path} has no ids: {advice_on_ids(path)}")
-    return ids
-
-
-def advice_on_ids(path: Path) -> str:
-    """What to do to have ids."""
-    folder = str(path.parent)
-    command = workshop.program_command("scripts/provenance.py", "--work-dir", folder)
-    return f"run  {command}  first, or leave out --keep-id"
-
-
-def ids_in(path: Path, recipe: str) -> Ids:
-    """The ids that the records of a file have.
-
-    The instances of a record with several are numbered: "seed_task_0-1". Of equal instances the
-    first one counts.
-    """
-    ids: Ids = {}
-    tidy = RECIPES[recipe].tidy_input
-    for where, record in read_records(path):
-        task = decoded(record)
-        name = task.get("id") if isinstance(task, dict) else None
-        if isinstance(name, str) and name:
-            for number, row in enumerate(instances(where, record), 1):
-                source = tidy(row["instruction"], row["input"])
-                one = f"{name}-{number}" if "instances" in task else name
-                ids.setdefault((row["instruction"], source, row["output"]), one)
-    return ids
-
-
-def with_new_outputs(ids: Ids, path: Path, recipe: str) -> Ids:
-    """The ids, and those of rows whose outputs were written again: a row keeps its id."""
-    tidy = RECIPES[recipe].tidy_input
-    names = ("instruction", "input", "output", "first_output")
-    found: Ids = {}
-    for _, record in read_records(path):
-        row = as_record(decoded(record))
-        texts = [row.get(name) for name in names]
-        if all(isinstance(text, str) for text in texts):
-            instruction, source, output, first = texts
-            source = tidy(instruction, source)
-            known = ids.get((instruction, source, first))
-            if known:
-                found.setdefault((instruction, source, output), known)
-    return found | ids
-
-
-def with_ids_of_seeds(ids: Ids, path: Path, recipe: str) -> Ids:
-    """The ids, and those of the instances of seed tasks, which are no rows of a run."""
-    seeds: Ids = {}
-    tidy = RECIPES[recipe].tidy_input
-    for task in workshop.load_seed_tasks(path):
-        for number, instance in enumerate(task.instances, 1):
-            source = tidy(task.instruction, instance["input"])
-            key = (task.instruction, source, instance["output"])
-            seeds.setdefault(key, f"{task.id}-{number}")
-    return seeds | ids
-
-
-def id_of(row: Row, ids: Ids, path: Path) -> str:
-    """The id of a row. Raises WorkshopError where the ids are of another dataset."""
-    found = ids.get((row["instruction"], row["input"], row["output"]))
-    if found is None:
-        raise WorkshopError(
-            f"{path} and {PROVENANCE} do not belong together: {advice_on_ids(path)}"
-        )
-    return found
-
-
-# --------------------------------------------------------------------------------------------------
-# What is kept, and on which side of the split.
-
-
-def sift(rows: list[Row], recipe: str, most: int, seed: int, dropped: Counter[str]) -> list[Row]:
-    """The rows that the rules of stage 4 keep, and at most `most` of one instruction.
-
-    What is left out is counted in `dropped`, by the name of its rule.
-    """
-    # Put the instances of an instruction together.
-    tasks: dict[str, workshop.Pairs] = {}
-    for row in rows:
-        pairs = tasks.setdefault(row["instruction"], [])
-        pairs.append((row["input"], row["output"]))
-
-    # Filter them. Of too many, draw some; they stay in their order.
-    kept = []
-    for instruction, pairs in tasks.items():
-        fine, rejected = workshop.filter_instances(instruction, pairs, recipe=recipe)
-        count = min(most, len(fine))
-        chosen = random.Random(f"{seed}/{instruction}").sample(range(len(fine)), count)
-        for i in sorted(chosen):
-            source, target = fine[i]
-            kept.append({"instruction": instruction, "input": source, "output": target})
-
-        # Count what is left out.
-        dropped.update(rule for _, _, rule in rejected)
-        if count < len(fine):
-            dropped["over_max_instances"] += len(fine) - count
-    return kept
-
-
-def same(instruction: str) -> str:
-    """One name for instructions that differ only in capitals, spaces or width of characters."""
-    return " ".join(unicodedata.normalize("NFKC", instruction).casefold().split())
-
-
-def draw(rows: list[Row], number: int, purpose: str) -> tuple[list[Row], list[Row]]:
-    """All rows of `number` instructions, and all other rows.
-
-    Each instruction has a random rank of its own, and the first ranks are drawn. So a
-    larger number draws the same instructions and more.
-    """
-    # Rank the instructions.
-    names = {same(row["instruction"]) for row in rows}
-    ranks = {name: random.Random(f"{purpose}/{name}").random() for name in names}
-    first = set(sorted(names, key=ranks.__getitem__)[:number])
-
-    # Part the rows.
-    drawn = []
-    rest = []
-    for row in rows:
-        side = drawn if same(row["instruction"]) in first else rest
-        side.append(row)
-    return drawn, rest
-
-
-def instructions(rows: list[Row]) -> int:
-    """How many instructions the rows have."""
-    return len({same(row["instruction"]) for row in rows})
-
-
-def split(rows: list[Row], share: float, seed: int) -> dict[str, list[Row]]:
-    """The part "train", and where a share is asked for "validation". Each is shuffled.
-
-    No instruction is in both. Raises WorkshopError where there is only one instruction.
-    """
-    # Hold out the share.
-    parts = {"train": list(rows)}
-    if share:
-        total = instructions(rows)
-        if total < 2:
-            problem = "one instruction cannot be on both sides"
-            raise WorkshopError(f"{problem}: leave out --split")
-        number = max(1, round(share * total))
-        held_out, rest = draw(rows, number, f"{seed}/split")
-        parts = {"train": rest, "validation": held_out}
-
-    # Shuffle.
-    for part in parts.values():
-        random.Random(seed).shuffle(part)
-    return parts
-
-
-# --------------------------------------------------------------------------------------------------
-# The formats: how an instance is written, and what LLaMA-Factory must be told about it.
-# Each function takes a row, the language and the seed.
-
-
-def alpaca(row: Row, language: str, seed: int) -> dict:
-    return row
-
-
-def messages(row: Row, language: str, seed: int) -> dict:
-    asked = {"role": "user", "content": question(row)}
-    said = {"role": "assistant", "content": row["output"]}
-    return {"messages": [asked, said]}
-
-
-def sharegpt(row: Row, language: str, seed: int) -> dict:
-    asked = {"from": "human", "value": question(row)}
-    said = {"from": "gpt", "value": row["output"]}
-    return {"conversations": [asked, said]}
-
-
-def preference(row: Row, language: str, seed: int) -> dict:
-    """A prompt with two answers, as turns of a chat: the trainer adds the chat's template."""
-    return {
-        "prompt": [{"role": "user", "content": question(row)}],
-        "chosen": [{"role": "assistant", "content": row["chosen"]}],
-        "rejected": [{"role": "assistant", "content": row["rejected"]}],
-    }
-
-
-def question(row: Row) -> str:
-    if row["input"]:
-        return f"{row['instruction']}\n\n{row['input']}"
-    return row["instruction"]
-
-
-# The shapes of a prompt: what stands before the instruction, between it and the input,
-# and behind the input.
-WITH_INPUT = [
-    ("", "\nInput: ", "\nOutput:"),
-    ("Task: ", "\nInput: ", "\nOutput:"),
-    ("", "\n\n", "\n\nOutput:"),
-    ("", "\n\nInput: ", "\n\nOutput:"),
-    ("", "\n\n", "\n\n"),
-    ("Task: ", "\n\n", "\n\n"),
-    ("", "\n", "\n\n"),
-]
-WITHOUT_INPUT = [
-    ("", "", " Output:"),
-    ("", "", "\nOutput:"),
-    ("", "", "\n\nOutput:"),
-    ("", "", "\n"),
-    ("", "", "\n\n"),
-    ("Task: ", "", "\n\n"),
-]
-
-# "：" and the character behind it may be one token; "：\n" ends one.
-CHINESE = {"Task: ": "任务：", "Input: ": "输入：", "Output:": "输出：\n"}
-
-
-def prompt_completion(row: Row, language: str, seed: int) -> dict:
-    """An instance in one of the shapes, which is drawn for it alone.
-
-    Other rows change nothing.
-    """
-    # Draw the shape.
-    drawn = random.Random("/".join([str(seed), *row.values()]))
-    shape = drawn.choice(WITH_INPUT if row["input"] else WITHOUT_INPUT)
-    if language == "zh":
-        shape = tuple(in_chinese(part) for part in shape)
-    before, between, after = shape
-
-    # Behind a colon, the completion begins with a space.
-    prompt = before + row["instruction"] + between + row["input"] + after
-    space = " " if prompt.endswith(":") else ""
-    return {"prompt": prompt, "completion": space + row["output"]}
-
-
-def in_chinese(text: str) -> str:
-    for english, chinese in CHINESE.items():
-        text = text.replace(english, chinese)
-    return text
-
-
-@dataclass(frozen=True)
-class Format:
-    suffix: str  # .json: one array; .jsonl: a line for each instance
-    encode: Callable[[Row, str, int], dict]  # of a row, the language and the seed
-    # To LLaMA-Factory, in dataset_info.json: columns, where they are not Alpaca's; None: it takes
-    # another shape.
-    told: dict | None
-    refuses_more: str = ""  # who takes no column beside these, an id say; empty: nobody
-
-
-CHAT = {
-    "formatting": "sharegpt",
-    "columns": {"messages": "messages"},
-    "tags": {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    },
-}
-SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
-PROMPT = {"columns": {"prompt": "prompt", "response": "completion"}}
-FORMATS = {
-    "alpaca": Format(".json", alpaca, {}),
-    "messages": Format(".jsonl", messages, CHAT, "OpenAI"),
-    "sharegpt": Format(".json", sharegpt, SHAREGPT),
-    "prompt-completion": Format(".jsonl", prompt_completion, PROMPT),
-    "preference": Format(".jsonl", preference, None),
-}
-
-
-# --------------------------------------------------------------------------------------------------
-# The card: who made the data, and how.
-
-# A folder belongs to us if its card names this program. Other folders are not replaced.
-MARK = "scripts/prepare_for_finetuning.py"
-
-# The size as the Hugging Face hub names it: below so many rows -> its name.
-SIZES = {
-    1_000: "n<1K",
-    10_000: "1K<n<10K",
-    100_000: "10K<n<100K",
-    1_000_000: "100K<n<1M",
-    math.inf: "n>1M",
-}
-CARD = """---
-{language}license: other
-pretty_name: Self-Instruct dataset
-size_categories:
-- {size}
-task_categories:
-- text-generation
-tags:
-- instruction-tuning
-- self-instruct
-- synthetic
-configs:
-- config_name: default
-  data_files:
-{data_files}
----
-
-# Self-Instruct dataset
-
-Instructions with inputs and outputs, written by a language model that was shown seed tasks, as in
-[Self-Instruct](https://arxiv.org/abs/2212.10560). \
-{rated} The format is `{format}`, made by `{mark}`.
-
-| split | file | instructions | instances |
-|---|---|---|---|
-{parts}
-
-## Where it comes from
-
-| | |
-|---|---|
-{origin}
-{checked}
-## Licence
-
-`license: other` is a placeholder: \
-decide before you publish this folder, and change it. What a model writes is under
-the terms of its provider, some of which do not allow to train other models on it.{remarks}
-"""
-
-
-RATED = (  # a dataset, preferences
-    "Nobody has checked each of them; of the paper's own, reviewers found\n"
-    "54 in 100 right in every field.",
-    "Of two answers, `chosen` was preferred to `rejected`: \nbetter, which is not yet right.",
-)
-
-
-def card(
-    options: argparse.Namespace,
-    run: dict[str, str],
-    language: str,
-    parts: dict[str, list[Row]],
-) -> str:
-    """README.md of the folder: YAML for `load_dataset` and the hub, then words for people."""
-    # What is in each file.
-    suffix = FORMATS[options.format].suffix
-    files = []
-    table_rows = []
-    for name, rows in parts.items():
-        file = f"{name}{suffix}"
-        files.append(f"  - split: {name}\n    path: {file}")
-        table_rows.append(f"| {name} | `{file}` | {instructions(rows)} | {len(rows)} |")
-
-    # Who made it, and how large it is.
-    total = sum(len(rows) for rows in parts.values())
-    facts = origin(options, run)
-    cells = [f"| {name} | {shown(value)} |" for name, value in facts.items()]
-
-    # Fill in the card.
-    return CARD.format(
-        language=f"language:\n- {language}\n" if language else "",
-        size=next(name for limit, name in SIZES.items() if total < limit),
-        data_files="\n".join(files),
-        rated=RATED[options.format == "preference"],
-        format=options.format,
-        mark=MARK,
-        parts="\n".join(table_rows),
-        origin="\n".join(cells),
-        checked=checked(options),
-        remarks="".join(f"\n\n{remark}" for remark in remarks(options, run)),
-    )
-
-
-def origin(options: argparse.Namespace, run: dict[str, str]) -> dict[str, Any]:
-    """Who made the data and how. No address of a server is in it."""
-    facts = {"made of": ", ".join(path.name for path in options.files), **run}
-    rewritten = "" if outdated(options.file) else writers_beside(options.file)
-    if rewritten:
-        facts["outputs written again by"] = rewritten
-    judge = judge_beside(options.file)
-    if judge:
-        facts["rows judged by"] = judge
-    if options.include_seed_tasks:
-        facts["seed tasks"] = Path(options.seed_file).name or "this project's own"
-    if options.format == "preference":
-        facts["preferred by"] = preferred_by(options)
-    else:
-        facts["most instances of an instruction"] = options.max_instances
-    facts["seed of the draws"] = options.seed
-    return facts
-
-
-def preferred_by(options: argparse.Namespace) -> str:
-    """Who preferred the chosen answers. The names of sheets, which may be people's, stay out."""
-    if options.sheet:
-        return f"people, in filled sheets: {len(options.sheet)}"
-    return str(record_beside(options.file, "judge.json").get("model") or "a judge, a model")
-
-
-# How a path or an address begins: "/", "~", "../", "C:\", "https://".
-PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\w+://")
-
-
-def shown(value: Any) -> str:
-    """A fact as a cell of a table. Nothing in it is read as Markdown.
-
-    Of a path on the maker's disk, only the name is shown.
-    """
-    text = one_line(str(value))
-    if PATH.match(text):
-        text = PureWindowsPath(text).name
-    return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", text)
-
-
-CHECKED = """
-## Checked for overlap
-
-Instructions and inputs of {file} were compared with these evaluation sets by `{mark}`: \
-the same text but for
-case, spaces and punctuation, {n} tokens in a row, and ROUGE-L above {threshold}. \
-Of {rows} rows, {outcome}.{seeds}
-
-| evaluation set | items | exact | {n}-gram | ROUGE-L | rows | SHA-256 |
-|---|---|---|---|---|---|---|
-{sets}
-"""
-
-
-def checked(options: argparse.Namespace) -> str:
-    """Against which evaluation sets the rows were checked; empty where the record does not say.
-
-    The record is of scripts/overlap.py, and stands beside the data.
-    """
-    # What does it say of this file?
-    claims, problem = overlap.claims(options.file)
-    if problem:
-        notice(problem)
-    if not claims:
-        return ""
-
-    # A line for each evaluation set.
-    sets = []
-    for file in claims["checked"]:
-        found = [file["rows"][test] for test in overlap.COUNTS]
-        name = PureWindowsPath(file["file"]).name
-        cells = [shown(name), file["items"], *found, f"`{shown(file['sha256'])}`"]
-        sets.append("| " + " | ".join(map(str, cells)) + " |")
-
-    # What came of it.
-    outcome = f"{claims['rows_found']} overlap with one of them; none was left out for that"
-    if claims["dropped"] is not None:
-        outcome = f"{claims['dropped']} overlapped with one of them and were left out"
-    seeds = " The seed tasks were not compared." if options.include_seed_tasks else ""
-    return CHECKED.format(
-        file=shown(options.file.name),
-        mark=overlap.MARK,
-        n=claims["tests"]["ngram"]["n"],
-        threshold=claims["tests"]["rouge_l"]["threshold"],
-        rows=claims["rows"],
-        outcome=outcome,
-        seeds=seeds,
-        sets="\n".join(sets),
-    )
-
-
-def remarks(options: argparse.Namespace, run: dict[str, str]) -> list[str]:
-    """What else people must know before they publish the data."""
-    # Who wrote it?
-    found = []
-    if not run:
-        missing = "No run.json says who or what wrote the data"
-        found.append(f"{missing}: correct what this card says of it.")
-    if run.get("provider") == "practice":
-        bank = "a bank of written tasks (CC BY 4.0), no language model"
-        found.append(f"The practice model is {bank}: for trying out a trainer.")
-
-    # Whose are the seed tasks?
-    if options.include_seed_tasks:
-        licence = "mind their licence." if options.seed_file else "CC BY 4.0."
-        found.append(f"People wrote the seed tasks: {licence}")
-    return found
-
-
-# --------------------------------------------------------------------------------------------------
 # What goes out.
 
-OURS = [
-    "train.json",
-    "train.jsonl",
-    "validation.json",
-    "validation.jsonl",
-    "dataset_info.json",
-    "README.md",
-]
+SUFFIXES = (".json", ".jsonl")
+OURS = [part + suffix for part in PARTS for suffix in SUFFIXES]
+OURS += ["dataset_info.json", "README.md"]
 
 
-def contents(
-    options: argparse.Namespace,
-    run: dict[str, str],
-    language: str,
-    parts: dict[str, list[Row]],
-    ids: Ids,
+def data_files(
+    options: argparse.Namespace, parts: dict[str, list[Row]], made: dict[str, list[dict]], ids: Ids
 ) -> dict[str, list[str]]:
-    """The files: their names and lines. The data come first, the card comes last."""
-    # The data, and what LLaMA-Factory is told of them.
+    """The files of data, and what LLaMA-Factory is told of them: their names and lines."""
+    # The data, with an id in each row where it is asked for.
     form = FORMATS[options.format]
     files = {}
     described = {}
-    for part, rows in parts.items():
+    for part, records in made.items():
         name = part + form.suffix
         lines = []
-        for row in rows:
-            made = form.encode(row, language, options.seed)
-            more = {"id": id_of(row, ids, options.file)} if options.keep_id else {}
-            lines.append(to_json(made | more))
+        for row, record in zip(parts[part], records, strict=True):
+            more = {"id": id_of(row, ids, options.file, options.recipe)} if options.keep_id else {}
+            lines.append(to_json(record | more))
         files[name] = lines if form.suffix == ".jsonl" else as_array(lines)
-        title = "self_instruct" if part == "train" else "self_instruct_validation"
-        described[title] = {"file_name": name, **(form.told or {})}
+        described[PARTS[part]] = {"file_name": name, **told(options, records)}
 
     # What describes them.
     if form.told is not None:
         files["dataset_info.json"] = [json.dumps(described, indent=2), "\n"]
-    files["README.md"] = [card(options, run, language, parts)]
     return files
+
+
+def told(options: argparse.Namespace, records: list[dict]) -> dict:
+    """What LLaMA-Factory must know about the columns."""
+    more = options.format == "alpaca" and any(name in records[0] for name in CONTEXT)
+    return {"columns": MORE_COLUMNS} if more else (FORMATS[options.format].told or {})
 
 
 def as_array(lines: list[str]) -> list[str]:
@@ -1066,19 +260,12 @@ def finish_and_prepare(options: argparse.Namespace) -> int:
 
 def prepare(options: argparse.Namespace) -> None:
     # Read the dataset, and what is known about its run.
+    tokenizer = tokens.load(options.tokenizer) if options.tokenizer else None
     dropped: Counter[str] = Counter()
     run = run_beside(options.file)
-    recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
-    if options.format == "preference":
-        rows, read = preferred_rows(options, dropped)
-        language = language_of(run, rows)
-    else:
-        rows = read_rows(options.file)
-        read = {title(options.file): rows}
-        language = language_of(run, rows)
-        rows = sift(rows, recipe, options.max_instances, options.seed, dropped)
-
-    ids = read_ids(options.file, recipe) if options.keep_id else {}
+    options.recipe = run["recipe"] if run.get("recipe") in RECIPES else "modern"
+    rows, read, language = read_and_sift(options, run, dropped)
+    ids = read_ids(options.file, options.recipe) if options.keep_id else {}
 
     # Choose the rows.
     if options.num_instructions:
@@ -1087,22 +274,70 @@ def prepare(options: argparse.Namespace) -> None:
         path = Path(options.seed_file or DEFAULT_SEEDS[language or "en"])
         seeds = seed_rows(path)
         read[title(path)] = seeds
-        rows = sift(rows + seeds, recipe, options.max_instances, options.seed, dropped)
-        ids = with_ids_of_seeds(ids, path, recipe) if options.keep_id else {}
+        rows = sift(rows + seeds, options, dropped)
+        ids = with_ids_of_seeds(ids, path, options.recipe) if options.keep_id else {}
     if not rows:
-        raise WorkshopError(f"nothing of {options.file} is left: {', '.join(dropped)}")
+        rules = [rule for rule, number in dropped.items() if number]
+        raise WorkshopError(f"nothing of {options.file} is left: {', '.join(rules)}")
 
-    # Write the files, and say what is in them.
-    parts = split(rows, options.split, options.seed)
-    files = contents(options, run, language, parts, ids)
+    # Make the files.
+    shares = {"validation": options.split, "test": options.test_split}
+    parts = choose.split(rows, shares, options.seed)
+    made = encode_parts(options.format, parts, language, options.seed)
+    files = data_files(options, parts, made, ids)
+    counted = count_tokens(options, tokenizer, parts, made)
+    files["README.md"] = [card(options, run, language, parts, counted)]
+
+    # Write them, and say what is in them.
     write(options.output_dir, files)
     print(table(read, dropped, dict(zip(files, parts.values(), strict=False))))
     print("\n" + workshop.spoken(f"Files in {options.output_dir}: {', '.join(files)}"))
+    if counted:
+        workshop.show("\n" + tokens.report(counted, options.format))
+    if options.preview:
+        shown = tokens.preview(tokenizer, options.format, parts["train"], made["train"])
+        workshop.show("\n" + shown)
     give_notice(options, run, len(parts["train"]))
 
     # Upload them where --push-to says.
     names = [name for name in files if name != "README.md"]
     push(options, "dataset", options.output_dir, names, "".join(files["README.md"]))
+
+
+def read_and_sift(
+    options: argparse.Namespace, run: dict[str, str], dropped: Counter[str]
+) -> tuple[list[Row], dict[str, list[Row]], str]:
+    """The rows that can be used, those that were read, by title, and their language."""
+    if options.format == "preference":
+        rows, found = preferred_rows(options, dropped)
+        read = {title(path): of_file for path, of_file in found.items()}
+        return rows, read, language_of(run, rows)
+    rows = read_rows(options.file)
+    language = language_of(run, rows)
+    return sift(rows, options, dropped), {title(options.file): rows}, language
+
+
+def sift(rows: list[Row], options: argparse.Namespace, dropped: Counter[str]) -> list[Row]:
+    """The rows that can be used in the format, and that the rules of stage 4 keep."""
+    rows = choose.usable(rows, dropped)
+    if not FORMATS[options.format].holds_talks:
+        rows = choose.without_context(rows, dropped)
+    return choose.sift(rows, options.recipe, options.max_instances, options.seed, dropped)
+
+
+def count_tokens(
+    options: argparse.Namespace,
+    tokenizer: Any,
+    parts: dict[str, list[Row]],
+    made: dict[str, list[dict]],
+) -> tokens.Tokens | None:
+    """The tokens of all parts; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    rows = [row for part in parts.values() for row in part]
+    records = [record for part in made.values() for record in part]
+    limit = options.max_length or tokens.MAX_LENGTH
+    return tokens.count(options.tokenizer, tokenizer, limit, options.format, rows, records)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -1124,6 +359,9 @@ def check(options: argparse.Namespace) -> None:
         problem = f"--keep-id is not for --format {options.format}"
         raise UsageError(f"{problem}: {refuses} takes no further column")
     check_upload(options)
+    for flag in ("preview", "max_length"):
+        if getattr(options, flag) and not options.tokenizer:
+            raise UsageError(f"--{flag.replace('_', '-')} is for --tokenizer")
 
     # A folder for the files, not the folder of the run.
     options.output_dir = options.output_dir or DATA / "finetuning" / options.format
@@ -1178,7 +416,7 @@ def draw_some(rows: list[Row], options: argparse.Namespace, dropped: Counter[str
         notice(f"{said}, and --num-instructions asks for {wanted}")
 
     # Draw them.
-    drawn, others = draw(rows, wanted, f"{options.seed}/instructions")
+    drawn, others = choose.draw(rows, wanted, f"{options.seed}/instructions")
     dropped["not_drawn"] += len(others)
     return drawn
 
@@ -1213,11 +451,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Which rows.
     share = "share of instructions for validation [0: none]"
+    test = "share of instructions for a test part [0: none]"
     number = "draw so many, with all their instances [all]"
     most = "most instances of one instruction (paper: 5) [5]"
     seeds = "add the seed tasks, as the paper did"
     seed_file = "those [the project's own, in the language of the run]"
     add("--split", type=float, default=0.0, help=share)
+    add("--test-split", type=float, default=0.0, metavar="SHARE", help=test)
     add("--num-instructions", type=int, help=number)
     add("--max-instances", type=int, default=5, help=most)
     add("--include-seed-tasks", action="store_true", help=seeds)
@@ -1225,6 +465,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, default=42, help="random seed of all draws [42]")
     add("--keep-id", action="store_true", help="an id in each row; not in messages")
     add("--finish", action="store_true", help="first do the stages that the run lacks, if free")
+
+    # The tokens.
+    named = "count tokens: a folder, or a name on the hub"
+    most_tokens = f"tokens of a row that the trainer takes [{tokens.MAX_LENGTH:,}, TRL's]"
+    add("--tokenizer", default="", metavar="NAME", help=named)
+    add("--max-length", type=int, metavar="N", help=most_tokens)
+    add("--preview", action="store_true", help="show three rows as the trainer sees them")
 
     # The upload.
     hub = "upload the folder to the hub; log in by: hf auth login"

@@ -47,6 +47,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
+from scripts.reading import records as reading
+from scripts.reading.records import value_or_none
+from scripts.reading.rows import rows_of
 from self_instruct_workshop import Config, UsageError, WorkshopError, one_line
 
 # The paper's shares of yes in % of 200 instructions, table 2. The first three are the questions.
@@ -98,13 +101,18 @@ Interval = tuple[float, float]
 def read_rows(path: Path) -> list[dict]:
     """The rows of a dataset, each with its id and its kind.
 
-    Raises WorkshopError where the file cannot be read, or a line in it is no row.
+    It may have any shape that prepare_for_finetuning.py reads or writes. Raises WorkshopError
+    where the file cannot be read, or a record in it is no row.
     """
-    # Each line that is not empty is a row.
-    rows = []
-    for number, line in enumerate(data_lines(path), 1):
-        if line.strip():
-            rows.append(read_row(line, f"{path}, line {number}"))
+    # A talk that is no row cannot be reviewed: it is counted.
+    found = []
+    for place, record in reading.records(path, "run self_instruct.py, or give --data"):
+        found += rows_of(f"{path}, {place}", record, verbatim=True)
+    left_out = Counter(row["rule"] for row in found if "rule" in row)
+    if left_out:
+        reasons = ", ".join(f"{rule} {count}" for rule, count in left_out.items())
+        workshop.tell(f"notice: {path}: {left_out.total()} talks are left out ({reasons})")
+    rows = [to_review(row) for row in found if "rule" not in row]
     if not rows:
         raise WorkshopError(f"{path} holds no row: there is nothing to review")
 
@@ -117,40 +125,21 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def data_lines(path: Path, hint: str = "run self_instruct.py, or give --data") -> list[str]:
-    """The lines of a dataset. Raises WorkshopError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        problem = f"cannot read {path} ({error.strerror})"
-        raise WorkshopError(f"{problem}: {hint}") from None
-    except UnicodeDecodeError:
-        raise WorkshopError(f"{path} is not UTF-8 text: give a dataset as --data") from None
-
-
-def read_row(line: str, where: str) -> dict:
-    """A row of the dataset with its id. Raises WorkshopError where it lacks a text."""
-    # An instruction is needed; the input and the output may be empty.
-    record = parsed(line)
-    given = [record.get(name) for name in TEXTS] if isinstance(record, dict) else [None]
-    if not (all(isinstance(text, str) for text in given) and given[0].strip()):
-        needed = "a JSON record with the texts instruction, input and output is needed"
-        raise WorkshopError(f"{where}: {needed}")
-
-    # Lone surrogates, which no file can hold, become question marks.
-    texts = [text.encode("utf-8", "replace").decode() for text in given]
+def to_review(row: dict) -> dict:
+    """The texts of a row, with its id. What was said before stands above the instruction."""
+    # Of a talk, people must see all of it.
+    before = [("system", row["system"])] if "system" in row else []
+    for asked, said in row.get("history", []):
+        before += [("user", asked), ("assistant", said)]
+    instruction = row["instruction"]
+    if before:
+        turns = [*before, ("user", instruction)]
+        instruction = "\n\n".join(f"{role}: {text}" for role, text in turns)
+    texts = [instruction, row["input"], row["output"]]
 
     # The id begins with a letter: a spreadsheet would read 12e4 as a number.
     digest = sha256(json.dumps(texts).encode()).hexdigest()[:12]
     return {"id": "r" + digest, **dict(zip(TEXTS, texts, strict=True))}
-
-
-def parsed(line: str) -> Any:
-    """The value of a line of JSON, or None where it is no JSON."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def classification(folder: Path) -> dict[str, str]:
@@ -163,7 +152,7 @@ def classification(folder: Path) -> dict[str, str]:
     found = {}
     for name in workshop.STEP_FILES[1:3]:
         for line in step_lines(folder / name):
-            row = parsed(line)
+            row = value_or_none(line)
             if not (isinstance(row, dict) and {"instruction", "is_classification"} <= row.keys()):
                 break
             flag = row["is_classification"]
@@ -550,13 +539,11 @@ def read_judged(path: Path) -> Sheet:
     """
     # A row that stands in a dataset twice has one id, and the same answers.
     sheet: Sheet = {}
-    for number, line in enumerate(data_lines(path, "give the judged.jsonl of judge.py"), 1):
-        if line.strip():
-            record = parsed(line)
-            if not is_judged(record):
-                problem = f"{path}, line {number} is no row that a judge has answered"
-                raise WorkshopError(f"{problem}: give the judged.jsonl of scripts/judge.py")
-            sheet.setdefault(record["id"], record | with_all_three(record))
+    for place, record in reading.records(path, "give the judged.jsonl of judge.py"):
+        if not is_judged(record):
+            problem = f"{path}, {place} is no row that a judge has answered"
+            raise WorkshopError(f"{problem}: give the judged.jsonl of scripts/judge.py")
+        sheet.setdefault(record["id"], record | with_all_three(record))
 
     # A judge without an answer says nothing.
     if all(said is None for said in all_answers(sheet)):

@@ -43,6 +43,7 @@ from scripts import review
 from scripts.asking import estimate, limits, per_row
 from scripts.asking.parser import Parser
 from scripts.asking.per_row import Question, RowModel
+from scripts.reading.records import value_or_none
 from scripts.reviewing import pairs
 from self_instruct_workshop import Prompt, Reply, UsageError, one_line
 
@@ -113,7 +114,7 @@ def labels_beside(folder: Path) -> dict[str, list[str]]:
     """The labels that stage 2 found, by instruction, as far as the step file can be read."""
     found = {}
     for line in review.step_lines(folder / workshop.STEP_FILES[1]):
-        row = review.parsed(line)
+        row = value_or_none(line)
         if isinstance(row, dict) and isinstance(row.get("instruction"), str):
             named = row.get("labels")
             texts = named if isinstance(named, list) else []

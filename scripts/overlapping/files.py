@@ -7,17 +7,16 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
         "files.py is a part of scripts/overlap.py: run  python scripts/overlap.py --help"
     )
 
-import csv
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import self_instruct_workshop as workshop
+from scripts.reading import records as reading
+from scripts.reading.records import TABLES, Record
+from scripts.reading.rows import TALKS
 from self_instruct_workshop import WorkshopError, one_line
 
-Record = tuple[str, Any]  # where it stands, such as "line 3", and its value
+KINDS = (".jsonl", ".ndjson", ".json", *TABLES, ".parquet")
 
 
 @dataclass(frozen=True)
@@ -47,64 +46,30 @@ def records(path: Path, without_names: bool = False) -> list[Record]:
 
     With `without_names`, the first row of a table is a record, and columns have numbers from 1.
     """
+    # Evaluation sets come in files of many kinds: another one would be read as JSON.
     kind = path.suffix.lower()
-    if kind not in READERS:
-        known = ", ".join(READERS)
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
         raise WorkshopError(f"{path}: its name must end in one of {known}: rename or convert it")
-    found = table_rows(path, without_names) if kind in TABLES else READERS[kind](path)
+
+    # A .json that is one object holds its records somewhere in it.
+    found = reading.records(path, without_names=without_names)
+    if kind == ".json" and len(found) == 1:
+        found = records_of_document(path, *found[0])
     if not found:
         raise WorkshopError(f"{path} holds no record: name another file")
     return found
 
 
-def text_of(path: Path) -> str:
-    """The text of a file, without a mark at its start, with plain line ends."""
-    try:
-        return workshop.file_text("the file", path)
-    except WorkshopError as error:
-        raise WorkshopError(str(error).removeprefix("the file ")) from None
-
-
-def json_lines(path: Path, text: str = "") -> list[Record]:
-    """A record for each line that is not empty. Raises WorkshopError for a damaged line."""
-    found = []
-    for number, line in enumerate((text or text_of(path)).split("\n"), 1):
-        if line.strip():
-            found.append((f"line {number}", decoded(line, f"{path}, line {number}")))
-    return found
-
-
-def decoded(text: str, where: str) -> Any:
-    """The value of a JSON text; lone surrogates, which no file can hold, become question marks."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise WorkshopError(f"{where}: lists in lists, too deep: mend or remove it") from None
-    except ValueError as error:
-        problem = one_line(str(error))
-        raise WorkshopError(f"{where} is no JSON ({problem}): mend or remove it") from None
-    if "\\ud" in text.lower():
-        value = json.loads(workshop.to_json(value).encode("utf-8", "replace"))
-    return value
-
-
-def json_document(path: Path) -> list[Record]:
-    """The records of a JSON array, or those in an object. Many a .json holds JSON Lines."""
-    # JSON Lines: the first line is a record of its own, and more follow.
-    text = text_of(path)
-    first, _, rest = text.strip().partition("\n")
-    if rest.strip() and isinstance(workshop.json_or_none(first), dict):
-        return json_lines(path, text)
-    if not text.strip():
-        return []
-
-    # A list, or an object that holds one.
-    value = decoded(text, str(path))
-    if isinstance(value, dict):
-        value = records_in(value)
-    if not isinstance(value, list):
-        raise WorkshopError(f"{path}: a JSON list of records is expected, or an object with one")
-    return [(f"record {number}", record) for number, record in enumerate(value, 1)]
+def records_of_document(path: Path, place: str, document: Any) -> list[Record]:
+    """The records in the only value of a file. Raises WorkshopError where it is a number, say."""
+    if isinstance(document, dict):
+        inner = records_in(document)
+        return [(f"record {number}", record) for number, record in enumerate(inner, 1)]
+    if place == "line 1":  # no array was around it
+        problem = "a JSON list of records is expected, or an object with one"
+        raise WorkshopError(f"{path}: {problem}")
+    return [(place, document)]
 
 
 def records_in(document: dict) -> list[Any]:
@@ -131,64 +96,6 @@ def asks(record: dict) -> bool:
     """Whether a record has a text where questions usually stand."""
     return any(texts_at(record, guess[0]) for guess in GUESSES)
 
-
-def table_rows(path: Path, without_names: bool = False) -> list[Record]:
-    """The rows of a CSV or TSV. Raises WorkshopError where this is no such table."""
-    # Programs separate cells by a comma, a semicolon or a tab: the first line tells.
-    text = text_of(path)
-    first = text.split("\n", 1)[0]
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    csv.field_size_limit(2**31 - 1)  # bytes; the default ends at 131,072
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        problem = f"{path} is no CSV that can be read ({error})"
-        raise WorkshopError(f"{problem}: save it as CSV UTF-8") from None
-
-    # Each cell has the name of its column. Rows of empty cells are no records.
-    numbered = [(f"row {number}", row) for number, row in enumerate(rows, 1) if any(row)]
-    names = [str(number) for number in range(1, 1 + max(map(len, rows), default=0))]
-    if not without_names and numbered:
-        names = [name.strip() for name in numbered.pop(0)[1]]
-    return [(place, dict(zip(names, row, strict=False))) for place, row in numbered]
-
-
-def parquet_rows(path: Path) -> list[Record]:
-    """The rows of a Parquet file, by pyarrow or pandas. Raises WorkshopError without either."""
-    if not path.is_file():
-        raise WorkshopError(f"{path}: no such file")
-    try:
-        rows = parquet_values(path)
-    except ImportError:
-        install = workshop.pip_install("pyarrow")
-        raise WorkshopError(f"{path}: Parquet needs a package: run  {install}") from None
-    except (ValueError, OSError) as error:
-        problem = one_line(str(error))
-        raise WorkshopError(f"{path} is no Parquet that can be read ({problem})") from None
-    return [(f"record {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def parquet_values(path: Path) -> list[dict]:
-    """The rows as dictionaries. Raises ImportError where neither package is there."""
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        import pandas
-
-        return json.loads(pandas.read_parquet(path).to_json(orient="records"))
-    with open(path, "rb") as file:
-        return parquet.read_table(file).to_pylist()
-
-
-READERS = {
-    ".jsonl": json_lines,
-    ".ndjson": json_lines,
-    ".json": json_document,
-    ".csv": table_rows,
-    ".tsv": table_rows,
-    ".parquet": parquet_rows,
-}
-TABLES = (".csv", ".tsv")
 
 # --------------------------------------------------------------------------------------------------
 # The fields that hold what a model is asked.
@@ -390,21 +297,45 @@ def said_by_user(message: dict) -> list[str]:
 def rows(path: Path) -> tuple[list[Prompt], list[dict]]:
     """The prompts of a dataset, and its records, one for each of them.
 
-    A task with `instances` gives a row in the Alpaca shape for each. Raises WorkshopError for a
-    record without an instruction.
+    A task with `instances` gives a row in the Alpaca shape for each. Of a talk, what the user says
+    is compared. Raises WorkshopError for a record without an instruction.
     """
     prompts = []
     kept = []
     for place, value in records(path):
-        if not isinstance(value, dict) or not is_text(value.get("instruction")):
-            problem = f"{path}, {place}: a record with the text instruction is needed"
-            raise WorkshopError(f"{problem}: give a dataset as --data")
-        for record in with_one_input(value):
-            source = "\n".join(plain_texts(record.get("input")))
-            instruction = value["instruction"].strip()
+        for instruction, source, record in asked_of(value, f"{path}, {place}"):
             prompts.append(Prompt(len(prompts) + 1, place, instruction, source))
             kept.append(record)
     return prompts, kept
+
+
+def asked_of(value: Any, where: str) -> list[tuple[str, str, dict]]:
+    """(instruction, input, record) of each row in a record of a dataset. Raises WorkshopError."""
+    # A talk is one row.
+    has_instruction = isinstance(value, dict) and is_text(value.get("instruction"))
+    if isinstance(value, dict) and not has_instruction:
+        said = said_in_talk(value)
+        if said:
+            return [(said[0], "\n".join(said[1:]), value)]
+
+    # A task has a row for each instance.
+    if not has_instruction:
+        problem = f"{where}: a record with the text instruction is needed"
+        raise WorkshopError(f"{problem}: give a dataset as --data")
+    instruction = value["instruction"].strip()
+    found = []
+    for record in with_one_input(value):
+        found.append((instruction, "\n".join(plain_texts(record.get("input"))), record))
+    return found
+
+
+def said_in_talk(record: dict) -> list[str]:
+    """What the user says in a talk, turn by turn; nothing where the record is none."""
+    for field in (*TALKS, "prompt"):
+        for first, others in pairs_of(record, (field,)):
+            more = texts_at(record, field)[1:] if field == "prompt" else [others]
+            return [first, *filter(None, more)]
+    return []
 
 
 def is_text(value: Any) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("run.py is a part of scripts/report.py: run  python scripts/report.py --help")
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.reading.records import value_or_none as parsed
 from self_instruct_workshop import (
     SHAPE,
     STAGES,
@@ -262,19 +262,6 @@ def is_number(value: Any, whole: bool) -> bool:
     kinds = int if whole else (int, float)
     is_one = isinstance(value, kinds) and not isinstance(value, bool)
     return is_one and 0 <= value <= LARGEST  # NaN is not
-
-
-def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text, or None where it is no JSON."""
-    try:
-        return json.loads(text, parse_constant=refused)
-    except (ValueError, RecursionError):
-        return None
-
-
-def refused(name: str) -> None:
-    """NaN and the like, which are no JSON and would break the page. Raises ValueError."""
-    raise ValueError(f"{name} is no JSON")
 
 
 def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:

@@ -28,6 +28,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts import review
+from scripts.reading import records as reading
 from scripts.review import Say, Words, left, right
 from self_instruct_workshop import WorkshopError, one_line
 
@@ -61,10 +62,8 @@ def read_rewritten(path: Path) -> list[dict]:
     Raises WorkshopError where the file is another one, or nothing in it was rewritten.
     """
     rows = []
-    lines = review.data_lines(path, "run scripts/rewrite.py, or give --data")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(rewritten_row(line, f"{path}, line {number}"))
+    for place, record in reading.records(path, "run scripts/rewrite.py, or give --data"):
+        rows.append(rewritten_row(record, f"{path}, {place}"))
     found = [row for row in rows if row["rewritten"]]
     if rows and not found:
         problem = f"of {path} no output was written again"
@@ -74,9 +73,8 @@ def read_rewritten(path: Path) -> list[dict]:
     return found
 
 
-def rewritten_row(line: str, where: str) -> dict:
+def rewritten_row(record: Any, where: str) -> dict:
     """A row with both outputs. Raises WorkshopError where it lacks one."""
-    record = review.parsed(line)
     names = ("instruction", "input", "output", "first_output")
     given = [record.get(name) for name in names] if isinstance(record, dict) else [None]
     if not all(isinstance(text, str) for text in given):
@@ -237,13 +235,10 @@ def key_beside(sheet: Path) -> Path:
 def read_key(path: Path) -> dict[str, Pair]:
     """The pairs by id. Raises WorkshopError where the file is no key."""
     pairs = {}
-    lines = review.data_lines(path, "give the pairs-key.jsonl that `pairs` wrote")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            pair = review.parsed(line)
-            if not is_pair(pair):
-                raise WorkshopError(f"{path}, line {number}: this is no line of a pairs-key.jsonl")
-            pairs[pair["id"]] = pair
+    for place, pair in reading.records(path, "give the pairs-key.jsonl that `pairs` wrote"):
+        if not is_pair(pair):
+            raise WorkshopError(f"{path}, {place}: this is no line of a pairs-key.jsonl")
+        pairs[pair["id"]] = pair
     return pairs
 
 

@@ -49,6 +49,7 @@ from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import estimate, limits, per_row
+from scripts.reading import records as reading
 from self_instruct_workshop import DATA, Reply, UsageError, WorkshopError, one_line
 
 Row = dict[str, Any]
@@ -86,37 +87,12 @@ A model wrote `instruction`, a person had asked `original`,
 
 
 def read(path: Path) -> list[Any]:
-    """Read the records of a JSON array or of JSON Lines.
+    """The records of a file, as all companions read them.
 
     Raises WorkshopError, which names the file and the line.
     """
-    # The file must be there, and it must be UTF-8.
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        advice = "do the step before, name another file, or try --sample"
-        raise WorkshopError(f"{path}: {error.strerror}: {advice}") from None
-    except UnicodeDecodeError:
-        raise malformed(path, 1) from None
-
-    # One array is the whole file. Otherwise each line is a record.
-    if text.lstrip().startswith("["):
-        return decode(path, text)
-    lines = enumerate(text.split("\n"), 1)
-    return [decode(path, line, number) for number, line in lines if line.strip()]
-
-
-def decode(path: Path, text: str, line: int | None = None) -> Any:
-    """The value of a JSON text. `line` is its line in the file, if it has only one."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise malformed(path, line or getattr(error, "lineno", 1)) from None
-
-
-def malformed(path: Path, line: int) -> WorkshopError:
-    expected = "a JSON array or JSON Lines, in UTF-8, are expected"
-    return WorkshopError(f"{path}, line {line} is malformed: {expected}")
+    advice = "do the step before, name another file, or try --sample"
+    return [record for _, record in reading.records(path, advice)]
 
 
 def write(path: Path, rows: list[Row] | Row) -> None:

@@ -29,6 +29,9 @@ NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py co
 NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
 NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
 NAMED += " training/rest_of_run.py"
+NAMED += " gguf_to_folder.py reading/records.py reading/rows.py preparing/card.py"
+NAMED += " preparing/choose.py preparing/ids.py preparing/origin.py preparing/preferences.py"
+NAMED += " preparing/tokens.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -38,7 +41,7 @@ NAMES += (
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
-NAMES += r"|\b(kappa|preference|Parquet)\b"
+NAMES += r"|\b(kappa|preference|Parquet|GGUF|transformers|llama-gguf-split)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
@@ -106,6 +109,19 @@ OTHERS += [
 ]
 
 
+OTHERS += [
+    "cannot read «0» (No such file or directory): " + advice
+    for advice in (
+        "name another file",
+        "run self_instruct.py, or give --data",
+        "run self_instruct.py, or name a file",
+        "run scripts/rewrite.py, or give --data",
+        "give the judged.jsonl of judge.py",
+        "give the pairs-key.jsonl that `pairs` wrote",
+        "name a file of judge.py",
+        "do the step before, name another file, or try --sample",
+    )
+]
 for what in ("the seed file", "the file of topics"):
     OTHERS += [f"{what} «0» is «1», not UTF-8: save it as UTF-8"]
     OTHERS += [f"{what} «0» is not UTF-8 text: save it as UTF-8", f"{what} «0»: «1»"]

@@ -95,7 +95,7 @@ def sheet(path: Path, rows: list[dict], right: Callable[[int], bool]) -> Path:
         lines = csv.writer(file)
         lines.writerow(["id", *QUESTIONS])
         for n, row in enumerate(rows):
-            known = review.read_row(json.dumps(row), "")
+            known = review.to_review(row)
             lines.writerow([known["id"], "yes", "yes", "yes" if right(n) else "no"])
     return path
 

@@ -754,6 +754,24 @@ def test_without_a_record_the_card_is_silent(tmp_path: Path, card: Callable) -> 
     assert "overlap" not in card("data.jsonl").lower() and "overlap" not in card.err
 
 
+def test_what_users_say_in_a_prepared_dataset_is_compared(tmp_path: Path) -> None:
+    asked, said = {"role": "user", "content": CAPITAL}, {"role": "assistant", "content": "Paris"}
+    more = {"role": "user", "content": "And of Spain?"}
+    human = {"from": "human", "value": CAPITAL}
+    records = [
+        {"messages": [asked, said]},
+        {"conversations": [human, {"from": "gpt", "value": "Paris"}]},
+        {"prompt": [asked], "completion": [said]},
+        {"prompt": CAPITAL, "completion": " Paris"},
+        {"messages": [asked, said, more, said]},
+        {"prompt": [asked, said, more], "completion": [said]},
+    ]
+    prompts, kept = files.rows(write(tmp_path / "talks.jsonl", records))
+    assert kept == records
+    assert [prompt.instruction for prompt in prompts] == [CAPITAL] * 6
+    assert [prompt.input for prompt in prompts] == [""] * 4 + ["And of Spain?"] * 2
+
+
 def test_a_shape_of_errors(tmp_path: Path) -> None:
-    with pytest.raises(WorkshopError, match="no such file"):
-        files.parquet_rows(tmp_path / "none.parquet")
+    with pytest.raises(WorkshopError, match="No such file"):
+        files.records(tmp_path / "none.parquet")

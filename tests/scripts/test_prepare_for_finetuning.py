@@ -21,7 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import judge, overlap, rewrite
+from scripts.preparing.choose import same
 from scripts.provenance import write_provenance
+from scripts.reading.rows import rows_of
 from self_instruct_workshop import PROVENANCE, Config, filter_instances, load_seed_tasks, run
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -79,7 +81,8 @@ def read(path: Path) -> list[dict]:
 
 def texts(row: dict) -> str:
     """All that a trainer sees of a row."""
-    turns = row.get("messages") or row.get("conversations")
+    lists = [part for part in row.values() if isinstance(part, list)]
+    turns = [turn for part in lists for turn in part]
     return "\n".join([text for turn in turns for text in turn.values()] if turns else row.values())
 
 
@@ -104,6 +107,11 @@ def test_each_format_is_what_its_trainers_take(make: Callable) -> None:
     said = [("human", question), ("gpt", "At 10:30.")]
     assert make([MEETING], "--format", "sharegpt") == {
         "train": [{"conversations": [{"from": role, "value": text} for role, text in said]}]
+    }
+    asked = [{"role": "user", "content": question}]
+    answered = [{"role": "assistant", "content": "At 10:30."}]
+    assert make([MEETING], "--format", "chat-completion") == {
+        "train": [{"prompt": asked, "completion": answered}]
     }
     (row,) = make([MEETING], "--format", "prompt-completion")["train"]
     assert list(row) == ["prompt", "completion"] and row["completion"].strip() == "At 10:30."
@@ -155,7 +163,7 @@ def test_prompts_have_the_7_and_the_6_shapes_of_the_paper_each_about_as_often(
         found = shapes(made, source)
         assert len(found) == wanted and min(found.values()) > 60, found
         for row in made:
-            assert row["completion"] == (" done" if row["prompt"].endswith("Output:") else "done")
+            assert row["completion"] == " done"
             assert row["prompt"].endswith(("Output:", "\n"))
     assert {"X Output:", "X\nOutput:", "X\n\nOutput:", "X\n", "X\n\n", "Task: X\n\n"} == set(found)
 
@@ -228,7 +236,7 @@ def test_tasks_with_instances_and_rows_without_input_are_read(make: Callable) ->
 def test_words_that_stand_for_no_input_are_none() -> None:
     words = ["<noinput>", "N/A", "(none)", "无", "无需输入", " "]
     records = [{"instruction": "Name it.", "input": word, "output": "a"} for word in words]
-    read = [row["input"] for record in records for row in prepare.instances("line 1", record)]
+    read = [row["input"] for record in records for row in rows_of("line 1", record)]
     assert read == [""] * len(words)
 
 
@@ -258,16 +266,18 @@ def test_lone_surrogates_and_control_characters_do_no_harm(
         ("", "holds no instance"),
         ("[]", "holds no instance"),
         ('{"instruction": "a", "instances": []}', "holds no instance"),
-        ('{"instruction": "a", "output": "b"}\n{"instruction": ', "line 2: a JSON record"),
+        ('{"instruction": "a", "output": "b"}\n{"instruction": ', "line 2 is no JSON"),
         ('[{"instruction": "a", "output": "b"}, 5]', "record 2: a JSON record"),
-        ("[1, 2", "cannot read .* as JSON"),
-        ("[" * 100_000, "cannot read .* as JSON"),
+        ("[1, 2", "line 1 is no JSON"),
+        ("[" * 100_000, "is no JSON .*too deep"),
         ("null", "line 1: a JSON record"),
         ('{"instruction": "a", "output": 5}', "line 1: a JSON record"),
         ('{"instruction": " ", "output": "b"}', "line 1: a JSON record"),
         ('{"instruction": "a", "instances": [{"input": "b"}]}', "line 1: a JSON record"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "line 1: a JSON record"),
-        (b'{"instruction": "\xff", "output": "b"}', "cannot read .*UTF-8"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "is left: last_turn_unanswered"),
+        ('{"messages": "hello"}', "line 1: a JSON record"),
+        ('{"instruction": "a", "input": NaN, "output": "b"}', "line 1 is no JSON .NaN"),
+        (b'{"instruction": "\xff", "output": "b"}', "save it as UTF-8"),
         ('{"instruction": "a", "output": ""}', "nothing of .* is left: empty_output"),
     ],
 )
@@ -406,16 +416,16 @@ def test_the_same_instruction_is_never_on_both_sides_however_it_is_written(make:
     for seed in range(5):
         made = make(rows, "--split", "0.3", "--seed", str(seed))
         train, validation = (
-            {prepare.same(row["instruction"]) for row in made[part]} for part in sorted(made)
+            {same(row["instruction"]) for row in made[part]} for part in sorted(made)
         )
         assert len(validation) == 15 and len(train) == 35 and not train & validation
         assert len(made["train"]) + len(made["validation"]) == len(rows)
 
 
 def test_instructions_that_differ_in_more_than_writing_are_two() -> None:
-    assert prepare.same("ＮＡＭＥ\u3000it\n") == prepare.same("name  IT")
+    assert same("ＮＡＭＥ\u3000it\n") == same("name  IT")
     for one, other in (("a b", "ab"), ("Name it 1.", "Name it 2."), ("几点？", "几時？")):
-        assert prepare.same(one) != prepare.same(other)
+        assert same(one) != same(other)
 
 
 def test_the_split_is_by_instructions_not_by_instances(make: Callable) -> None:
@@ -611,6 +621,9 @@ def test_an_upload_without_its_package_is_one_line_and_writes_nothing(
 def test_dataset_info_names_the_files_that_are_there(make: Callable, tmp_path: Path) -> None:
     for form in FORMATS:
         make(ROWS, "--format", form, "--split", "0.5")
+        if form == "chat-completion":  # which LLaMA-Factory does not take
+            assert not (tmp_path / "out" / "dataset_info.json").exists()
+            continue
         told = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
         assert set(told) == {"self_instruct", "self_instruct_validation"}
         assert told["self_instruct"]["file_name"].startswith("train.")

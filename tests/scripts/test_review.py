@@ -360,15 +360,15 @@ def test_a_sheet_that_is_there_is_never_overwritten(
     [
         (None, "cannot read .*step4_final.jsonl .*--data"),
         (b"", "holds no row"),
-        (b"\xff\xfe\x00", "is not UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8: save it as UTF-8"),
         (
             b'{"instruction": "a", "input": "", "output": "b"}\n{"instruction": "a"}\n',
             "line 2: a JSON record",
         ),
-        (b'{"instruction": "a", "input": null, "output": "b"}\n', "line 1: a JSON record"),
-        (b"[]\n", "line 1: a JSON record"),
-        (b"not JSON\n", "line 1: a JSON record"),
-        (b"[" * 100_000, "line 1: a JSON record"),
+        (b'{"instruction": "a", "input": 5, "output": "b"}\n', "line 1: a JSON record"),
+        (b"[]\n", "holds no row"),
+        (b"not JSON\n", "line 1 is no JSON"),
+        (b"[" * 100_000, "is no JSON .*too deep"),
     ],
 )
 def test_data_that_cannot_be_used_is_one_line(
@@ -562,7 +562,7 @@ def test_a_judge_alone_and_two_judges_are_scored_without_a_person(
         ('{"id": "r0", "valid_task": true, "input_fits": true}', "line 1 is no row"),
         ('{"id": 7, "valid_task": true, "input_fits": true, "output_right": true}', "no row"),
         ('{"id": "r0", "valid_task": 1, "input_fits": 1, "output_right": "yes"}', "no row"),
-        ("{", "line 1 is no row"),
+        ("{", "line 1 is no JSON"),
         (
             '{"id": "r0", "valid_task": null, "input_fits": null, "output_right": null}',
             "no answer that can be read",

@@ -41,7 +41,10 @@ SPLIT = (  # where words end in the tokenizers of Llama 3 and Qwen: "：答" is 
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CHAT = "{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>{% endfor %}"
+CHAT = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 both_languages = pytest.mark.parametrize("language", ["en", "zh"])
 
 
@@ -92,7 +95,8 @@ def tokenizer_of(rows: list[dict]) -> Any:
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=4000, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
-    known = ["".join(row.values()) for row in rows if "prompt" in row] or map(str, rows)
+    texts = [row for row in rows if isinstance(row.get("prompt"), str)]
+    known = ["".join(row.values()) for row in texts] or map(str, rows)
     bpe.train_from_iterator(known, trainer)
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>"
@@ -214,6 +218,46 @@ def test_trl_trains_on_messages(
     for encoded, row in zip(trainer.train_dataset, rows, strict=True):
         (_, learnt), (user, assistant) = trained_on(trainer, encoded), row["messages"]
         assert learnt == f"<user>{user['content']}</s><assistant>{assistant['content']}</s>"
+
+
+@both_languages
+def test_trl_trains_on_the_answers_of_a_chat_alone(
+    prepared: Callable[..., Path], tmp_path: Path, language: str
+) -> None:
+    folder = prepared(language, "chat-completion", "--split", "0.2")
+    trainer, rows = one_step(folder, tmp_path), read(folder / "train.jsonl")
+    assert len(trainer.train_dataset) == len(rows)
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        ((user,), (assistant,)) = row["prompt"], row["completion"]
+        asked, learnt = trained_on(trainer, encoded)
+        assert asked == f"<user>{user['content']}</s><assistant>"
+        assert learnt == f"{assistant['content']}</s>"
+
+
+def test_trl_trains_on_the_last_answer_of_a_talk(tmp_path: Path) -> None:
+    talks = []
+    for n in range(12):
+        history = [[f"Question {n}?", f"First {n}."]]
+        row = {"instruction": f"More {n}?", "output": f"Last {n}.", "system": "Be short."}
+        talks.append({**row, "history": history})
+    path = tmp_path / "talks.json"
+    path.write_text(json.dumps(talks), encoding="utf-8")
+    for form in ("chat-completion", "alpaca"):
+        folder = tmp_path / form
+        flags = ["--format", form, "--split", "0.2", "--output-dir", str(folder)]
+        assert prepare.main([str(path), *flags]) == 0
+    trainer = one_step(tmp_path / "chat-completion", tmp_path)
+    rows = read(tmp_path / "chat-completion" / "train.jsonl")
+    for encoded, row in zip(trainer.train_dataset, rows, strict=True):
+        n = row["completion"][0]["content"].removeprefix("Last ")
+        before = f"<system>Be short.</s><user>Question {n[:-1]}?</s><assistant>First {n}</s>"
+        asked = f"{before}<user>More {n[:-1]}?</s><assistant>"
+        assert trained_on(trainer, encoded) == (asked, f"Last {n}</s>")
+
+    # Alpaca's columns are the same in all rows, as datasets wants them.
+    loaded = datasets.load_dataset(str(tmp_path / "alpaca"), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"].to_list() == read(tmp_path / "alpaca" / "train.json")
+    assert loaded["train"][0]["history"][0][1].startswith("First ")
 
 
 @both_languages
