@@ -4,8 +4,10 @@ see it answer.
     python scripts/finetune_model.py --sample        after the steps before: 20 s on any CPU
     python scripts/finetune_model.py                 Llama-2-7B; a GPU with 24 GB
     python scripts/finetune_model.py --seed-data data/guanaco_inverse.json
+    python scripts/finetune_model.py --data data/finetuning/messages --model MODEL
 
-The last command trains on what people wrote as well.
+The third command trains on what people wrote as well, the last one on a folder that
+prepare_for_finetuning.py has written.
 
 It trains a LoRA adapter, and takes the loss on the answer alone. It always begins with the
 base model.
@@ -27,10 +29,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.asking.parser import Parser
+from scripts.training import cards, shapes
 from scripts.training import shared as backtranslation
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, SEED_TAG, WEB_TAG, Row
 from self_instruct_workshop import leave, one_line
 
+PROMPTS = DATA / "lima_single_turn.json"  # where --prompts and a held-out part are missing
 FOR_SAMPLE = {
     "model": SAMPLE_OUT / "tiny",
     "data": SAMPLE_OUT / "curated_dataset.json",
@@ -43,38 +47,46 @@ FOR_SAMPLE = {
     "max_new_tokens": 32,
     "batch_size": 16,
 }
-CARD = """---
-base_model: {base}
-library_name: peft
-license: cc-by-nc-sa-4.0
----
-A LoRA adapter of {base}, trained on {examples} pairs \
-made by instruction backtranslation (https://arxiv.org/abs/2308.06259)
-from the answers of LIMA, whose licence is CC BY-NC-SA or stricter. The prompt:
-
-{prompt}
-"""
 
 
 def finetune(options: argparse.Namespace) -> None:
-    # The pairs of step 3, and with --seed-data the pairs that people wrote.
+    # The pairs of step 3, with --seed-data the pairs that people wrote, and what is to be shown.
     rows = backtranslation.read_rows(options.data)
     seed = backtranslation.read_rows(options.seed_data) if options.seed_data else []
     web_tag = WEB_TAG if seed else ""
     both = f"{SEED_TAG} {WEB_TAG}" if seed else ""
     lessons = [(row, web_tag) for row in rows] + [(row, SEED_TAG) for row in seed]
+    new = not_trained_on(options, rows + seed)
 
     # Train, and show answers to questions that are new to the model.
     figures = backtranslation.train(options, lessons, backward=False)
-    new = not_trained_on(options, rows + seed)
     show(options, new[: options.show], both)
     print(f"the adapter is in {options.out}")
 
     # Upload the adapter where --push-to says.
+    sets = [(cards.about(shapes.train_file(options.data)), rows)]
+    if seed:
+        sets.append((cards.about(shapes.train_file(options.seed_data)), seed))
     prompt = backtranslation.forward_prompt("(the instruction)", both)
-    card = CARD.format(**figures, prompt=prompt)
-    names = ["adapter_*", "*token*", "chat_template*"]
+    said = [f"The prompt:\n\n```text\n{prompt}```"]
+    card = cards.model_card(figures, sets, "A model that answers instructions", said)
+    names = ["adapter_*", "*token*", "chat_template*", "training.json"]
     backtranslation.push(options, "model", options.out, names, card)
+
+
+def prompts_file(options: argparse.Namespace) -> Path | None:
+    """Where questions to show come from: --prompts, a folder's held-out part, or LIMA.
+
+    None, with a notice, where there is neither. It is said before the training.
+    """
+    if options.prompts:
+        return options.prompts
+    held_out = shapes.held_out_file(options.data)
+    if held_out or PROMPTS.is_file():
+        return held_out or PROMPTS
+    said = f"{PROMPTS} is not there: no answers are shown at the end"
+    print(f"notice: {said}; --prompts FILE names questions", file=sys.stderr)
+    return None
 
 
 def not_trained_on(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
@@ -85,18 +97,24 @@ def not_trained_on(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
         seen |= {row["instruction"], row["original"], row["output"]}
 
     # The rows without one of these texts.
+    path = prompts_file(options)
+    if path is None:
+        return []
     found = []
-    for row in backtranslation.read_rows(options.prompts):
+    for row in backtranslation.read_rows(path):
         if not seen & {row["instruction"], row["output"]}:
             found.append(row)
     if not found:
-        said = f"every question of {options.prompts} was in the training"
+        said = f"every question of {path} is in the training"
         print(f"notice: {said}: none is left to show", file=sys.stderr)
     return found
 
 
 def show(options: argparse.Namespace, rows: list[Row], tag: str) -> None:
     """Print answers of the new model beside answers of its base."""
+    if not rows:
+        return
+
     # Clip the questions. 64 tokens are enough for the template and the tags.
     tokenizer = backtranslation.load_tokenizer(options.model)
     room = options.max_length - options.max_new_tokens - 64
@@ -130,10 +148,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     # The flags of this step.
     count = backtranslation.positive
-    prompts = DATA / "lima_single_turn.json"
     seed_text = "pairs that people wrote, to train on as well [none]"
     add("--seed-data", type=Path, help=seed_text)
-    add("--prompts", type=Path, default=prompts, help="questions to show answers to")
+    shown = f"questions to show answers to [a folder's held-out part, or {PROMPTS.name}]"
+    add("--prompts", type=Path, help=shown)
     add("--show", type=count, default=5, metavar="N", help="how many of them [5]")
     return backtranslation.main(parser, arguments, FOR_SAMPLE, finetune)
 

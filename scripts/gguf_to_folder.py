@@ -31,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from self_instruct_workshop import UsageError, WorkshopError, leave, one_line
 
 PACKAGES = ("torch", "transformers", "gguf")
@@ -232,7 +233,7 @@ def said(options: argparse.Namespace, facts: dict, model: Any, tokenizer: Any) -
 def main(arguments: list[str] | None = None) -> int:
     """Read the flags, and do it."""
     about = (__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    parser = Parser(description=about, allow_abbrev=False)
     add = parser.add_argument
     numbers = "numbers of the weights; float32 for a CPU, bfloat16 is half the size [float32]"
     add("file", type=Path, metavar="FILE.gguf", help="a language model of llama.cpp and others")

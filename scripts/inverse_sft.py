@@ -12,8 +12,9 @@ It trains a LoRA adapter, and takes the loss on the instruction alone.
 --out     the adapter. A run that was killed goes on from its last checkpoint.
 
 At the end the model writes instructions for the rows of --eval-data, which it was not trained
-on, and for as many rows of its training. It prints ROUGE-L with what people asked, and the
-share of exact matches.
+on, and for as many rows of its training. It prints ROUGE-L with what people asked beside that of
+the untrained model, of a copy of the answer and, with --control, of a model that was trained the
+other way round (a second training, as long as the first). It says whether the model learnt.
 
 It uses one GPU: the first, unless CUDA_VISIBLE_DEVICES names another.
 """
@@ -28,10 +29,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.asking.parser import Parser
+from scripts.training import anchors, cards, shapes
 from scripts.training import shared as backtranslation
+from scripts.training.anchors import Table
 from scripts.training.measure import rouge_l
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
-from self_instruct_workshop import leave, one_line
+from self_instruct_workshop import UsageError, leave, one_line
 
 FOR_SAMPLE = {
     "model": SAMPLE_OUT / "tiny",
@@ -44,49 +47,87 @@ FOR_SAMPLE = {
     "max_length": 256,
     "batch_size": 16,
 }
-CARD = """---
-base_model: {base}
-library_name: peft
-datasets: [timdettmers/openassistant-guanaco]
----
-A backward model: it writes the instruction to an answer \
-(instruction backtranslation, https://arxiv.org/abs/2308.06259).
-A LoRA adapter of {base}, trained by scripts/inverse_sft.py on {examples} pairs, \
-loss on the instruction only.
-
-Held-out rows: ROUGE-L {rouge:.3f}, exact {exact:.3f}. The prompt:
-
-{prompt}
-"""
 
 
 def inverse_sft(options: argparse.Namespace) -> None:
-    # Train. --sample first builds its tiny model.
+    # Read everything before the long work. --sample first builds its tiny model.
     if options.sample:
         sample_model(SAMPLE_OUT / "tiny")
     rows = backtranslation.read_rows(options.data)
     unseen = backtranslation.read_rows(options.eval_data)[: options.eval_rows]
-    figures = backtranslation.train(options, [(row, "") for row in rows], backward=True)
+    check_instructions(options.data, rows)
+    unseen = not_trained_on(options, rows, unseen)
 
-    # Write instructions for new rows and for as many known rows, and score both.
-    written = write_instructions(options, unseen + rows[: len(unseen)])
-    rouge, exact = score("not trained on", unseen, written[: len(unseen)])
-    score("trained on", rows, written[len(unseen) :])
+    # Train, and with --control a second time, the other way round.
+    lessons = [(row, "") for row in rows]
+    figures = backtranslation.train(options, lessons, backward=True)
+    if options.control:
+        print(f"the control, trained the other way round, in {control_of(options).out}:")
+        backtranslation.train(control_of(options), lessons, backward=False)
+
+    # Write instructions for new rows and for as many known rows, and score all.
+    table, written = measure(options, unseen)
+    score("trained on", rows, write_instructions(options, str(options.out), rows[: len(unseen)]))
+    print("\n".join(table.lines()))
     show(unseen[:5], written[:5])
-    print(f"the adapter is in {options.out}")
+    say(options, table)
 
-    # Upload the adapter where --push-to says.
-    prompt = backtranslation.backward_prompt("(the answer)")
-    card = CARD.format(**figures, rouge=rouge, exact=exact, prompt=prompt)
-    names = ["adapter_*", "*token*", "chat_template*"]
+    # Keep the figures with the adapter, and upload it where --push-to says.
+    backtranslation.write(options.out / "training.json", figures | {"held_out": table.record()})
+    print(f"the adapter is in {options.out}")
+    names = ["adapter_*", "*token*", "chat_template*", "training.json"]
+    card = card_of(options, figures, rows, table)
     backtranslation.push(options, "model", options.out, names, card)
 
 
-def write_instructions(options: argparse.Namespace, rows: list[Row]) -> list[str]:
-    """The likeliest instruction for each answer, from the model just trained."""
-    options = argparse.Namespace(**{**vars(options), "model": str(options.out)})
-    prompts = backtranslation.prompts_for(options, rows, prompt_of)
-    replies = backtranslation.generate(options, "held-out", prompts, temperature=0.0)
+def check_instructions(path: Path, rows: list[Row]) -> None:
+    """Raise UsageError where all rows have the same instruction: it says nothing of its answer."""
+    if len(rows) > 1 and len({row["instruction"] for row in rows}) == 1:
+        problem = f"{path}: all {len(rows)} rows have the same instruction"
+        advice = "put the question into `instruction` and the answer into `output`"
+        raise UsageError(f"{problem}, so that nothing can be learnt: {advice}")
+
+
+def not_trained_on(options: argparse.Namespace, rows: list[Row], unseen: list[Row]) -> list[Row]:
+    """The rows of --eval-data that are not in --data. Raises UsageError where none is left."""
+    seen = {row["output"] for row in rows}
+    new = [row for row in unseen if row["output"] not in seen]
+    if not new:
+        problem = f"every answer of --eval-data {options.eval_data} is in --data"
+        raise UsageError(f"{problem}: give rows that it is not trained on")
+    if len(new) < len(unseen):
+        said = f"{len(unseen) - len(new)} of {len(unseen)} rows of --eval-data are in --data"
+        print(f"notice: {said}: they are left out", file=sys.stderr)
+    return new
+
+
+def control_of(options: argparse.Namespace) -> argparse.Namespace:
+    """The same options for the training with the direction swapped."""
+    out = options.out.with_name(f"{options.out.name}_control")
+    return argparse.Namespace(**vars(options) | {"out": out})
+
+
+def measure(options: argparse.Namespace, rows: list[Row]) -> tuple[Table, list[str]]:
+    """The scores of the trained model and of all that it is compared with; its own texts."""
+    table = Table([backtranslation.question_of(row) for row in rows])
+    written = write_instructions(options, str(options.out), rows)
+    table.add(anchors.TRAINED, written)
+    table.add(anchors.UNTRAINED, write_instructions(options, options.model, rows))
+    tokenizer = backtranslation.load_tokenizer(options.model)
+    longest = options.max_new_tokens
+    copies = [backtranslation.clip(tokenizer, row["output"], longest) for row in rows]
+    table.add(anchors.COPY, copies)
+    if options.control:
+        control = str(control_of(options).out)
+        table.add(anchors.CONTROL, write_instructions(options, control, rows))
+    return table, written
+
+
+def write_instructions(options: argparse.Namespace, model: str, rows: list[Row]) -> list[str]:
+    """The likeliest instruction for each answer, as a model writes it."""
+    asked = argparse.Namespace(**{**vars(options), "model": model})
+    prompts = backtranslation.prompts_for(asked, rows, prompt_of)
+    replies = backtranslation.generate(asked, "held-out", prompts, temperature=0.0)
     return [reply.text for reply in replies]
 
 
@@ -95,18 +136,41 @@ def prompt_of(row: Row, answer: str) -> str:
 
 
 def score(name: str, rows: list[Row], written: list[str]) -> tuple[float, float]:
-    """Mean ROUGE-L F1 with what people asked, and the share of exact copies."""
-    pairs = [(row["instruction"], text) for row, text in zip(rows, written, strict=False)]
+    """Mean ROUGE-L F1 with what people asked (the text to learn), and the share of exact copies."""
+    asked = [backtranslation.question_of(row) for row in rows]
+    pairs = list(zip(asked, written, strict=False))
     rouge = sum(rouge_l(*pair) for pair in pairs) / len(pairs)
     exact = sum(one == other for one, other in pairs) / len(pairs)
     print(f"{name}: {len(pairs)} rows, ROUGE-L {rouge:.3f}, exact {exact:.3f}")
     return rouge, exact
 
 
+def say(options: argparse.Namespace, table: Table) -> None:
+    """The sentence, on stderr where it is no good news."""
+    if table.learnt:
+        print(table.sentence())
+        return
+    advice = "step 2 would write no better instructions than the base model"
+    more = "more pairs, more --epochs, a higher --lr or a larger --model may help"
+    print(f"notice: {table.sentence()}; {advice}: {more}", file=sys.stderr)
+    if options.sample:
+        print("notice: with the tiny random model of --sample that is as expected", file=sys.stderr)
+
+
 def show(rows: list[Row], written: list[str]) -> None:
     for row, text in zip(rows, written, strict=False):
-        print(f"  asked    {one_line(row['instruction'])}")
+        print(f"  asked    {one_line(backtranslation.question_of(row))}")
         print(f"  written  {one_line(text)}")
+
+
+def card_of(options: argparse.Namespace, figures: Row, rows: list[Row], table: Table) -> str:
+    """What it was trained on, and how it did on what it was not trained on."""
+    kind = "A backward model, which writes the instruction to an answer"
+    scores = "\n".join(["Held-out rows:", "", "```text", *table.lines(), "```"])
+    prompt = backtranslation.backward_prompt("(the answer)")
+    said = [table.sentence(), f"The prompt:\n\n```text\n{prompt}```"]
+    sets = [(cards.about(shapes.train_file(options.data)), rows)]
+    return cards.model_card(figures, sets, kind, said) + f"\n{scores}\n"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -177,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
     count = backtranslation.positive
     text = "how many of them [518: all]"
     add("--eval-rows", type=count, default=518, metavar="N", help=text)
+    control = "train a second model the other way round, to compare: twice as long"
+    add("--control", action="store_true", help=control)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, inverse_sft)
 
 

@@ -165,6 +165,8 @@ def ask_all(
     probes = probes_of(verdicts, rows, questions)
     if options.probes and not stopped:
         doubts.append(doubt_of_probes(probes, verdicts, questions))
+    elif not options.probes and probes.rows > 1 and probes.side:
+        doubts.append(tells_nothing(probes))
     doubts = [doubt for doubt in doubts if doubt]
     if options.anyway:
         for doubt in doubts:
@@ -329,6 +331,10 @@ def doubt_of_probes(probes: Probes, verdicts: Verdicts, questions: dict[str, Que
     if probes.p < trust.SURE:
         missed = probes.planted - probes.found
         return f"the judge misses {missed} of {probes.planted} planted faults, gross as they are"
+    return tells_nothing(probes)
+
+
+def tells_nothing(probes: Probes) -> str:
     same = f"says {probes.side} to every output" if probes.side else ""
     return f"the judge tells nothing: it {same or probes}"
 

@@ -13,6 +13,9 @@ Multi-turn rows are left out. A file of answers alone, {"output": ...} a line, w
 Each row of --out has the `instruction` that the model wrote. It keeps LIMA's row number, `id`,
 and LIMA's question, `original`.
 
+The model must be one of step 1: another one is refused, unless --anyway says that you mean it. Of a
+server's model nobody knows what it is; so what it writes is put beside a copy of the answer.
+
 Empty instructions are left out. Duplicates, copies from the answer and very long instructions
 are counted and stay: step 3 says whether they are good.
 
@@ -30,6 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.asking.parser import Parser
+from scripts.training import anchors, cards, shapes
 from scripts.training import shared as backtranslation
 from scripts.training.shared import DATA, SAMPLE, SAMPLE_OUT, Row
 from self_instruct_workshop import Reply, UsageError, WorkshopError, leave, one_line
@@ -45,6 +49,7 @@ FOR_SAMPLE = {
 
 # Characters. Others sampled 150 instructions at temperature 1.2: 5 were longer than 1,000.
 LONG = 800
+SIDES = ("original", "instruction", "output")
 
 
 def augment(options: argparse.Namespace) -> int:
@@ -52,6 +57,7 @@ def augment(options: argparse.Namespace) -> int:
     check_direction(options.model)
     rows = draw(options)
     prompts = backtranslation.prompts_for(options, rows, prompt_of)
+    check_trained(options)
     replies = backtranslation.generate(options, "augment", prompts, options.temperature)
 
     # Put the pairs together. An answer without a reply is left out.
@@ -65,11 +71,20 @@ def augment(options: argparse.Namespace) -> int:
 
     # Write them, and upload them where --push-to says.
     backtranslation.write(options.out, kept)
+    known = cards.about(shapes.train_file(options.data))
+    writer = cards.public_name(options.model or "a server's model")
+    cards.note(options.out, sources=known["sources"], instructions="model", writer=writer)
     print(f"{len(kept)} rows in {options.out}")
     names = [options.out.name]
-    card = backtranslation.LIMA_CARD
-    backtranslation.push(options, "dataset", options.out.parent, names, card)
+    backtranslation.push(options, "dataset", options.out.parent, names, card_of(options, kept))
     return 3 if None in replies else 0
+
+
+def card_of(options: argparse.Namespace, rows: list[Row]) -> str:
+    """What was drawn from where, and who wrote the instructions."""
+    known = cards.about(options.out) | {"file": options.data.name}
+    said = [f"The instructions were written by {known['writer']}; nobody has rated them yet."]
+    return cards.dataset_card({"augmented": options.out.name}, known, rows, said)
 
 
 def check_direction(model: str) -> None:
@@ -77,6 +92,23 @@ def check_direction(model: str) -> None:
     if backtranslation.trained(model).get("direction") == "forward":
         advice = "give the backward model of inverse_sft.py"
         raise UsageError(f"--model {model} was trained to answer: {advice}")
+
+
+def check_trained(options: argparse.Namespace) -> None:
+    """Raise UsageError for a model that is no backward model; say where it has learnt nothing.
+
+    Nothing is known of a server's model.
+    """
+    note = backtranslation.trained(options.model)
+    if backtranslation.served(options):
+        return
+    if note.get("direction") != "backward" and not options.anyway:
+        problem = f"--model {options.model} was not trained by inverse_sft.py to write instructions"
+        raise UsageError(f"{problem}: give its --out, or --anyway to ask this one as it is")
+    held_out = note.get("held_out")
+    if held_out and not held_out["learnt"]:
+        said = f"step 1 could not tell {options.model} from its untrained base"
+        print(f"notice: {said}: its instructions may say nothing of the answers", file=sys.stderr)
 
 
 def draw(options: argparse.Namespace) -> list[Row]:
@@ -113,6 +145,10 @@ def report(made: list[tuple[Row, Reply]], kept: list[Row]) -> None:
     for row in kept[:5]:
         print(f"  asked    {one_line(row['original'])}")
         print(f"  written  {one_line(row['instruction'])}")
+    with_question = [row for row in kept if row["original"]]
+    if len(with_question) > 1:
+        parts = [[row[name] for row in with_question] for name in SIDES]
+        print(anchors.near_to_question(*parts))
 
 
 def problems(row: Row, reply: Reply, often: Counter[str]) -> list[str]:
@@ -148,6 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
     server = "a server of /v1/completions that has the backward model"
     add("--count", type=count, default=150, metavar="N", help="answers to draw [150]")
     add("--temperature", type=float, default=0.7, metavar="X", help=likeliest)
+    anyway = "ask a model that is not known to be a backward model"
+    add("--anyway", action="store_true", help=anyway)
     backtranslation.add_server_flags(parser, server)
     return backtranslation.main(parser, arguments, FOR_SAMPLE, augment)
 

@@ -162,8 +162,8 @@ def read_reply(text: str, language: str) -> Verdict:
 
 
 def plain(text: str) -> str:
-    """A text without what is no part of its words: case, spaces, wide signs."""
-    return workshop.folded(unicodedata.normalize("NFKC", text))
+    """The words of a text alone: without case, spaces, marks and wide signs."""
+    return re.sub(r"\W+", "", unicodedata.normalize("NFKC", text)).casefold()
 
 
 @cache

@@ -36,7 +36,6 @@ import shutil
 import sys
 import time
 import traceback
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -45,12 +44,14 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import self_instruct_workshop as workshop
 from scripts.asking import estimate, limits, per_row
 from scripts.reading import records as reading
-from self_instruct_workshop import DATA, Reply, UsageError, WorkshopError, one_line
+from scripts.training import cards, learnt, progress, shapes
+from self_instruct_workshop import DATA, Prompt, Reply, UsageError, WorkshopError, one_line
 
 Row = dict[str, Any]
 Replies = list[Reply | None]
@@ -69,18 +70,6 @@ WEB_TAG = "Answer with knowledge from web search."  # a model wrote its instruct
 SPARE = 8  # tokens that stay free for <s>, </s> and the seams between pieces
 STEP = 16  # examples a training step (paper: 32, or 8 for fewer than 3,000 examples)
 REPLY = 80  # tokens in a reply, about: for the estimate
-NEXT = "\n\nInstruction:"  # here a base model that rates a pair begins a pair of its own
-
-LIMA_CARD = """---
-license: cc-by-nc-sa-4.0
----
-Made by instruction backtranslation (https://arxiv.org/abs/2308.06259) \
-from the answers of LIMA (GAIR/lima), CC BY-NC-SA
-or stricter; what is made of them has the same licence. \
-A model wrote `instruction`, a person had asked `original`,
-`output` is LIMA's answer, `id` its row in train.jsonl; \
-`rating`, from 1 to 5, and `evaluation` are a model's.
-"""
 
 # --------------------------------------------------------------------------------------------------
 # Rows: read from Guanaco's, LIMA's or our own files, and written as one JSON array.
@@ -100,15 +89,16 @@ def write(path: Path, rows: list[Row] | Row) -> None:
 
 
 def read_rows(path: Path, answers_do: bool = False) -> list[Row]:
-    """Read the rows of a file in any of the three shapes.
+    """Read the rows of a file in any of the shapes, or of a prepared folder.
 
     With `answers_do`, an answer without a question is a row, too. What is left out
     is counted on stderr. Raises WorkshopError for a wrong record, or for no row.
     """
     # Make a row of each record, or count why it is left out.
+    path = shapes.train_file(path)
     rows = []
     left_out: Counter[str] = Counter()
-    for number, record in enumerate(read(path)):
+    for number, record in enumerate(shapes.as_ours(path, read(path))):
         check_shape(f"{path}, row {number}", record, answers_do)
         row = to_row(number, record, answers_do)
         if isinstance(row, str):
@@ -251,11 +241,16 @@ def fit(tokenizer: Any, prompt: Callable[[str], str], answer: str, limit: int) -
 
     Raises WorkshopError where not even one token of the answer fits.
     """
+    return prompt(clip(tokenizer, answer, room_in(tokenizer, prompt, limit)))
+
+
+def room_in(tokenizer: Any, prompt: Callable[[str], str], limit: int) -> int:
+    """How many tokens of an answer fit into a prompt. Raises WorkshopError where none does."""
     room = limit - SPARE - size(tokenizer, prompt(""))
     if room < 1:
         problem = "--max-length leaves no room for an answer beside the rest"
         raise WorkshopError(f"{problem}: give a larger one")
-    return prompt(clip(tokenizer, answer, room))
+    return room
 
 
 def example(tokenizer: Any, row: Row, backward: bool, max_length: int, tag: str = "") -> Row | None:
@@ -281,33 +276,6 @@ def example(tokenizer: Any, row: Row, backward: bool, max_length: int, tag: str 
         completion = answer
         clipped = size(tokenizer, prompt + answer) + 2 > max_length  # 2: <s> and </s>
     return {"prompt": prompt, "completion": completion, "clipped": clipped}
-
-
-SCORE = re.compile(
-    r"(?i)(?<![a-z])"  # not in the middle of a word, such as "underscore"
-    r"(?:score|rating|评分|得分|分数|打分)"
-    r"(?:\s*\(?\s*(?:1\s*(?:-|–|to)|out of)\s*5\s*\)?)?"  # "(1-5)", "1 to 5", "(out of 5)"
-    r"(?:\W|_|is|of|为|是){0,9}?"  # ": ", "：", " is ", ":** <"
-    r"(?P<number>\d[\d.,]*)"  # "4", "4.", "4.0", "10"
-    r"(?:[ \t*_()]*(?P<of>(?:/|out of|of|-|–|~|to|or)\s*\d+))?"  # "/5", " (out of 10", "-5"
-)
-WHOLE = re.compile(r"([1-5])(?:\.0+)?[.,]*")  # "4", "4.", "4.0"; not "4.5" or "45"
-OF_FIVE = re.compile(r"(?i)(?:/|(?:out )?of)\s*5")  # "/5", "out of 5"; not "or 5" or "/10"
-
-
-def parse_rating(reply: str) -> int | None:
-    """The last score of a reply, a whole number from 1 to 5; None where none is clear."""
-    # The last score counts. What the model writes about a next pair does not.
-    ours = unicodedata.normalize("NFKC", reply.split(NEXT)[0])
-    scores = list(SCORE.finditer(ours))
-    if not scores:
-        return None
-
-    # It must be a whole number, on a scale that ends at 5.
-    last = scores[-1]
-    whole = WHOLE.fullmatch(last["number"])
-    other_scale = last["of"] and not OF_FIVE.fullmatch(last["of"])
-    return int(whole[1]) if whole and not other_scale else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -347,6 +315,7 @@ def add_flags(
 def add_server_flags(parser: argparse.ArgumentParser, server: str) -> None:
     """The flags of a step that may ask a server: its address, the estimate, and limits."""
     parser.add_argument("--base-url", default="", metavar="URL", help=server)
+    per_row.add_settings(parser, "how requests go", per_row.HOW)
     estimate.add_flags(parser)
     limits.add_flags(parser)
     parser.set_defaults(classify_together=1)  # lists are for stage 2 of the pipeline
@@ -487,7 +456,9 @@ def push(options: Options, kind: str, folder: Path, names: list[str], card: str)
         )
         if not seen:
             hub.create_repo(**where, private=not options.public, exist_ok=True)
-            hub.upload_folder(**where, folder_path=str(folder), allow_patterns=names)
+            with TemporaryDirectory() as copy:
+                cards.copy_for_others(folder, names, Path(copy))
+                hub.upload_folder(**where, folder_path=copy, allow_patterns=names)
             hub.upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
     except Exception as error:  # the hub's client passes on errors of its HTTP library
         problem = f"cannot upload to {options.push_to} ({one_line(str(error))})"
@@ -522,10 +493,32 @@ def device_and_dtype(dtype: str) -> tuple[str, str]:
 
 
 def trained(model: str | Path) -> Row:
-    """What `train` has noted about a model; empty for any other model."""
-    with suppress(OSError, ValueError):
-        return json.loads((Path(model) / "training.json").read_text(encoding="utf-8"))
+    """What `train` has noted about a model; empty for any other model.
+
+    A text may be the name of a model on the hub, a Path is a folder here.
+    """
+    path: str | Path | None = Path(model) / "training.json"
+    is_name = isinstance(model, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", model)
+    if is_name and not Path(model).exists():
+        path = noted_on_hub(str(model))
+    with suppress(OSError, ValueError, TypeError):
+        note = json.loads(Path(path).read_text(encoding="utf-8"))
+        return note if isinstance(note, dict) else {}
     return {}
+
+
+@lru_cache(maxsize=16)
+def noted_on_hub(name: str) -> str | None:
+    """The path of a downloaded training.json; None where the hub has none, or is not reached.
+
+    What is wrong with the name itself is said by `load`.
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return hf_hub_download(name, "training.json")
+    except Exception:  # the hub's client passes on errors of its HTTP library
+        return None
 
 
 def load(kind: str, name: str, **how: Any) -> Any:
@@ -693,6 +686,7 @@ def fit_adapter(options: Options, rows: list[tuple[Row, str]], backward: bool) -
     started = time.monotonic()
     examples = make_examples(options, tokenizer, rows, backward)
     trainer = make_trainer(options, tokenizer, examples)
+    learnt.show(trainer, tokenizer, examples)
     checkpoint = last_checkpoint(Path(options.out))
     if checkpoint:
         print(f"going on from {checkpoint.name}", file=sys.stderr)
@@ -763,6 +757,7 @@ def make_trainer(options: Options, tokenizer: Any, examples: list[Row]) -> Any:
         peft_config=lora,
     )
     trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(progress.callback())
     return trainer
 
 
@@ -826,21 +821,27 @@ def prompts_for(options: Options, rows: list[Row], prompt: Callable[[Row, str], 
 
     `prompt` makes a text of a row and its (clipped) answer.
     """
+    answers = clipped_answers(options, rows, prompt)
+    return [prompt(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+
+def clipped_answers(
+    options: Options, rows: list[Row], prompt: Callable[[Row, str], str], spare: int = 0
+) -> list[str]:
+    """The answer of each row, clipped so that its prompt leaves `spare` tokens free."""
     # The tokenizer of a server's model is not here.
     tokenizer = None if served(options) else load_tokenizer(options.model)
-    limit = options.max_length - options.max_new_tokens
+    limit = options.max_length - options.max_new_tokens - spare
 
-    # Make the prompts, and count the clipped ones.
-    made = []
-    clipped = 0
+    # Clip the answers, and count the clipped ones.
+    answers = []
     for row in rows:
-        answer = row["output"]
-        text = fit(tokenizer, partial(prompt, row), answer, limit)
-        clipped += text != prompt(row, answer)
-        made.append(text)
+        room = room_in(tokenizer, partial(prompt, row), limit)
+        answers.append(clip(tokenizer, row["output"], room))
+    clipped = sum(len(row["output"]) > len(one) for row, one in zip(rows, answers, strict=True))
     total = f"{len(rows)} answers in prompts"
     print(f"{total}; {clipped} clipped to --max-length {options.max_length}")
-    return made
+    return answers
 
 
 def replies_of(options: Options) -> Path:
@@ -849,12 +850,12 @@ def replies_of(options: Options) -> Path:
 
 
 def generate(
-    options: Options, stage: str, prompts: list[str], temperature: float, chat: bool = False
+    options: Options, stage: str, prompts: list[Prompt], temperature: float, chat: bool = False
 ) -> Replies:
     """The reply to each prompt; None where a server gave none. The next call asks again.
 
-    With `chat`, a chat model gets the prompt in its own form. Otherwise the model goes
-    on writing from the plain text.
+    With `chat`, a chat model gets the prompt in its own form; it may be a list of turns then.
+    Otherwise the model goes on writing from the plain text.
     """
     # A server has its own way.
     if served(options):
@@ -884,13 +885,14 @@ def generate(
     return [Reply(record["text"], record["finish_reason"]) for record in records]
 
 
-def keys_of(options: Options, asked: Row, prompts: list[str]) -> list[str]:
-    """The key of each prompt in the journal.
+def keys_of(options: Options, asked: Row, prompts: list[Prompt]) -> list[str]:
+    """The key of each prompt in the journal: another --batch-size asks nothing again.
 
     The note of the training is part of it: an adapter that is trained anew is another
     model in the same folder.
     """
-    whole = [asked, options.batch_size, trained(options.model)]
+    note = {name: value for name, value in trained(options.model).items() if name != "held_out"}
+    whole = [asked, note]
     texts = [json.dumps([*whole, prompt]) for prompt in prompts]
     return [sha256(text.encode()).hexdigest()[:32] for text in texts]
 
@@ -898,37 +900,35 @@ def keys_of(options: Options, asked: Row, prompts: list[str]) -> list[str]:
 def answer_missing(
     options: Options,
     asked: Row,
-    prompts: list[str],
+    prompts: list[Prompt],
     keys: list[str],
     journal: workshop.Journal,
 ) -> None:
     """Write a reply to each prompt into the journal, where it is not there yet.
 
-    Prompts of similar length are in one batch. Each batch has a random seed of its own:
-    so an interrupted call and a whole one give the same replies.
+    Prompts of similar length are in one batch. Each prompt has random numbers of its own: so
+    neither an interruption nor another batch changes a reply.
     """
     from tqdm import tqdm
 
-    # The batches: short prompts first.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    starts = range(0, len(order), options.batch_size)
+    # What is missing in batches, short prompts first.
+    order = sorted(range(len(prompts)), key=lambda i: len(workshop.as_text(prompts[i])))
+    missing = [i for i in order if not journal.get(keys[i])]
+    starts = range(0, len(missing), options.batch_size)
+    lines = progress.Lines(asked["stage"], "replies")
     for start in tqdm(starts, desc=asked["stage"], disable=None, leave=False):
-        # A batch is asked as a whole, or not at all.
-        batch = order[start : start + options.batch_size]
-        if all(journal.get(keys[i]) for i in batch):
-            continue
-
         # Ask, and write the replies down.
+        batch = missing[start : start + options.batch_size]
+        lines.say(start, len(missing))
         texts = [prompts[i] for i in batch]
-        seed = options.seed + start
-        made = answer_batch(options, texts, asked["temperature"], asked["chat"], seed)
+        made = answer_batch(options, texts, asked["temperature"], asked["chat"], options.seed)
         for i, reply in zip(batch, made, strict=True):
             record = {"version": workshop.VERSION, "key": keys[i], **asked, **asdict(reply)}
             journal.append(record | {"prompt": prompts[i]})
 
 
 def answer_batch(
-    options: Options, prompts: list[str], temperature: float, chat: bool, seed: int
+    options: Options, prompts: list[Prompt], temperature: float, chat: bool, seed: int
 ) -> list[Reply]:
     """The replies to one batch."""
     import transformers
@@ -940,13 +940,14 @@ def answer_batch(
 
     # How the model writes. At temperature 0 it takes the likeliest token.
     how = {"max_new_tokens": options.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    how["do_sample"] = bool(temperature)
     if temperature:
-        how |= {"temperature": temperature, "top_p": options.top_p, "top_k": 0}
+        dice = Dice([f"{seed}/{workshop.as_text(prompt)}" for prompt in prompts])
+        warm = transformers.TemperatureLogitsWarper(temperature)
+        top = transformers.TopPLogitsWarper(options.top_p)
+        how["logits_processor"] = transformers.LogitsProcessorList([warm, top, dice])
 
     # Write. What comes back begins with the prompts.
-    transformers.set_seed(seed)
-    whole = model.generate(**inputs, **how)
+    whole = model.generate(**inputs, **how, do_sample=False)
     prompt_length = inputs["input_ids"].shape[1]
     written = whole[:, prompt_length:]
 
@@ -960,22 +961,51 @@ def answer_batch(
     return replies
 
 
-def batch_inputs(options: Options, tokenizer: Any, prompts: list[str], chat: bool) -> Any:
+class Dice:
+    """Random numbers for each prompt of a batch, whatever the others are.
+
+    With Gumbel noise on the logits, the likeliest token is drawn as often as its probability says.
+    """
+
+    def __init__(self, seeds: list[str]) -> None:
+        import torch
+
+        numbers = [int(sha256(seed.encode()).hexdigest()[:15], 16) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(number) for number in numbers]
+
+    def __call__(self, _: Any, scores: Any) -> Any:
+        """Scores of (batch, tokens) with noise. A token that is ruled out (-inf) stays so."""
+        import torch
+
+        rows = [torch.rand(scores.shape[1], generator=dice) for dice in self.generators]
+        noise = -torch.log(-torch.log(torch.stack(rows).clamp(1e-20, 1 - 1e-7)))
+        return scores.float() + noise.to(scores.device)
+
+
+def knows_chats(options: Options) -> bool:
+    """Whether the model takes turns of a chat: a server's does, and one with a chat template.
+
+    A model that we trained knows our own template alone.
+    """
+    if served(options):
+        return True
+    return not trained(options.model) and bool(load_tokenizer(options.model).chat_template)
+
+
+def batch_inputs(options: Options, tokenizer: Any, prompts: list[Prompt], chat: bool) -> Any:
     """The tokens of a batch of prompts, in the form that the model knows.
 
     A model that we trained knows our template. A chat model knows its own, which
     begins with <s> already. Any other model gets the plain text.
     """
     # Which form does the model know?
-    ours = bool(trained(options.model))
-    own_form = chat and not ours and bool(tokenizer.chat_template)
+    own_form = chat and knows_chats(options)
     texts = prompts
-    if chat and ours:
-        texts = [forward_prompt(prompt) for prompt in prompts]
-    elif own_form:
-        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    if own_form:
         how = {"tokenize": False, "add_generation_prompt": True}
-        texts = tokenizer.apply_chat_template(turns, **how)
+        texts = tokenizer.apply_chat_template([workshop.as_turns(one) for one in prompts], **how)
+    elif chat and trained(options.model):
+        texts = [forward_prompt(prompt) for prompt in prompts]
 
     # Make tokens of it. All prompts of a batch are as long as its longest one.
     return tokenizer(
@@ -988,7 +1018,7 @@ def batch_inputs(options: Options, tokenizer: Any, prompts: list[str], chat: boo
 
 
 def ask_server(
-    options: Options, stage: str, prompts: list[str], temperature: float, chat: bool
+    options: Options, stage: str, prompts: list[Prompt], temperature: float, chat: bool
 ) -> Replies:
     """Ask a server by the pipeline's own door, with its providers, limits, retries and journal.
 
@@ -1018,14 +1048,18 @@ def ask_server(
 
 
 def server_config(options: Options, chat: bool) -> workshop.Config:
-    """Where to ask, and where to keep the replies."""
+    """Where to ask, how, and where to keep the replies."""
+    settings: Row = {"concurrency": options.batch_size}
+    for name in per_row.HOW.split():
+        if getattr(options, name, None) is not None:
+            settings[name] = getattr(options, name)
     return workshop.Config(
         provider=options.provider or "local",
         base_url=options.base_url,
         model=options.model,
         work_dir=str(replies_of(options)),
-        concurrency=options.batch_size,
         recipe="modern" if chat else "paper",
+        **settings,
     )
 
 
@@ -1037,7 +1071,7 @@ class NothingAsked(Exception):
 class PromptAndSeed:
     """A question to a server."""
 
-    prompt: str
+    prompt: Prompt
     seed: int
 
     def identity(self) -> Row:

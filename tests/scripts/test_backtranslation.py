@@ -24,17 +24,18 @@ from scripts import (
     self_augmentation_lima,
     self_curation,
 )
+from scripts.training import anchors, cards, learnt, progress, rating, shapes
 from scripts.training import shared as backtranslation
+from scripts.training.rating import parse_rating
 from scripts.training.shared import (
     COLUMNS,
     SAMPLE,
     WEB_TAG,
     clip,
     first_turn,
-    parse_rating,
     read_rows,
 )
-from self_instruct_workshop import DATA, WorkshopError
+from self_instruct_workshop import DATA, UsageError, WorkshopError
 
 SCRIPTS = (inverse_sft, self_augmentation_lima, self_curation, finetune_model)
 COMMON = {
@@ -404,6 +405,52 @@ RATED = [
     ("the underscore 4", None),
     ("4/5", None),
     ("", None),
+    # A line that begins with "Score" counts, and its first number.
+    ("Score: 4. It would have been a 5 if it had sources.", 4),
+    ("Score: 4. A score of 5 would need sources.", 4),
+    ("Score: 4\nA score of 5 would need sources.", 4),
+    ("Score: 4\nI would have given a rating of 5 with sources.", 4),
+    ("Score: 3\nExplanation: on this scale a rating of 4 means little to improve.", 3),
+    ("Score: 2/5 (the game ended with a score of 3-1)", 2),
+    ("Score: 4 because it misses the score of 2 to 1 in the final.", 4),
+    ("The score is 4. To get a score of 5, add sources.", 4),
+    ("评分:4分，如果有例子可以评分5分", 4),
+    ("评分：4，要得5分需要更多例子。", 4),
+    ("score: 4\nreason: score: 5 needs more", 4),
+    ("Score: 4, 5 would need sources", 4),
+    ("Score: 4\n\nScore:", 4),
+    ("- Score: 4\n- Reason: 3 of 5 points", 4),
+    # A remark behind the number is no scale.
+    ("Score: 3 - 2 slips in the text", 3),
+    ("Score: 4 – 2 of 3 questions answered", 4),
+    ("Score: 4 points out of 5", 4),
+    ("Score: 4 out of five", 4),
+    # Scales that do not end at 5.
+    ("Score: 4 out of ten", None),
+    ("Score: 4 points out of 10", None),
+    ("Score: 4 on a scale of 1 to 10", None),
+    ("Score: 4 (on a scale of 1 to 5)", 4),
+    ("Score (1-10): 4", None),
+    ("Score on a scale of 1 to 10: 4", None),
+    ("Score: 80%", None),
+    ("Score: 4%", None),
+    ("Score: -1", None),
+    ("得分：8/10", None),
+    # Other words around the number.
+    ("Score for this answer: 4", 4),
+    ("Score (from 1 to 5): 4", 4),
+    ("Score on a scale of 1 to 5: 4", 4),
+    ("> **Final Score:** 4", 4),
+    ("Overall score: 4/5", 4),
+    ("1. Reason: fine\n2. Score: 4", 4),
+    ("Grade: 4", 4),
+    ("I would rate this answer 4 out of 5.", 4),
+    ("I'd rate it a 4.", 4),
+    ("I would rate this a 5 if it had sources.", None),
+    ("A score of 5 would need sources. I rate this answer 3.", 3),
+    ("最终评分：4（满分5分）", 4),
+    ("我给这个回答打4分。", 4),
+    ("我给它 3 分", 3),
 ]
 
 
@@ -412,8 +459,41 @@ def test_a_rating_is_the_last_whole_score_from_1_to_5_or_none() -> None:
 
 
 def test_a_long_reply_without_a_score_is_read_at_once() -> None:
-    for reply in ("score: " * 100_000, "Score: " + "1" * 300_000 + "x", "score " + ": " * 300_000):
+    long = ["score: " * 100_000, "Score: " + "1" * 300_000 + "x", "score " + ": " * 300_000]
+    long += ["score\n" * 50_000, "the " * 100_000, "I give it " * 50_000, "给出" * 100_000]
+    for reply in long:
         assert parse_rating(reply) is None
+
+
+# Is the reason the rater's own?
+
+SHOTS = [
+    {"instruction": "a", "output": "b", "rating": 5,
+     "evaluation": "It does what was asked. Nothing is missing."},
+    {"instruction": "c", "output": "d", "evaluation": "原因和办法都说到了，语气像一位助手。",
+     "rating": 4},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reply", "copied"),
+    [
+        ("It does what was asked. Nothing is missing.\nScore: 5", True),
+        ("it does what was  asked; nothing is missing!\n\n**Score:** 3", True),
+        ("Reason: It does what was asked. Nothing is missing. Score: 5", True),
+        ("Nothing is missing.\nScore: 5", True),
+        ("原因和办法都说到了, 语气像一位助手。\n评分：4", True),
+        ("Score: 4\nIt does what was asked. Nothing is missing.", True),
+        ("It does what was asked. Nothing is missing, but the dates are wrong.\nScore: 3", False),
+        ("The dates are wrong.\nScore: 2", False),
+        ("Score: 4", False),
+        ("", False),
+    ],
+)
+def test_a_reason_is_copied_where_all_its_sentences_stand_in_the_examples(
+    reply: str, copied: bool
+) -> None:
+    assert rating.is_copied(reply, SHOTS) is copied
 
 
 def test_rouge_l_sees_chinese_and_gives_nothing_for_nothing() -> None:
@@ -505,13 +585,14 @@ def test_missing_packages_are_one_line_that_says_what_to_install(
         monkeypatch.setitem(sys.modules, package, None)
     data = [
         "--data",
-        str(SAMPLE / "guanaco_test.jsonl"),
+        str(SAMPLE / "guanaco_train.jsonl"),
         "--eval-data",
         str(SAMPLE / "guanaco_test.jsonl"),
     ]
     backtranslation.load_tokenizer.cache_clear()
     assert inverse_sft.main([*data, "--out", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
+    said = [line for line in lines if not line.startswith("notice")]
     assert len(said) == 1 and re.search(
         r"pip install -r \S*scripts/requirements-train.txt", said[0]
     )
@@ -521,6 +602,11 @@ def test_missing_packages_are_one_line_that_says_what_to_install(
 
 
 def curate(server: Server, pairs: Path, *more: str) -> int:
+    """Step 3 without planted pairs, which takes ratings that are all the same."""
+    return curate_strictly(server, pairs, "--probes", "0", "--anyway", *more)
+
+
+def curate_strictly(server: Server, pairs: Path, *more: str) -> int:
     where = [
         "--base-url",
         server.url + "/v1",
@@ -562,7 +648,7 @@ def test_pairs_are_rated_in_order_and_only_good_ones_are_kept(
     assert said.count("kept, ") >= 3 and said.count("dropped, ") == 5
 
 
-def test_the_prompt_is_one_text_with_rubric_examples_and_the_pair_asked_at_temperature_0(
+def test_the_prompt_is_a_chat_of_rubric_examples_and_the_pair_asked_at_temperature_0(
     pairs: Path,
 ) -> None:
     with Server(lambda prompt, body: "Score: 4") as server:
@@ -570,7 +656,8 @@ def test_the_prompt_is_one_text_with_rubric_examples_and_the_pair_asked_at_tempe
     request = server.requests[0]
     assert (
         request["wire"] == "chat"
-        and len(request["body"]["messages"]) == 1
+        and [turn["role"] for turn in request["body"]["messages"]]
+        == ["user", "assistant"] * 5 + ["user"]
         and request["body"]["model"] == "judge"
     )
     assert request["body"]["temperature"] == 0 and request["prompt"].startswith(
@@ -671,7 +758,7 @@ def test_dashscope_rates_too_by_its_own_wire(
     with Server(lambda prompt, body: "理由。\n评分：5", key="sk-test") as server:
         monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", server.url + "/api/v1")
         out = ["--data", str(pairs), "--out", str(tmp_path / "c.json")]
-        assert self_curation.main(["--provider", "dashscope", *out]) == 0
+        assert self_curation.main(["--provider", "dashscope", "--anyway", *out]) == 0
     assert len(load(tmp_path / "c.json")) == 9
     assert {one["wire"] for one in server.requests} == {"dashscope"}
     assert {one["body"]["model"] for one in server.requests} == {"qwen-plus"}
@@ -891,17 +978,11 @@ def test_questions_shown_at_the_end_share_no_question_and_no_answer_with_the_tra
 def test_the_score_is_the_mean_of_rouge_l_and_the_share_of_copies(
     capsys: pytest.CaptureFixture,
 ) -> None:
-    rows = [{"instruction": "a b c d"}, {"instruction": "解释一下"}]
+    rows = [{"instruction": "a b", "input": "c d"}, {"instruction": "解释一下", "input": ""}]
     assert inverse_sft.score("held out", rows, ["a b x y", "解释一下"]) == (0.75, 0.5)
     assert "held out: 2 rows, ROUGE-L 0.750, exact 0.500" in capsys.readouterr().out
-
-
-def test_the_cards_of_what_lima_gave_name_its_licence_and_nothing_is_uploaded_unasked() -> None:
-    assert (
-        "license: cc-by-nc-sa-4.0" in backtranslation.LIMA_CARD
-        and "license: cc-by-nc-sa-4.0" in finetune_model.CARD
-    )
-    assert backtranslation.push(Namespace(push_to=""), "dataset", Path("nowhere"), [], "") is None
+    # The text that is learnt holds the input.
+    assert inverse_sft.score("held out", rows[:1], ["a b\n\nc d"]) == (1.0, 1.0)
 
 
 def test_push_to_uploads_the_result_and_its_card_and_nothing_beside_it(
@@ -921,4 +1002,367 @@ def test_push_to_uploads_the_result_and_its_card_and_nothing_beside_it(
     assert calls[0][1]["private"] is True
     assert all(how["repo_id"] == "me/pairs" and how["repo_type"] == "dataset" for _, how in calls)
     assert calls[1][1]["allow_patterns"] == ["curated.json", "curated_all_evaluated.json"]
-    assert calls[2][1]["path_in_repo"] == "README.md" and b"LIMA" in calls[2][1]["path_or_fileobj"]
+    assert calls[2][1]["path_in_repo"] == "README.md" and calls[2][1]["path_or_fileobj"].startswith(
+        b'---\nconfigs:\n- config_name: curated\n  data_files: "curated.json"\n  default: true\n'
+    )
+
+
+# Do the ratings tell anything?
+
+
+def planted_in(prompt: str) -> bool:
+    """Whether the last pair of a prompt has the answer of another number."""
+    asked, answered = re.findall(r"Explain the number (\d)\.|The number (\d) is what", prompt)[-2:]
+    return asked[0] != answered[1]
+
+
+def test_a_rater_that_turns_planted_pairs_away_is_believed_and_none_of_them_is_a_row(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def honest(prompt: str, body: dict) -> str:
+        return "Off the topic.\nScore: 1" if planted_in(prompt) else "It fits.\nScore: 5"
+
+    with Server(honest) as server:
+        assert curate_strictly(server, pairs) == 0
+        asked = [one["prompt"] for one in server.requests if one["method"] == "POST"]
+    assert Counter(map(planted_in, asked)) == {True: 9, False: 9}
+    # They stand anywhere among the others.
+    assert len({*map(planted_in, asked[:9])}) == 2
+    every, kept = load(tmp_path / "curated_all_evaluated.json"), load(tmp_path / "curated.json")
+    assert [row["id"] for row in every] == [*range(10, 19)] == [row["id"] for row in kept]
+    assert all(tuple(row) == COLUMNS for row in every + kept)
+    said = capsys.readouterr().out
+    assert "rated below 4: 9 of 9" in said and "and 0 of 9" in said
+    about = cards.about(tmp_path / "curated.json")
+    assert about["trial"]["planted"] == {"1": 9} and about["trial"]["doubt"] == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (lambda prompt, body: "Good.\nScore: 4", "tell nothing: all 18 are 4"),
+        (
+            lambda prompt, body: f"So so.\nScore: {4 if number_in(prompt) % 2 else 5}",
+            "tell nothing: 9 of 9 planted pairs are rated 4 or better",
+        ),
+        (
+            lambda prompt, body: f"So so.\nScore: {2 + (number_in(prompt) == 3)}",
+            "do not tell planted pairs from the others (Fisher's p 1)",
+        ),
+        (lambda prompt, body: "no idea", "no rating can be read"),
+    ],
+    ids=["all the same", "all kept", "no difference", "unreadable"],
+)
+def test_ratings_that_tell_nothing_keep_and_drop_nothing_unless_anyway(
+    answer: Any, wanted: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Server(answer) as server:
+        assert curate_strictly(server, pairs) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert wanted in said and said.endswith("use a better model, or --anyway")
+        assert not (tmp_path / "curated.json").exists()
+        assert len(load(tmp_path / "curated_all_evaluated.json")) == 9
+
+        # An earlier result stays, and is named as what it is.
+        (tmp_path / "curated.json").write_text("[]", encoding="utf-8")
+        assert curate_strictly(server, pairs) == 1
+        assert "the one that is there is of another run" in capsys.readouterr().err
+        assert (tmp_path / "curated.json").read_text(encoding="utf-8") == "[]"
+
+        curate_strictly(server, pairs, "--anyway", "--threshold", "2")
+        assert "--anyway keeps and drops by them" in capsys.readouterr().err
+    assert len(load(tmp_path / "curated.json")) == (0 if "can be read" in wanted else 9)
+
+
+def test_without_all_replies_doubtful_ratings_are_not_decided_and_the_next_call_asks(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Server(
+        lambda prompt, body: "Score: 4", faults=lambda n, p: "filter" if number_in(p) == 3 else ""
+    ) as server:
+        assert curate_strictly(server, pairs) == 3
+    assert "not decided: the ratings tell nothing" in capsys.readouterr().err
+    assert not (tmp_path / "curated.json").exists()
+
+
+def test_copied_reasons_are_not_read_whatever_the_number(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shot = self_curation.read_shots(DATA / "rating_shots.json")[0]
+    with Server(lambda prompt, body: f"{shot['evaluation']}\nScore: 5") as server:
+        assert curate(server, pairs) == 1
+    assert {row["rating"] for row in load(tmp_path / "curated_all_evaluated.json")} == {None}
+    assert "9 of 9 reasons are a worked example's word for word" in capsys.readouterr().err
+
+
+def test_other_seeds_plant_other_pairs_and_the_same_seed_the_same(pairs: Path) -> None:
+    rows = read_rows(pairs)
+    planted = [rating.plant(rows, 4, seed) for seed in (1, 1, 2)]
+    assert planted[0] == planted[1] != planted[2] and len(planted[0]) == 4
+    own = {(row["instruction"], row["output"]) for row in rows}
+    assert not own & {(row["instruction"], row["output"]) for row in planted[0]}
+
+
+def test_another_batch_size_asks_a_server_nothing_again(pairs: Path) -> None:
+    with Server(lambda prompt, body: "Score: 4") as server:
+        for size in ("1", "4", "9"):
+            assert curate(server, pairs, "--batch-size", size, "--model", "m") == 0
+        assert sum(one["method"] == "POST" for one in server.requests) == 9
+
+
+def test_how_requests_go_can_be_set_as_for_a_run(pairs: Path, tmp_path: Path) -> None:
+    options = Namespace(out=tmp_path / "a.json", batch_size=8, provider="", base_url="", model="m")
+    assert backtranslation.server_config(options, chat=True).concurrency == 8
+    slow = Namespace(**vars(options), concurrency=1, request_timeout=300.0)
+    config = backtranslation.server_config(slow, chat=True)
+    assert (config.concurrency, config.request_timeout) == (1, 300.0)
+    with Server(lambda prompt, body: "Score: 4") as server:
+        assert curate(server, pairs, "--concurrency", "1", "--request-timeout", "300") == 0
+
+
+# Whether a backward model learnt
+
+
+def table_of(trained: list[str], untrained: list[str]) -> anchors.Table:
+    asked = [f"What is the number {i}?" for i in range(len(trained))]
+    table = anchors.Table(asked)
+    table.add(anchors.TRAINED, trained)
+    table.add(anchors.UNTRAINED, untrained)
+    table.add(anchors.COPY, ["It is a number, such as others."] * len(asked))
+    return table
+
+
+def test_a_model_above_all_anchors_learnt_and_one_below_is_said_to_be_untold() -> None:
+    good = [f"What is the number {i}?" for i in range(24)]
+    bad = ["Write an essay."] * 24
+    assert table_of(good, bad).sentence() == (
+        "it learnt: it is above untrained, a copy of the answer by more than chance"
+    )
+    same = table_of(bad, bad)
+    assert not same.learnt and "cannot be told from the untrained model" in same.sentence()
+    assert not table_of(bad, good).learnt
+    # Above the untrained model, but not above a copy.
+    copies = ["It is a number, such as others."] * 24
+    assert "but not above a copy of the answer" in table_of(copies, bad).sentence()
+    assert "6 rows are few" in table_of(good[:6], bad[:6]).sentence()
+    record = table_of(good, bad).record()
+    assert record["learnt"] and record["rouge_l"]["trained"] == [1.0, 1.0, 1.0]
+    assert "  a copy of the answer" in "\n".join(table_of(good, bad).lines())
+
+
+def test_instructions_no_nearer_to_the_questions_than_a_copy_are_said_to_be_so() -> None:
+    asked = [f"How do I grow {name} at home?" for name in ("tomatoes", "basil", "beans")]
+    answers = [f"Take a pot for number {i}, and water it." for i in range(3)]
+    assert anchors.near_to_question(asked, asked, answers).endswith(")")
+    assert "no nearer to the questions than a copy" in anchors.near_to_question(
+        asked, answers, answers
+    )
+
+
+def test_a_model_that_is_no_backward_model_is_refused_where_it_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    notes: dict[str, Any] = {"direction": "backward", "held_out": {"learnt": False}}
+    monkeypatch.setattr(backtranslation, "trained", lambda model: notes)
+    options = Namespace(model="m", base_url="", provider="", anyway=False)
+    self_augmentation_lima.check_trained(options)
+    assert "step 1 could not tell m from its untrained base" in capsys.readouterr().err
+    notes = {}
+    with pytest.raises(UsageError, match=r"was not trained by inverse_sft.py .* or --anyway"):
+        self_augmentation_lima.check_trained(options)
+    self_augmentation_lima.check_trained(Namespace(**vars(options) | {"anyway": True}))
+    self_augmentation_lima.check_trained(Namespace(**vars(options) | {"base_url": "http://x"}))
+
+
+# Other shapes of data
+
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": CHAT},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+        {"prompt": "q", "completion": "a"},
+        {"human": "q", "assistant": "a"},
+        {"generated_instruction": "q", "response": "a"},
+    ],
+)
+def test_other_shapes_are_the_same_pair(record: dict, tmp_path: Path) -> None:
+    [row] = read_rows(save(tmp_path / "rows.json", [record]))
+    assert (row["instruction"], row["output"]) == ("q", "a")
+
+
+def test_a_system_text_stands_before_the_question_and_longer_chats_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    system = {"role": "system", "content": "Be short."}
+    old = {"instruction": "q", "input": "", "output": "a", "history": [["x", "y"]]}
+    rows = [{"messages": [system, *CHAT]}, {"messages": CHAT * 2}, old]
+    [row] = read_rows(save(tmp_path / "rows.json", rows))
+    assert row["instruction"] == "Be short.\n\nq"
+    assert "2 rows left out: multi-turn" in capsys.readouterr().err
+
+
+def test_preferences_are_no_pairs(tmp_path: Path) -> None:
+    path = save(tmp_path / "p.json", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(WorkshopError, match=r"holds preferences, .* --format messages"):
+        read_rows(path)
+
+
+def test_a_prepared_folder_is_read_and_its_held_out_part_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": CHAT}) + "\n", encoding="utf-8")
+    [row] = read_rows(tmp_path)
+    assert row["output"] == "a"
+    options = Namespace(prompts=None, data=tmp_path)
+    assert shapes.held_out_file(tmp_path) is None
+    held_out = save(tmp_path / "validation.json", [{"instruction": "new", "output": "b"}])
+    assert finetune_model.prompts_file(options) == held_out
+    assert [row["instruction"] for row in finetune_model.not_trained_on(options, [])] == ["new"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WorkshopError, match=r"neither train.json nor train.jsonl"):
+        read_rows(tmp_path / "empty")
+
+
+def test_a_courses_inverse_file_is_turned_round_and_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    task = "Predict the user’s instruction from the answer."
+    rows = [
+        {"instruction": task, "input": f"answer {i}", "output": f"question {i}"} for i in (1, 2)
+    ]
+    read = read_rows(save(tmp_path / "guanaco_inverse.json", rows))
+    assert [(row["instruction"], row["input"], row["output"]) for row in read] == [
+        ("question 1", "", "answer 1"),
+        ("question 2", "", "answer 2"),
+    ]
+    assert "guanaco_inverse.json: each row has the same instruction" in capsys.readouterr().err
+
+
+def test_the_same_instruction_in_all_rows_is_refused_by_step_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"instruction": "Translate.", "input": f"a{i}", "output": f"b{i}"} for i in (1, 2)]
+    data = str(save(tmp_path / "d.json", rows))
+    flags = ["--data", data, "--eval-data", str(SAMPLE / "guanaco_test.jsonl")]
+    assert inverse_sft.main([*flags, "--out", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert "all 2 rows have the same instruction, so that nothing can be learnt" in said
+
+
+def test_rows_of_the_training_are_not_held_out(capsys: pytest.CaptureFixture) -> None:
+    rows = read_rows(SAMPLE / "guanaco_test.jsonl")
+    options = Namespace(eval_data=Path("x.json"))
+    assert inverse_sft.not_trained_on(options, rows[:2], rows) == rows[2:]
+    assert "2 of 8 rows of --eval-data are in --data" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"every answer of --eval-data x.json is in --data"):
+        inverse_sft.not_trained_on(options, rows, rows)
+
+
+def test_what_is_to_be_shown_is_looked_for_before_the_training(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: Any, **__: Any) -> None:
+        raise AssertionError("the training has begun")
+
+    monkeypatch.setattr(backtranslation, "train", too_late)
+    flags = ["--data", str(pairs), "--out", str(tmp_path / "f"), "--prompts"]
+    assert finetune_model.main([*flags, str(tmp_path / "nowhere.json")]) == 1
+    assert "nowhere.json: No such file" in capsys.readouterr().err
+
+
+# Cards
+
+
+def test_a_card_claims_a_licence_only_for_known_sources_and_counts_who_wrote_what(
+    pairs: Path, tmp_path: Path
+) -> None:
+    rows = read_rows(pairs)
+    unknown = cards.dataset_card({"a": "a.json"}, cards.about(pairs), rows, [])
+    assert "license" not in unknown and "LIMA" not in unknown
+    assert "the file self_augmented.json; its licence is not known here" in unknown
+    assert "a model wrote 9" in unknown
+
+    cards.note(pairs, sources=["GAIR/lima"], instructions="model")
+    known = cards.dataset_card({"a": "a.json"}, cards.about(pairs), rows, [])
+    assert known.startswith("---\nlicense: cc-by-nc-sa-4.0\nconfigs:\n")
+    # A file that has changed since is not what the record is about.
+    pairs.write_text(pairs.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert cards.about(pairs)["sources"] == []
+
+
+def test_the_card_of_a_model_tells_pairs_of_people_from_those_of_a_model(
+    pairs: Path, tmp_path: Path
+) -> None:
+    rows = read_rows(pairs)
+    sample = SAMPLE / "guanaco_train.jsonl"
+    sets = [(cards.about(pairs), rows), (cards.about(sample), read_rows(sample))]
+    base = tmp_path / "my models" / "smol"
+    base.mkdir(parents=True)
+    card = cards.model_card({"base": str(base), "examples": 45}, sets, "A model", [])
+    assert "a model wrote 9" in card and "people wrote 36" in card
+    assert str(tmp_path) not in card and "base_model" not in card and "of smol" in card
+    assert "license" not in card
+    named = cards.model_card({"base": "org/base", "examples": 45}, sets, "A model", [])
+    assert "base_model: org/base" in named
+
+
+def test_only_whole_files_of_the_notebook_in_data_are_known_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "DATA", tmp_path)
+    path = tmp_path / "lima_single_turn.json"
+    for count, wanted in ((24, []), (1000, ["GAIR/lima"])):
+        save(path, [{"instruction": "q", "output": "a"}] * count)
+        assert cards.about(path)["sources"] == wanted
+    (tmp_path / "mine").mkdir()
+    other = tmp_path / "mine" / path.name
+    other.write_bytes(path.read_bytes())
+    assert cards.about(other)["sources"] == []
+
+
+def test_no_path_of_this_machine_is_in_what_is_uploaded(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "adapter", tmp_path / "copy"
+    folder.mkdir()
+    copy.mkdir()
+    local = str(tmp_path / "models" / "smol")
+    for name, key in (
+        ("adapter_config.json", "base_model_name_or_path"),
+        ("training.json", "base"),
+    ):
+        save(folder / name, {key: local, "r": 16})
+    save(folder / "training_args.json", {"out": local})
+    cards.copy_for_others(folder, ["adapter_*", "training.json"], copy)
+    assert sorted(path.name for path in copy.iterdir()) == ["adapter_config.json", "training.json"]
+    assert load(copy / "adapter_config.json") == {"base_model_name_or_path": "smol", "r": 16}
+    assert load(copy / "training.json")["base"] == "smol"
+    assert load(folder / "training.json")["base"] == local
+    assert cards.public_name(r"C:\\models\\smol") == "smol"
+    assert cards.public_name("org/name") == "org/name"
+
+
+def test_what_is_learnt_is_the_completion_perhaps_clipped_and_an_end_mark() -> None:
+    assert learnt.is_of("What is it?</s>", "What is it?")
+    assert learnt.is_of("What  is it\n", "What is it? And why?")
+    assert learnt.is_of("检\ufffd", "检查一下")  # clipped within a character
+    assert not learnt.is_of("Write the instruction. What is it?</s>", "What is it?")
+
+
+# A line a minute
+
+
+def test_a_long_work_says_a_line_a_minute_where_no_terminal_is(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 30.0, 61.0, 90.0, 121.5])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    lines = progress.Lines("training", "steps")
+    for done in (10, 15, 20, 25, 30):
+        lines.say(done, 50, "; loss 2.31")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 20 of 50 steps in 1 minute, about 3 minutes left; loss 2.31",
+        "training: 30 of 50 steps in 2 minutes, about 2 minutes left; loss 2.31",
+    ]

@@ -425,6 +425,25 @@ def test_a_judge_that_always_says_the_same_keeps_and_drops_nothing(
     assert record(data)["counts"]["kept"] == (20 if word == "yes" else 0)
 
 
+@pytest.mark.parametrize("word", ["yes", "no"])
+def test_without_planted_faults_too_the_same_answer_everywhere_tells_nothing(
+    tmp_path: Path, word: str, capsys: pytest.CaptureFixture
+) -> None:
+    data = dataset(tmp_path / "run", sums(6))
+    with Server(lambda prompt, body: said(right=word)) as server:
+        assert call(server, data, "--probes", "0") == 1
+        assert f"it says {word} to every output" in capsys.readouterr().err
+        assert call(server, data, "--probes", "0", "--anyway") == 0
+
+
+def test_a_copied_reason_is_found_whatever_its_marks_and_capitals() -> None:
+    shot = asked.shots_of("en")[0]
+    reasons = {
+        question: [shot[question][0].upper().rstrip(".") + " ", "yes"] for question in QUESTIONS
+    }
+    assert read_reply(asked.shot_reply({**shot, **reasons}), "en").copied == 3
+
+
 def test_a_judge_that_nobody_can_read_keeps_and_drops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -30,6 +30,7 @@ from scripts import (  # noqa: E402
     self_augmentation_lima,
     self_curation,
 )
+from scripts.training import progress  # noqa: E402
 from scripts.training import shared as backtranslation  # noqa: E402
 from scripts.training.shared import COLUMNS, SAMPLE, SEED_TAG, WEB_TAG, backward_prompt, read_rows  # noqa: E402
 from self_instruct_workshop import UsageError, WorkshopError  # noqa: E402
@@ -243,6 +244,60 @@ def test_both_tags_stand_in_joint_training(tiny: str, eight: list[dict], tmp_pat
     assert note["tags"] == sorted([WEB_TAG, SEED_TAG]) and note["direction"] == "forward"
 
 
+def test_one_example_is_shown_with_the_tokens_that_carry_the_loss(
+    tiny: str, eight: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for backward in (True, False):
+        out = settings(tiny, tmp_path / str(backward), epochs=0.1)
+        backtranslation.train(out, [(row, "") for row in eight], backward)
+        read, learnt = re.findall(r"^  (?:read|learnt) +(.*)$", capsys.readouterr().out, re.M)
+        first = eight[0]["instruction" if backward else "output"]
+        assert learnt.startswith(first[:40]) and learnt.endswith("</s>")
+        assert read.endswith("### Instruction:" if backward else "### Answer:")
+
+
+def test_a_training_says_a_line_a_minute_and_no_bar_where_its_output_goes_to_a_file(
+    tiny: str,
+    eight: list[dict],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    out = settings(tiny, tmp_path / "a", epochs=4.0)
+    backtranslation.train(out, [(row, "") for row in eight], True)
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("training: ")]
+    assert len(lines) == 5 and re.fullmatch(
+        r"training: 4 of 4 steps in \d+ minutes?, about \d+ minutes? left; loss \d.*", lines[-1]
+    )
+    assert "%|" not in said.err + said.out
+
+
+def test_step_1_puts_its_score_beside_the_untrained_model_a_copy_and_the_control(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = ["--data", str(SAMPLE / "guanaco_train.jsonl"), "--eval-rows", "4", "--control"]
+    data += ["--eval-data", str(SAMPLE / "guanaco_test.jsonl"), "--out", str(tmp_path / "b")]
+    small = ["--max-length", "256", "--max-new-tokens", "8", "--epochs", "1", "--batch-size", "4"]
+    assert inverse_sft.main(["--model", tiny, *data, *small]) == 0
+    said = capsys.readouterr()
+    for name in ("trained", "untrained", "a copy of the answer", "control, swapped"):
+        assert re.search(rf"^  {name} +0\.\d+ \(", said.out, re.M), name
+    note = backtranslation.trained(tmp_path / "b")
+    assert note["held_out"]["rows"] == 4 and len(note["held_out"]["rouge_l"]) == 4
+    assert backtranslation.trained(tmp_path / "b_control")["direction"] == "forward"
+    # A random model that hardly learnt is not said to have learnt.
+    assert not note["held_out"]["learnt"]
+    assert "notice: it cannot be told from the untrained model" in said.err
+
+    # Again: nothing is trained or asked, and the figures are the same.
+    before = (tmp_path / "b_replies").stat().st_mtime_ns
+    assert inverse_sft.main(["--model", tiny, *data, *small]) == 0
+    assert backtranslation.trained(tmp_path / "b") == note
+    assert (tmp_path / "b_replies").stat().st_mtime_ns == before
+
+
 # Going on after a kill
 
 
@@ -259,8 +314,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_adapter(
 ) -> None:
     from safetensors.torch import load_file
 
-    data = str(SAMPLE / "guanaco_test.jsonl")
-    flags = ["--model", tiny, "--data", data, "--eval-data", data, "--lr", "1e-2", "--epochs", "40"]
+    data, unseen = (str(SAMPLE / f"guanaco_{name}.jsonl") for name in ("test", "train"))
+    flags = ["--model", tiny, "--data", data, "--lr", "1e-2", "--epochs", "40"]
+    flags += ["--eval-data", unseen, "--eval-rows", "4"]
     flags += ["--max-length", "192", "--max-new-tokens", "8", "--batch-size", "8", "--out"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start([*flags, str(whole)]).wait() == 0
@@ -355,6 +411,28 @@ def test_batches_padded_on_the_left_equal_one_by_one_and_on_the_right_they_do_no
     assert ask(backward_model, prompts, tmp_path / "right", batch_size=8) != one
 
 
+def test_sampled_replies_are_the_same_in_any_batch_and_another_batch_size_asks_nothing(
+    backward_model: str, eight: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [backward_prompt(row["output"]) for row in eight]
+    one = ask(backward_model, prompts, tmp_path / "a", 1.0, batch_size=1, max_new_tokens=24)
+    assert len({*one}) > 4
+    many = ask(backward_model, prompts, tmp_path / "b", 1.0, batch_size=8, max_new_tokens=24)
+    assert many == one
+    other = ask(backward_model, prompts, tmp_path / "c", 1.0, max_new_tokens=24, seed=7)
+    assert other != one
+    monkeypatch.setattr(backtranslation, "answer_batch", None)  # nothing may be asked
+    assert ask(backward_model, prompts, tmp_path / "a", 1.0, batch_size=3, max_new_tokens=24) == one
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
+    wanted = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    dice = backtranslation.Dice([f"prompt {i}" for i in range(200)])
+    drawn = torch.cat([dice(None, wanted.log().expand(200, 4)).argmax(1) for _ in range(100)])
+    found = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert torch.allclose(found, wanted, atol=0.015) and found[3] == 0
+
+
 def test_one_model_is_in_memory_at_a_time(
     tiny: str, eight: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +501,36 @@ def test_each_kind_of_rater_gets_the_prompt_in_its_own_form(
     assert text == wanted.get(kind, "<s>" + backtranslation.forward_prompt("Rate it.\n"))
 
 
+def test_a_local_chat_model_is_shown_the_examples_as_turns(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(shutil.copytree(tiny, tmp_path / "rater"))
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]\n"
+    Path(model, "chat_template.jinja").write_text(template, encoding="utf-8")
+    backtranslation.load_tokenizer.cache_clear()
+    options = settings(model, tmp_path / "a", max_length=2048)
+    shots = self_curation.read_shots(ROOT / "data" / "rating_shots.json")
+    rows = read_rows(SAMPLE / "guanaco_test.jsonl")[:1]
+    [prompt] = self_curation.prompts_for(options, rows, shots)
+    assert [turn["role"] for turn in prompt] == ["user", "assistant"] * 5 + ["user"]
+    tokenizer = backtranslation.load_tokenizer(model)
+    made = backtranslation.batch_inputs(options, tokenizer, [prompt], chat=True)
+    text = tokenizer.decode(made["input_ids"][0])
+    assert text.count("[user]") == 6 and text.rstrip().endswith("Rating:\n\n[assistant]")
+    assert text.count(self_curation.RUBRIC) == 1
+
+
+def test_an_untrained_model_is_refused_as_the_backward_model_unless_anyway(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--model", tiny, "--data", str(SAMPLE / "lima_train.jsonl"), "--count", "2"]
+    flags += ["--out", str(tmp_path / "x.json"), "--max-length", "256", "--max-new-tokens", "8"]
+    assert self_augmentation_lima.main(flags) == 2
+    assert "was not trained by inverse_sft.py to write instructions" in capsys.readouterr().err
+    assert self_augmentation_lima.main([*flags, "--anyway"]) in (0, 1)
+    assert "2 instructions" in capsys.readouterr().out
+
+
 def test_a_model_of_the_wrong_direction_is_refused(
     backward_model: str,
     forward_model: str,
@@ -458,7 +566,7 @@ def test_4_bits_without_a_gpu_is_one_line(
         pytest.skip("there is a GPU here")
     data = [
         "--data",
-        str(SAMPLE / "guanaco_test.jsonl"),
+        str(SAMPLE / "guanaco_train.jsonl"),
         "--eval-data",
         str(SAMPLE / "guanaco_test.jsonl"),
     ]
@@ -636,7 +744,11 @@ def test_the_pipeline_shows_what_it_learnt_and_what_it_dropped(
 ) -> None:
     said = sample_run[1]
     for wanted in (
-        r"not trained on: 8 rows, ROUGE-L \d",
+        r"the first of 36 examples \(\d+ of \d+ tokens carry the loss\)",
+        r"not trained on: 8 rows, ROUGE-L with what people asked",
+        r"\n  untrained +0\.\d",
+        r"\n  a copy of the answer +0\.\d",
+        r"--anyway keeps and drops by them",
         r"\ntrained on: 8 rows, ROUGE-L \d",
         r"\d+ steps in .* loss",
         r"20 instructions: ",

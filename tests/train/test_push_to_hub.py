@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -23,6 +24,9 @@ from helpers.runs import ROOT
 
 pytest.importorskip("huggingface_hub")
 datasets = pytest.importorskip("datasets")
+
+sys.path.insert(0, str(ROOT))
+from scripts.training import cards  # noqa: E402
 
 PROGRAM = ROOT / "scripts" / "prepare_for_finetuning.py"
 TOKEN = "hf_" + "x" * 20
@@ -67,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def name(self) -> str:
         """The repository that the path names, "" if none."""
-        found = re.match(r"/api/datasets/([\w.-]+/[\w.-]+)", self.path)
+        found = re.match(r"(?:/api/(?:datasets|models))?/([\w.-]+/[\w.-]+)", self.path)
         return found[1] if found else ""
 
     def repository(self) -> dict | None:
@@ -78,10 +82,27 @@ class Handler(BaseHTTPRequestHandler):
         found = self.repository()
         if self.refused():
             return
+        if found and "/resolve/" in self.path:
+            self.send_file(found["files"].get(self.path.partition("/resolve/main/")[2]))
+            return
         if found is None:
             self.answer(404, {"error": "Repository not found"}, "RepoNotFound")
             return
         self.answer(200, {"id": "x", "private": found["private"], "sha": "0" * 40, "siblings": []})
+
+    do_HEAD = do_GET
+
+    def send_file(self, content: bytes | None) -> None:
+        if content is None:
+            self.answer(404, {"error": "Entry not found"}, "EntryNotFound")
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def do_POST(self) -> None:
         self.server.asked.append(f"POST {self.path}")
@@ -194,3 +215,61 @@ def test_without_a_token_that_the_hub_knows_the_files_are_there_and_one_line_say
     assert said.endswith(f"run  hf auth login  and the same command; all is in {folder}")
     assert "Traceback" not in done.stderr and (token or "hf_") not in done.stderr
     assert (folder / "train.json").exists()
+
+
+# What the steps of backtranslation upload
+
+
+UPLOAD = """
+import sys
+from argparse import Namespace
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from scripts.training import shared
+options = Namespace(push_to="me/final", public=False)
+shared.push(options, "model", Path(sys.argv[2]), ["adapter_*", "training.json"], "---\\n---\\n")
+print(shared.trained("me/final"))
+"""
+
+
+def test_an_adapter_from_the_hub_is_known_as_ours_and_names_no_folder_of_this_machine(
+    hub: Hub, tmp_path: Path
+) -> None:
+    folder = tmp_path / "final"
+    folder.mkdir()
+    base = str(tmp_path / "models" / "smol")
+    note = {"direction": "forward", "base": base, "loss": [1.0]}
+    (folder / "training.json").write_text(json.dumps(note), encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": base}), encoding="utf-8"
+    )
+    (folder / "training_args.bin").write_bytes(b"private")
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-c", UPLOAD, str(ROOT), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = hub.repositories["me/final"]
+    assert made["private"] is True
+    assert {*made["files"]} == {"README.md", "adapter_config.json", "training.json"}
+    assert str(tmp_path).encode() not in b"".join(made["files"].values())
+    assert done.stdout.splitlines()[-1] == str({**note, "base": "smol"})
+
+
+def test_what_step_3_uploads_loads_as_the_pairs_that_were_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    rows = [{"id": i, "instruction": f"q{i}", "output": "a", "original": "o", "rating": i % 5 + 1}
+            for i in range(20)]  # fmt: skip
+    kept = [row for row in rows if row["rating"] >= 4]
+    files = {"curated": "curated_dataset.json", "all_evaluated": "curated_dataset_all.json"}
+    for (_, name), part in zip(files.items(), (kept, rows), strict=True):
+        (folder / name).write_text(json.dumps(part), encoding="utf-8")
+    known = {"file": "x.json", "sources": [], "instructions": "model"}
+    card = cards.dataset_card(files, known, kept, ["one line"])
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {name: part.num_rows for name, part in loaded.items()} == {"train": 8}
+    assert loaded["train"]["instruction"][:2] == ["q3", "q4"]
+    every = datasets.load_dataset(str(folder), "all_evaluated", cache_dir=str(tmp_path / "cache"))
+    assert every["train"].num_rows == 20
