@@ -41,7 +41,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.helping import data, heldout, page, record, scores, trained
+from scripts.helping import data, heldout, record, said, trained
 from scripts.helping.data import Dataset
 from scripts.helping.heldout import HeldOut
 from scripts.helping.trained import Learner
@@ -103,7 +103,7 @@ def did_it_help(options: argparse.Namespace) -> int:
         written = record.write(study)
 
     # Say it.
-    print(page.as_text(written))
+    print(said.as_text(written))
     print(f"\n{options.out / record.PAGE}")
     return 0
 
@@ -171,7 +171,7 @@ def say_plan(study: Study) -> None:
     say(f"models to train: {len(study.learners)}, {options.steps} steps each")
     seconds = trained.expected_seconds(options, study.learners, held_out.questions)
     if seconds:
-        say(f"about {trained.rounded(seconds)} minutes in all on this CPU, as busy as it is now")
+        say(f"about {trained.rounded(seconds)} minutes of CPU time in all")
 
 
 def command_line() -> argparse.ArgumentParser:

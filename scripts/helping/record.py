@@ -133,6 +133,7 @@ def results_of(study: Study) -> dict[str, Any]:
         "versions": trained.versions(),
         "table": table(study, runs),
         "verdicts": verdicts(study, runs),
+        "models": models(study),
         "curves": curves(study),
     }
 
@@ -236,6 +237,12 @@ def verdicts(study: Study, runs: dict[str, list[list[Measured]]]) -> list[dict[s
         said = scores.compared(runs["a"][:both], runs["b"][:both])
         found.append({"of": "a and b", **said.record()})
     return found
+
+
+def models(study: Study) -> list[dict[str, Any]]:
+    """The trained models that have answered, in the order of their training."""
+    done = [one for one in study.learners if one.name in study.replies]
+    return [{"name": one.name, "group": one.group, "seed": one.seed} for one in done]
 
 
 def curves(study: Study) -> dict[str, list]:
