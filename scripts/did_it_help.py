@@ -1,12 +1,13 @@
 """Did my data help? Finetune a model on a dataset, ask it before and after, and say what changed.
 
-    python scripts/did_it_help.py data/finetuning/messages --model HuggingFaceTB/SmolLM2-135M-Instruct
-    python scripts/did_it_help.py --compare data/finetuning/a data/finetuning/b --model MODEL --repeat 3
-    python scripts/did_it_help.py --sample             a tiny random model: a minute on any CPU
+    python scripts/did_it_help.py data/finetuning/messages --model MODEL
+    python scripts/did_it_help.py --compare data/finetuning/a data/finetuning/b --repeat 3
+    python scripts/did_it_help.py --sample          a tiny random model: a minute on any CPU
 
 It is the paper's last step (section 4). DATA is a folder of prepare_for_finetuning.py, or a file
-in the Alpaca shape. MODEL is a name on the hub or a folder: any causal language model. With 135
-million weights the first command takes about 10 minutes of one CPU core, and says so first.
+in the Alpaca shape. MODEL is a name on the hub or a folder: any causal language model, without
+it SmolLM2-135M-Instruct. With that, the first command takes about 10 minutes of one CPU core;
+how long it takes is said before it starts.
 
 The model answers held-out tasks: seed tasks that the data does not hold, or those of --eval FILE
 (Alpaca, or the official shape, as the paper's 252 user-oriented tasks have it). A task that is in
@@ -233,7 +234,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         problem = "name one dataset, or two behind --compare"
         raise UsageError(f"{problem}: scripts/did_it_help.py --help shows both")
     if options.drop_overlap and not options.eval:
-        raise UsageError("--drop-overlap goes with --eval: seed tasks in the data are left out anyway")
+        problem = "--drop-overlap goes with --eval"
+        raise UsageError(f"{problem}: seed tasks that are in the data are left out anyway")
     heldout.check_number(options.num)
     return options
 
@@ -241,9 +243,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Read the flags, measure, and return the exit code."""
     parser = command_line()
-    return shared.main(
-        parser, arguments, FOR_SAMPLE, lambda options: did_it_help(checked(options))
-    )
+    return shared.main(parser, arguments, FOR_SAMPLE, lambda options: did_it_help(checked(options)))
 
 
 if __name__ == "__main__":

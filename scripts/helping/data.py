@@ -181,6 +181,17 @@ def shuffled(dataset: Dataset, seed: int) -> Dataset:
     return Dataset(dataset.name, digest, rows, file=dataset.file)
 
 
+def fingerprints(rows: list[Row]) -> list[str]:
+    """Digests of the questions of up to 20 rows, drawn: by them a report knows its own rows."""
+    chosen = random.Random(0).sample(rows, min(20, len(rows)))
+    return [fingerprint(row["instruction"]) for row in chosen]
+
+
+def fingerprint(question: str) -> str:
+    """A digest of a question, whatever the spaces in it are."""
+    return sha256(" ".join(question.split()).encode("utf-8", "replace")).hexdigest()[:16]
+
+
 def is_chinese(rows: list[Row]) -> bool:
     """Whether more than half of the letters in the questions are Chinese."""
     letters = [c for row in rows for c in row["instruction"] if c.isalpha()]

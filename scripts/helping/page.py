@@ -14,6 +14,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import base64
 import html
 import json
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -90,7 +91,9 @@ def html_page(results: Results, rows: list[dict[str, Any]]) -> str:
     """The page: the verdict, the table, the curves, and all answers side by side."""
     words = said.words_of(results)
     style, script = part("page.css"), part("page.js")
-    facts = [f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts_of(results)]
+    facts = [
+        f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts_of(results)
+    ]
     paragraphs = [f"<p>{escaped(text)}</p>" for text in said.paragraphs(results)]
     return Template(part("page.html")).substitute(
         language=words["lang"],
@@ -144,7 +147,9 @@ def as_html(results: Results) -> str:
     for line in lines:
         cells = "".join(f"<td>{escaped(text)}</td>" for text in line)
         body.append(f"<tr>{cells}</tr>")
-    return f"<table><thead><tr>{names}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table>"
+    return (
+        f"<table><thead><tr>{names}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table>"
+    )
 
 
 def model_names(results: Results) -> dict[str, str]:
@@ -163,47 +168,58 @@ def model_names(results: Results) -> dict[str, str]:
 # The curves, as a picture in the page.
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The picture's scales: steps from 0 to `last`, losses from `low` to `high`."""
+
+    last: float
+    low: float
+    high: float
+
+    def place(self, step: float, loss: float) -> str:
+        """Where a point of a curve stands in the picture."""
+        x = EDGE + (WIDTH - 2 * EDGE) * step / (self.last or 1)
+        y = EDGE + (HEIGHT - 2 * EDGE) * (self.high - loss) / ((self.high - self.low) or 1)
+        return f"{x:.1f},{y:.1f}"
+
+
 def curves(results: Results) -> str:
     """The held-out loss of each model over its steps, as SVG; "" where none was taken."""
+    # Leave out models without a curve.
     drawn = {name: points for name, points in results["curves"].items() if points}
     if not drawn:
         return ""
-    words = said.words_of(results)
-    points = [point for line in drawn.values() for point in line]
-    last = max(step for step, _ in points) or 1
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
-    span = (high - low) or 1.0
+    losses = [loss for points in drawn.values() for _, loss in points]
+    last = max(points[-1][0] for points in drawn.values())
+    frame = Frame(last, min(losses), max(losses))
 
-    def place(step: float, loss: float) -> str:
-        x = EDGE + (WIDTH - 2 * EDGE) * step / last
-        y = EDGE + (HEIGHT - 2 * EDGE) * (high - loss) / span
-        return f"{x:.1f},{y:.1f}"
-
+    # A line for each model, and its name below.
     names = model_names(results)
-    lines, legend = [], []
-    for number, (name, line) in enumerate(drawn.items()):
+    lines = []
+    legend = []
+    for number, (name, points) in enumerate(drawn.items()):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(place(step, loss) for step, loss in line)
-        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        ends = f"{line[0][1]:.2f} → {line[-1][1]:.2f}"
-        legend.append(f'<li><svg width="24" height="8"><rect width="24" height="4" y="2" '
-                      f'fill="{colour}"/></svg> {escaped(names[name])}: {ends}</li>')
-    marks = axis(words, low, high, last)
+        path = " ".join(frame.place(*point) for point in points)
+        lines.append(f'<polyline stroke="{colour}" points="{path}"/>')
+        ends = f"{points[0][1]:.2f} → {points[-1][1]:.2f}"
+        patch = f'<svg class="patch"><rect width="24" height="4" fill="{colour}"/></svg>'
+        legend.append(f"<li>{patch} {escaped(names[name])}: {ends}</li>")
+    marks = axis(said.words_of(results), frame)
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{marks}{"".join(lines)}</svg>'
     return f'{picture}<ul class="legend">{"".join(legend)}</ul>'
 
 
-def axis(words: said.Words, low: float, high: float, last: int) -> str:
+def axis(words: said.Words, frame: Frame) -> str:
     """The numbers at the sides of the curves, and what they are."""
     floor = HEIGHT - EDGE
     texts = [
-        (4, EDGE, f"{high:.2f}"),
-        (4, floor, f"{low:.2f}"),
+        (4, EDGE, f"{frame.high:.2f}"),
+        (4, floor, f"{frame.low:.2f}"),
         (EDGE, floor + 18, "0"),
-        (WIDTH - EDGE, floor + 18, f"{last}"),
+        (WIDTH - EDGE, floor + 18, f"{frame.last}"),
         (WIDTH // 2, floor + 34, words["step"]),
         (EDGE, EDGE - 14, words["loss"]),
     ]
     drawn = [f'<text x="{x}" y="{y}">{escaped(text)}</text>' for x, y, text in texts]
-    frame = f'<path class="frame" d="M{EDGE},{EDGE} V{floor} H{WIDTH - EDGE}"/>'
-    return frame + "".join(drawn)
+    sides = f'<path class="frame" d="M{EDGE},{EDGE} V{floor} H{WIDTH - EDGE}"/>'
+    return sides + "".join(drawn)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import self_instruct_workshop as workshop
-from scripts.helping import page, scores, trained
+from scripts.helping import data, page, said, scores, trained
 from scripts.helping.scores import Measured
 from scripts.training import shared
 from self_instruct_workshop import Reply, UsageError
@@ -117,7 +117,7 @@ def results_of(study: Study) -> dict[str, Any]:
     runs = measured_runs(study)
     todo = [one.name for one in study.learners if one.name not in study.replies]
     device, dtype = shared.device_and_dtype(options.dtype)
-    return {
+    results = {
         "program": "scripts/did_it_help.py",
         "status": "unfinished" if todo else "done",
         "todo": todo,
@@ -136,6 +136,8 @@ def results_of(study: Study) -> dict[str, Any]:
         "models": models(study),
         "curves": curves(study),
     }
+    texts = {"paragraphs": said.paragraphs(results), "table": said.table(results)}
+    return results | {"said": texts}
 
 
 def own_groups(study: Study) -> list[str]:
@@ -150,6 +152,7 @@ def told_of(study: Study, group: str) -> dict[str, Any]:
     done = [study.figures[name] for name in names_of(study, group)]
     told = {"group": group, "name": dataset.name, "file": dataset.file, "sha256": dataset.digest}
     told |= {"rows": len(dataset.rows), "left_out": dict(dataset.left_out)}
+    told["fingerprints"] = data.fingerprints(dataset.rows)
     if done:
         told["examples"] = done[0]["examples"]
         told["clipped"] = done[0]["clipped"]

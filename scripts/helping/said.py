@@ -103,7 +103,7 @@ def as_text(results: Results) -> str:
     widths = [max(columns(line[i]) for line in lines) for i in range(len(lines[0]))]
     drawn = []
     for line in lines:
-        cells = [padded(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [padded(line[i], width, i) for i, width in enumerate(widths)]
         drawn.append("  ".join(cells).rstrip())
     return "\n".join([*paragraphs(results), "", *drawn])
 

@@ -28,6 +28,10 @@ from self_instruct_workshop import Reply, breaks, tokenize
 COPIED = 0.7  # ROUGE-L of an answer with its input from which on it counts as a copy
 SMALL = 0.02  # ROUGE-L: a difference within this is said to be small
 EDGES = " \t\r\n.,;:!?\"'`*()[]。，；：！？、“”‘’「」《》（）"  # what may stand around a label
+PIECE = re.compile(  # one character of Chinese, Japanese or Korean; or a word of another script
+    r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+    r"|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+)"
+)
 NEXT = re.compile(r"\n\s*### (?:Instruction|Answer):")  # a base model goes on with a new question
 
 
@@ -107,9 +111,8 @@ def cut_to(text: str, tokens: int) -> str:
     >>> cut_to("It is a very long answer.", 3)
     'It is a'
     """
-    pieces = re.findall(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\s\u3040-\u9fff]+)", text)
     kept = ""
-    for piece in pieces:
+    for piece in PIECE.findall(text):
         if len(tokenize(kept + piece)) > tokens:
             break
         kept += piece
@@ -245,7 +248,6 @@ def compared(one: list[list[Measured]], other: list[list[Measured]]) -> Verdict:
     gain = paired(first, second)
     pairs = zip(one, other, strict=True)
     spread = tuple(
-        fmean(b.rouge for b in two) - fmean(a.rouge for a in first_run)
-        for first_run, two in pairs
+        fmean(b.rouge for b in two) - fmean(a.rouge for a in first_run) for first_run, two in pairs
     )
     return Verdict(kind_of(gain, None, None), gain, spread=spread)
