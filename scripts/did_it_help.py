@@ -172,7 +172,7 @@ def say_plan(study: Study) -> None:
     say(f"models to train: {len(study.learners)}, {options.steps} steps each")
     seconds = trained.expected_seconds(options, study.learners, held_out.questions)
     if seconds:
-        say(f"about {trained.rounded(seconds)} minutes of CPU time in all")
+        say(f"CPU time in all: about {trained.rounded(seconds)} min")
 
 
 def command_line() -> argparse.ArgumentParser:

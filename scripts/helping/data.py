@@ -173,10 +173,10 @@ def shuffled(dataset: Dataset, seed: int) -> Dataset:
     random.Random(seed).shuffle(order)
 
     # Each row gets the answer of the row behind it in a random circle: never its own.
-    rows = []
+    rows = [dict(row) for row in dataset.rows]
     for place, i in enumerate(order):
         giver = order[(place + 1) % count]
-        rows.append({**dataset.rows[i], "output": dataset.rows[giver]["output"]})
+        rows[i]["output"] = dataset.rows[giver]["output"]
     digest = sha256(f"{dataset.digest}/{seed}".encode()).hexdigest()
     return Dataset(dataset.name, digest, rows, file=dataset.file)
 
