@@ -234,8 +234,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         problem = "name one dataset, or two behind --compare"
         raise UsageError(f"{problem}: scripts/did_it_help.py --help shows both")
     if options.drop_overlap and not options.eval:
-        problem = "--drop-overlap goes with --eval"
-        raise UsageError(f"{problem}: seed tasks that are in the data are left out anyway")
+        alone = "--drop-overlap goes with --eval"
+        raise UsageError(f"{alone}: seed tasks that are in the data are left out anyway")
     heldout.check_number(options.num)
     return options
 
