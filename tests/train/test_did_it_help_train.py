@@ -86,9 +86,10 @@ def test_data_that_helps_is_told_from_the_same_data_with_shuffled_answers(measur
     assert verdict["kind"] == "helped"
     assert verdict["gain"]["low"] > 0.2 and verdict["control"]["low"] > 0.2
     lines = {line["name"]: line for line in told["table"]}
-    assert lines["data"]["rouge"]["mean"] > 0.5
-    assert lines["shuffled-data"]["rouge"]["mean"] < 0.35  # a third of the sounds fits by chance
-    assert lines["shuffled-data"]["gain"]["low"] < 0.1
+    assert lines["data"]["rouge"]["mean"] > 0.7
+    # The base says nothing of use, and one sound for all questions fits a third of them.
+    assert lines["before"]["rouge"]["mean"] < 0.1
+    assert lines["shuffled-data"]["rouge"]["mean"] < 0.5
 
 
 def test_the_folder_holds_card_answers_and_page_and_no_path_of_this_machine(
@@ -103,7 +104,7 @@ def test_the_folder_holds_card_answers_and_page_and_no_path_of_this_machine(
     assert "right helped." in card and "| the base model |" in card
     for text in (card, page, answers, whole):
         assert str(measured.parent) not in text and str(Path(tiny).parent) not in text
-    rows = [json.loads(line) for line in answers.splitlines()]
+    rows = [json.loads(line) for line in answers.split("\n")[:-1]]
     assert len(rows) == 24
     assert set(rows[0]["answers"]) == {"before", "data-42", "shuffled-data-42"}
 
@@ -111,7 +112,7 @@ def test_the_folder_holds_card_answers_and_page_and_no_path_of_this_machine(
 def test_the_held_out_loss_is_taken_from_the_base_to_the_last_step(measured: Path) -> None:
     curve = results(measured)["curves"]["data-42"]
     assert [curve[0][0], curve[-1][0]] == [0, 150] and len(curve) == 5
-    assert curve[-1][1] < curve[0][1]
+    assert curve[-1][1] < curve[0][1] / 2
 
 
 def test_the_same_command_again_trains_and_asks_nothing(
@@ -155,13 +156,13 @@ def test_two_datasets_are_compared_over_seeds_on_the_same_questions(
     tiny: str, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    more = ["--compare", files["right"], files["wrong"], "--steps", 100, "--repeat", 2]
+    more = ["--compare", files["right"], files["wrong"], "--steps", 60, "--repeat", 2]
     assert did_it_help.main(flags(tiny, files, out, *more)) == 0
     told = results(out)
     both = next(one for one in told["verdicts"] if one["of"] == "a and b")
     assert both["kind"] == "worse" and len(both["spread"]) == 2
     assert "wrong is worse than right." in capsys.readouterr().out
-    assert [one["epochs"] for one in told["datasets"]] == [10.0, 26.67]
+    assert [one["epochs"] for one in told["datasets"]] == [6.0, 16.0]
     assert [model["name"] for model in told["models"]] == ["a-42", "b-42", "a-43", "b-43"]
 
 
