@@ -159,20 +159,25 @@ def learners_of(study: Study) -> list[Learner]:
 
 def say_plan(study: Study) -> None:
     """Say on stderr what will be done, and how long it takes on a CPU."""
+    # The data and the questions.
     options = study.options
     held_out = study.held_out
-    say = partial(print, file=sys.stderr)
+    words = said.all_words()[study.language]
+    lines = []
     for dataset in study.datasets:
-        say(f"{dataset.name}: {len(dataset.rows)} rows to learn")
+        lines.append(words["plan_rows"].format(name=dataset.name, rows=len(dataset.rows)))
         for why, count in dataset.left_out.items():
             tell(f"notice: {dataset.file}: {count} rows left out: {why}", study.language)
-    left_out = held_out.overlap.total()
-    asked = f"{len(held_out.questions)} of {held_out.tasks} tasks of {held_out.file} are asked"
-    say(f"{asked}; {left_out} are in the data and left out, {study.too_long} are too long")
-    say(f"models to train: {len(study.learners)}, {options.steps} steps each")
+    numbers = {"asked": len(held_out.questions), "tasks": held_out.tasks, "file": held_out.file}
+    numbers |= {"overlap": held_out.overlap.total(), "long": study.too_long}
+    lines.append(words["plan_asked"].format(**numbers))
+
+    # The work.
+    lines.append(words["plan_models"].format(n=len(study.learners), steps=options.steps))
     seconds = trained.expected_seconds(options, study.learners, held_out.questions)
     if seconds:
-        say(f"CPU time in all: about {trained.rounded(seconds)} min")
+        lines.append(words["plan_time"].format(minutes=trained.rounded(seconds)))
+    print("\n".join(lines), file=sys.stderr)
 
 
 def command_line() -> argparse.ArgumentParser:

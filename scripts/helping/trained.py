@@ -102,7 +102,11 @@ def answers(
     if not chat:
         prompts = [shared.forward_prompt(text) for text in prompts]
     own = settings(
-        options, model=model, out=Path(options.out) / "answers", batch_size=ASKED_AT_ONCE
+        options,
+        model=model,
+        out=Path(options.out) / "answers",
+        batch_size=ASKED_AT_ONCE,
+        chat_form=chat,
     )
     replies = shared.generate(own, "answers", prompts, temperature=0.0, chat=chat)
     return [Reply(cleaned(reply.text), reply.finish_reason) for reply in replies]

@@ -1044,6 +1044,8 @@ def batch_inputs(options: Options, tokenizer: Any, prompts: list[str], chat: boo
     elif own_form:
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
         how = {"tokenize": False, "add_generation_prompt": True}
+        if special(options, "chat_form"):
+            how["enable_thinking"] = False  # of models that think: short answers have no room
         texts = tokenizer.apply_chat_template(turns, **how)
 
     # Make tokens of it. All prompts of a batch are as long as its longest one.
