@@ -81,14 +81,15 @@ def names_alone(text: str, question: Question) -> bool:
     A label within a longer label of the task does not count as named by it.
     """
     said = tokenize(text)
-    found = {label for label in question.labels if holds(said, tokenize(label))}
+    labels = {bare(label) for label in question.labels}
+    found = {label for label in labels if holds(said, tokenize(label))}
     within = {
         short
         for short in found
         for long in found - {short}
         if holds(tokenize(long), tokenize(short))
     }
-    return found - within == {question.output}
+    return found - within == {bare(question.output)}
 
 
 def holds(tokens: list[str], part: list[str]) -> bool:

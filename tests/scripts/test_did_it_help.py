@@ -229,6 +229,8 @@ def test_a_label_within_another_label_is_not_named_by_it() -> None:
     asked = Question("q", "Does it match?", "x", "match", ("match", "no match"))
     assert not figures("There is no match.", asked).named
     assert figures("It is a match.", asked).named
+    mixed = Question("q", "Does it match?", "x", "Yes", ("Yes", "yes.", "No"))
+    assert figures("Yes, it does.", mixed).named
 
 
 def test_chinese_labels_lose_their_marks_and_count_by_character() -> None:
