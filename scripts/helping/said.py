@@ -125,12 +125,14 @@ def as_markdown(results: Results) -> str:
 
 
 def paragraphs(results: Results) -> list[str]:
-    """A paragraph for each verdict, and one for what is not done."""
+    """A paragraph for each verdict, one for what holds for all, one for what is not done."""
     words = words_of(results)
     found = []
     for verdict in results["verdicts"]:
         say = of_two if verdict["of"] == "a and b" else of_one
         found.append(words["stop"].join(say(results, verdict)))
+    if found:
+        found.append(words["stop"].join(of_all(results)))
     if results["todo"]:
         todo = words["and"].join(results["todo"])
         found.append(words["unfinished"].format(todo=todo))
@@ -147,26 +149,22 @@ def of_one(results: Results, verdict: dict) -> list[str]:
     numbers = {"before": f"{before['rouge']['mean']:.3f}", "after": f"{after['rouge']['mean']:.3f}"}
     gain = with_ends(words, verdict["gain"], "+")
     said.append(words["figures"].format(**numbers, n=asked, gain=gain))
-    said += against(results, verdict)
+    said += against(words, verdict)
     copy = lines["copy"]["rouge"]["mean"]
     if copy >= after["rouge"]["mean"]:
         said.append(words["copy_wins"].format(copy=f"{copy:.3f}"))
-    return said + of_labels(words, before, after) + of_numbers(results, verdict)
+    return said + of_labels(words, before, after) + of_seeds(words, verdict)
 
 
-def against(results: Results, verdict: dict) -> list[str]:
+def against(words: Words, verdict: dict) -> list[str]:
     """What else could explain a gain."""
-    words = words_of(results)
     said = []
-    if verdict["brief"]:
-        brief = with_ends(words, verdict["brief"], "+")
-        said.append(words["of_brief"].format(brief=brief))
-    if verdict["control"]:
-        control = with_ends(words, verdict["control"], "+")
-        said.append(words["of_control"].format(control=control))
-    elif verdict["gain"]["low"] > 0 and verdict["of"] != "people":
-        said.append(words["no_control"])
-    return [*said, words[results["form"]]]
+    for name in ("brief", "control"):
+        if verdict[name]:
+            difference = with_ends(words, verdict[name], "+")
+            said.append(words[f"of_{name}"].format(**{name: difference}))
+    unknown = not verdict["control"] and verdict["gain"]["low"] > 0
+    return said + ([words["no_control"]] if unknown and verdict["of"] != "people" else [])
 
 
 def of_labels(words: Words, before: dict, after: dict) -> list[str]:
@@ -176,20 +174,31 @@ def of_labels(words: Words, before: dict, after: dict) -> list[str]:
     numbers = {"n": before["labels"], "before": count(before["exact"])}
     numbers |= {"after": count(after["exact"])}
     numbers |= {"named_before": count(before["named"]), "named_after": count(after["named"])}
-    said = [words["labels_said"].format(**numbers)]
-    return said + ([words["few_labels"]] if before["labels"] < FEW_LABELS else [])
+    return [words["labels_said"].format(**numbers)]
 
 
-def of_numbers(results: Results, verdict: dict) -> list[str]:
-    """How far the numbers carry: how many tasks, how many random seeds."""
-    words = words_of(results)
-    asked = results["held_out"]["asked"]
-    said = [words["few_tasks"].format(n=asked)] if asked < FEW_TASKS else []
+def of_seeds(words: Words, verdict: dict) -> list[str]:
+    """From where to where the difference goes, where there are several random seeds."""
     spread = verdict["spread"]
     if len(spread) < 2:
-        return [*said, words["one_seed"]]
+        return []
     ends = {"low": f"{min(spread):+.3f}", "high": f"{max(spread):+.3f}"}
-    return [*said, words["spread"].format(n=len(spread), **ends)]
+    return [words["spread"].format(n=len(spread), **ends)]
+
+
+def of_all(results: Results) -> list[str]:
+    """How far the numbers carry: the template, and how many labels, tasks and random seeds."""
+    words = words_of(results)
+    labels = results["table"][0]["labels"]
+    asked = results["held_out"]["asked"]
+    said = [words[results["form"]]]
+    if 0 < labels < FEW_LABELS:
+        said.append(words["few_labels"].format(n=labels))
+    if asked < FEW_TASKS:
+        said.append(words["few_tasks"].format(n=asked))
+    if len(results["seeds"]) < 2:
+        said.append(words["one_seed"])
+    return said
 
 
 def of_two(results: Results, verdict: dict) -> list[str]:
@@ -200,4 +209,4 @@ def of_two(results: Results, verdict: dict) -> list[str]:
     said = [words[kinds.get(verdict["kind"], "no_better")].format(**names)]
     gain = with_ends(words, verdict["gain"], "+")
     said.append(words["compared"].format(gain=gain))
-    return said + of_numbers(results, verdict)
+    return said + of_seeds(words, verdict)

@@ -355,7 +355,7 @@ SAYS = {
 @pytest.mark.parametrize("kind", SAYS)
 def test_each_verdict_is_said_as_what_it_is_in_both_languages(kind: str) -> None:
     for language, words in zip(("en", "zh"), SAYS[kind], strict=True):
-        (paragraph,) = said.paragraphs(results(kind, language))
+        paragraph, _ = said.paragraphs(results(kind, language))
         assert words in paragraph
         helped = ("mine helped", "mine 有用")
         assert any(text in paragraph for text in helped) == (kind == "helped")
@@ -365,11 +365,14 @@ def test_each_verdict_is_said_as_what_it_is_in_both_languages(kind: str) -> None
 def test_a_gain_below_a_copy_of_the_input_and_few_labels_are_said() -> None:
     told = results("helped")
     told["table"][2]["rouge"]["mean"] = 0.9
-    (text,) = said.paragraphs(told)
+    text = " ".join(said.paragraphs(told))
     assert "A copy of the input scores 0.900, no less than the model" in text
-    assert "30 of 30 before" in text and "So few labels" not in text
+    assert "30 of 30 before" in text and "too few" not in text
     assert "One random seed" in text and "Without --shuffled" in text
-    plain = said.paragraphs(results("helped", form="plain"))[0]
+    told = results("helped", form="plain")
+    told["table"][0]["labels"] = 9
+    plain = said.paragraphs(told)[-1]
+    assert "9 labels are too few" in plain
     assert "which only the trained model has seen" in plain
 
 

@@ -172,7 +172,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
 ) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "scripts" / "did_it_help.py")]
-    command += flags(tiny, files, out, files["right"], "--steps", "200")
+    command += flags(tiny, files, out, files["right"], "--steps", "100")
     quiet = {"env": os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}}
     started = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", **quiet)
     deadline = time.monotonic() + PATIENCE
