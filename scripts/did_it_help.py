@@ -6,7 +6,7 @@
 
 It is the paper's last step (section 4). DATA is a folder of prepare_for_finetuning.py, or a file
 in the Alpaca shape. MODEL is a name on the hub or a folder: any causal language model, without
-it SmolLM2-135M-Instruct. With that, the first command takes about 12 minutes of one CPU core;
+it SmolLM2-135M-Instruct. With that, the first command takes about 13 minutes of one CPU core;
 how long it takes is said before it starts.
 
 The model answers held-out tasks: seed tasks that the data does not hold, or those of --eval FILE

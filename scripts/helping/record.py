@@ -15,6 +15,7 @@ import json
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import self_instruct_workshop as workshop
@@ -84,7 +85,7 @@ def write(study: Study) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     shown = {
         RESULTS: json.dumps(results, ensure_ascii=False, indent=1) + "\n",
-        ANSWERS: "".join(workshop.to_json(row) + "\n" for row in rows),
+        ANSWERS: "".join(map(workshop.to_json, rows)),
         CARD: page.card(results),
         PAGE: page.html_page(results, rows),
     }
@@ -223,8 +224,21 @@ def table(study: Study, runs: dict[str, list[list[Measured]]]) -> list[dict[str,
         gain = None
         if name not in ("before", "empty", "label"):
             gain = asdict(scores.paired(before, scores.mean_rouge(each)))
-        lines.append({"name": name, "gain": gain, **asdict(scores.summary(each))})
+        line = {"name": name, "gain": gain, "loss": last_loss(study, name)}
+        lines.append(line | asdict(scores.summary(each)))
     return lines
+
+
+def last_loss(study: Study, name: str) -> float | None:
+    """The held-out loss of a line of the table: of the base before the first step.
+
+    Of several seeds it is their mean. None where no model stands behind the line.
+    """
+    losses = [figures.get("unseen_loss") for figures in study.figures.values()]
+    if name == "before":
+        return next((points[0][1] for points in losses if points), None)
+    ends = [study.figures[one].get("unseen_loss") for one in names_of(study, name)]
+    return fmean(points[-1][1] for points in ends) if ends and all(ends) else None
 
 
 def verdicts(study: Study, runs: dict[str, list[list[Measured]]]) -> list[dict[str, Any]]:

@@ -88,6 +88,7 @@ def cells_of(results: Results, line: dict) -> dict[str, str]:
     cells["gain"] = with_ends(words, line["gain"], "+") if line["gain"] else ""
     for name in ("exact", "named"):
         cells[name] = f"{count(line[name])}/{line['labels']}"
+    cells["loss"] = f"{line['loss']:.2f}" if line["loss"] is not None else ""
     cells["tokens"] = count(line["tokens"])
     return cells | {name: count(line[name]) for name in COUNTS}
 

@@ -142,7 +142,7 @@ def versions() -> dict[str, str]:
 
 # Measured on one core with SmolLM2-135M: how many times the arithmetic of the model's matrices
 # training and answering take, of what a large product of matrices takes on the same core.
-OVERHEAD = {"train": 1.5, "answer": 2.2}
+OVERHEAD = {"train": 1.8, "answer": 2.5}
 
 
 def expected_seconds(

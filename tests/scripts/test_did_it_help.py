@@ -330,7 +330,10 @@ def results(kind: str, language: str = "en", **changes: object) -> dict:
     verdict = scores.judged(before, after, **others)
     assert verdict.kind == kind
     lines = {"before": before, "data": after, "copy": low, "empty": run(0.0)}
-    table = [{"name": name, "gain": None, **scores_of(each)} for name, each in lines.items()]
+    table = [
+        {"name": name, "gain": None, "loss": None, **scores_of(each)}
+        for name, each in lines.items()
+    ]
     dataset = {"group": "data", "name": "mine", "file": "train.jsonl", "sha256": "0", "rows": 3}
     told = {"language": language, "form": "chat", "todo": [], "table": table, "base": "model"}
     told |= {"verdicts": [{"of": "data", **verdict.record()}], "seeds": [42], "curves": {}}
