@@ -28,6 +28,10 @@ from self_instruct_workshop import Reply, breaks, tokenize
 COPIED = 0.7  # ROUGE-L of an answer with its input from which on it counts as a copy
 SMALL = 0.02  # ROUGE-L: a difference within this is said to be small
 EDGES = " \t\r\n.,;:!?\"'`*()[]。，；：！？、“”‘’「」《》（）"  # what may stand around a label
+ASIDE = 2  # tokens beside an option in a list, such as an article
+STOP = re.compile(r"[;；:：.。?？!！]")  # no list goes on behind these
+BETWEEN = re.compile(r"[,，、/“”\"]|\bor\b|\band\b|还是|或者|或|和")
+CHINESE = re.compile(r"[\u3400-\u9fff]")
 PIECE = re.compile(  # one character of Chinese, Japanese or Korean; or a word of another script
     r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
     r"|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+)"
@@ -78,10 +82,11 @@ def bare(text: str) -> str:
 def names_alone(text: str, question: Question) -> bool:
     """Whether an answer names the right label, in any sentence, and none of the others.
 
-    A label within a longer label of the task does not count as named by it.
+    The others are those of the task's instances, and what the instruction lists beside the right
+    one. A label within a longer label does not count as named by it.
     """
     said = tokenize(text)
-    labels = {bare(label) for label in question.labels}
+    labels = {bare(label) for label in question.labels} | listed(question)
     found = {label for label in labels if holds(said, tokenize(label))}
     within = {
         short
@@ -90,6 +95,40 @@ def names_alone(text: str, question: Question) -> bool:
         if holds(tokenize(long), tokenize(short))
     }
     return found - within == {bare(question.output)}
+
+
+def listed(question: Question) -> set[str]:
+    """The options that the instruction lists beside the right label, as far as they are seen.
+
+    >>> sorted(listed(Question("1", "Is it a River, a Lake or a Desert?", "", "Lake", ("Lake",))))
+    ['desert', 'lake', 'river']
+    """
+    label = tokenize(question.output)
+    clauses = STOP.split(question.instruction) if label else []
+    for clause in clauses:
+        parts = [tokenize(part) for part in BETWEEN.split(clause)]
+        parts = [part for part in parts if part]
+        if label in [part[-len(label) :] for part in parts]:
+            return {bare(text) for text in beside(label, parts, question.output)}
+    return set()
+
+
+def beside(label: list[str], parts: list[list[str]], text: str) -> set[str]:
+    """The ends of the parts of a clause that stand in one list with the label.
+
+    From the label on, to both sides: options are short, but the first may end a longer part.
+    """
+    size = len(label)
+    ends = [part[-size:] for part in parts]
+    place = ends.index(label)
+    first = place
+    while first > 0 and len(parts[first]) <= size + ASIDE:
+        first -= 1
+    last = place
+    while last + 1 < len(parts) and len(parts[last + 1]) <= size + ASIDE:
+        last += 1
+    gap = "" if CHINESE.search(text) else " "
+    return {gap.join(end) for end in ends[first : last + 1]}
 
 
 def holds(tokens: list[str], part: list[str]) -> bool:

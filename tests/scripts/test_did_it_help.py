@@ -233,6 +233,26 @@ def test_a_label_within_another_label_is_not_named_by_it() -> None:
     assert figures("Yes, it does.", mixed).named
 
 
+@pytest.mark.parametrize(
+    ("instruction", "label", "options"),
+    [
+        ("Is it a River, a Lake or a Desert?", "Desert", "desert lake river"),
+        ("Is the activity Finished, Ongoing or Planned?", "Ongoing", "finished ongoing planned"),
+        ("Check the text, and respond with valid or invalid.", "valid", "invalid valid"),
+        ("说出成语的感情色彩，答案限于褒义、贬义、中性。", "贬义", "中性 褒义 贬义"),
+        ("Name the capital.", "Paris", ""),
+    ],
+)
+def test_the_options_that_an_instruction_lists_are_rivals_of_the_label(
+    instruction: str, label: str, options: str
+) -> None:
+    asked = Question("q", instruction, "x", label, (label,))
+    assert {*options.split()} <= scores.listed(asked)
+    all_of_them = " or ".join(options.split())
+    assert figures(label, asked).named
+    assert not options or not figures(all_of_them, asked).named
+
+
 def test_chinese_labels_lose_their_marks_and_count_by_character() -> None:
     asked = Question("q", "褒义还是贬义？", "他真勤快", "褒义", ("褒义", "贬义"))
     assert figures("“褒义”。", asked).exact
