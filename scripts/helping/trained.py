@@ -82,6 +82,7 @@ def train(
         out=folder,
         seed=learner.seed,
         chat_form=chat,
+        max_steps=options.steps,
         unseen=unseen,
     )
     rows = [(row, "") for row in learner.dataset.rows]

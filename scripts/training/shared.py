@@ -664,7 +664,7 @@ NOTED = ("lr", "epochs", "lora_r", "max_length", "batch_size", "seed", "dtype", 
 # What a program may set that has no flag in the four steps, and what holds where it does not.
 SPECIAL = {
     "chat_form": False,  # learn in the chat template of the model, not in our plain one
-    "steps": 0,  # so many steps, whatever --epochs says; 0: --epochs says it
+    "max_steps": 0,  # so many steps, whatever --epochs says; 0: --epochs says it
     "unseen": (),  # rows whose loss is taken five times on the way; they are not learnt
 }
 
@@ -708,7 +708,7 @@ def note_of(options: Options, rows: list[tuple[Row, str]], backward: bool) -> Ro
     note["tags"] = sorted({tag for _, tag in rows})
     for name in NOTED:
         note[name] = getattr(options, name)
-    for name in ("chat_form", "steps"):
+    for name in ("chat_form", "max_steps"):
         if special(options, name):
             note[name] = special(options, name)
     note["data"] = sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
@@ -719,7 +719,7 @@ def check_same(out: Path, before: Row, note: Row) -> None:
     """Raise UsageError where the folder holds a training with other settings."""
     if not before:
         return
-    names = dict.fromkeys([*note, "chat_form", "steps"])  # a dict keeps the order
+    names = dict.fromkeys([*note, "chat_form", "max_steps"])  # a dict keeps the order
     changed = [name for name in names if before.get(name) != note.get(name)]
     if changed:
         problem = f"{out} was trained with other settings ({', '.join(changed)})"
@@ -847,7 +847,7 @@ def training_settings(options: Options, examples: int) -> Any:
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         num_train_epochs=options.epochs,
-        max_steps=special(options, "steps") or -1,  # -1: the epochs say it
+        max_steps=special(options, "max_steps") or -1,  # -1: the epochs say it
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=max(1, min(STEP, examples) // options.batch_size),
         # What is kept and said meanwhile.
