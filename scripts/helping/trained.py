@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -149,12 +149,18 @@ OVERHEAD = {"train": 1.8, "answer": 2.5}
 def expected_seconds(
     options: argparse.Namespace, learners: list[Learner], questions: list[Question]
 ) -> float | None:
-    """About how much CPU time it takes on this machine; None on a GPU, where minutes are enough."""
+    """About how much CPU time it takes on this machine.
+
+    None on a GPU, where minutes are enough, and for a model that says nothing of its size; what is
+    wrong with such a model is said where it is loaded.
+    """
     device, _ = shared.device_and_dtype(options.dtype)
     if device != "cpu":
         return None
     tokenizer = shared.load_tokenizer(options.model)
     weights = weights_of(options.model)
+    if not weights:
+        return None
     rate = products_a_second()
 
     # What is read and written, in tokens. A training step reads forwards and backwards: 3 passes.
@@ -175,14 +181,14 @@ def row_size(tokenizer: Any, learner: Learner) -> float:
 
 
 def weights_of(model: str) -> int:
-    """How many weights a model has, without loading them."""
+    """How many weights a model has, without loading them; 0 where that cannot be known."""
     import torch
     import transformers
 
     config = shared.load("AutoConfig", model)
-    with torch.device("meta"):
-        empty = transformers.AutoModelForCausalLM.from_config(config)
-    return empty.num_parameters()
+    with suppress(ValueError, KeyError), torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config).num_parameters()
+    return 0
 
 
 def products_a_second() -> float:
