@@ -73,6 +73,7 @@ def numbers(run: Run, requests: int) -> dict:
         "spending": run.summary.get("spending") or {},
         "judge": judged(run),
         "rewrite": rewritten(run),
+        "helped": without_paths(run.helped),
     }
 
 

@@ -163,6 +163,17 @@ function showJudge() {
   byId("judge-note").textContent = parts.join(SPACE);
 }
 
+// Whether a model learnt from the rows, in the words of did_it_help.py. Without it, the section stays hidden.
+function showHelped() {
+  const { paragraphs, table } = told.helped;
+  if (!table?.length) return;
+  byId("helped").hidden = false;
+  for (const text of paragraphs) byId("helped-said").append(modelText("p", "", text));
+  const [names, ...lines] = table;
+  const body = heading(byId("helped-table"), names.map(visible));
+  for (const [name, ...cells] of lines) row(body, [modelText("span", "", name), ...cells.map(visible)]);
+}
+
 function showTopics() {
   if (!told.topics.length) {
     byId("topics").remove();
@@ -789,6 +800,7 @@ showTopics();
 showTable1();
 showRewrite();
 showJudge();
+showHelped();
 showTokens();
 showSettings();
 fillFilters();

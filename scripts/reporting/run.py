@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.helping.data import fingerprint
 from scripts.reading.records import value_or_none as parsed
 from self_instruct_workshop import (
     SHAPE,
@@ -80,6 +81,11 @@ REWRITE = {  # rewrite.json of scripts/rewrite.py
     "counts": {"fell_back": {"*": COUNT}, "*": COUNT},
     "*": object,
 }
+HELPED = {  # did_it_help/results.json of scripts/did_it_help.py
+    "said": {"paragraphs": [str], "table": [[str]], "*": object},
+    "datasets": [{"fingerprints": [str], "*": object}],
+    "*": object,
+}
 LARGEST = 10**15  # no number of a run is larger
 
 # A path from the top of a disk, up to its last part.
@@ -110,6 +116,7 @@ class Run:
     rewrite: dict = field(default_factory=dict)  # rewrite.json; {} where it is of other rows
     rewritten: list[dict] = field(default_factory=list)  # step 5, of that
     topics: str = ""  # the same of the topics; empty: there are none
+    helped: dict = field(default_factory=dict)  # what a model learnt from these rows; or {}
 
     @property
     def language(self) -> str:
@@ -149,7 +156,29 @@ def read_run(folder: Path) -> Run:
     run.seeds = read_seeds(run)
     run.judge, run.judged = read_judge(folder)
     run.rewrite, run.rewritten = read_rewrite(folder)
+    run.helped = read_helped(folder, steps.get(STAGES[-1], []))
     return run
+
+
+def read_helped(folder: Path, rows: list[dict]) -> dict:
+    """Whether the data helped a model: what did_it_help.py said, where it lies beside the run.
+
+    Nothing where there is none, or where it is about other rows: less than half of the questions
+    that it names are the run's.
+    """
+    try:
+        record = parsed((folder / "did_it_help" / "results.json").read_bytes())
+    except OSError:
+        return {}
+    known = isinstance(record, dict) and record.keys() >= HELPED.keys() - {"*"}
+    if not known or not fits(record, HELPED):
+        return {}
+    ours = {fingerprint(f"{row['instruction']} {row['input']}") for row in rows}
+    for dataset in record["datasets"]:
+        named = dataset.get("fingerprints", [])
+        if named and sum(one in ours for one in named) * 2 >= len(named):
+            return record["said"]
+    return {}
 
 
 def read_judge(folder: Path) -> tuple[dict, list[dict]]:

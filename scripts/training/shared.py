@@ -253,6 +253,20 @@ def room_in(tokenizer: Any, prompt: Callable[[str], str], limit: int) -> int:
     return room
 
 
+def chat_example(tokenizer: Any, row: Row, max_length: int) -> Row | None:
+    """A row as turns of a chat: the trainer puts them into the model's own template.
+
+    None where the instruction takes more than half of `max_length` (in tokens).
+    """
+    question = {"role": "user", "content": question_of(row)}
+    answer = {"role": "assistant", "content": row["output"]}
+    if size(tokenizer, question["content"]) > max_length // 2:
+        return None
+    whole = tokenizer.apply_chat_template([question, answer], tokenize=False)
+    clipped = size(tokenizer, whole) > max_length
+    return {"prompt": [question], "completion": [answer], "clipped": clipped}
+
+
 def example(tokenizer: Any, row: Row, backward: bool, max_length: int, tag: str = "") -> Row | None:
     """A row as an example to learn: prompt, completion, and whether its answer is clipped.
 
@@ -616,6 +630,18 @@ asked_model = lru_cache(maxsize=1)(load_model)
 # The flags that change what is learnt. `train` notes them.
 NOTED = ("lr", "epochs", "lora_r", "max_length", "batch_size", "seed", "dtype", "load_in_4bit")
 
+# What a program may set that has no flag in the four steps, and what holds where it does not.
+SPECIAL = {
+    "chat_form": False,  # learn in the chat template of the model, not in our plain one
+    "max_steps": 0,  # so many steps, whatever --epochs says; 0: --epochs says it
+    "unseen": (),  # rows whose loss is taken five times on the way; they are not learnt
+}
+
+
+def special(options: Options, name: str) -> Any:
+    """A setting of SPECIAL, or what holds where the program does not set it."""
+    return getattr(options, name, SPECIAL[name])
+
 
 def train(options: Options, rows: list[tuple[Row, str]], backward: bool) -> Row:
     """Train an adapter on pairs of (row, tag) into options.out.
@@ -651,6 +677,9 @@ def note_of(options: Options, rows: list[tuple[Row, str]], backward: bool) -> Ro
     note["tags"] = sorted({tag for _, tag in rows})
     for name in NOTED:
         note[name] = getattr(options, name)
+    for name in ("chat_form", "max_steps"):
+        if special(options, name):
+            note[name] = special(options, name)
     note["data"] = sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     return note
 
@@ -659,7 +688,8 @@ def check_same(out: Path, before: Row, note: Row) -> None:
     """Raise UsageError where the folder holds a training with other settings."""
     if not before:
         return
-    changed = [name for name in note if before.get(name) != note[name]]
+    names = dict.fromkeys([*note, "chat_form", "max_steps"])  # a dict keeps the order
+    changed = [name for name in names if before.get(name) != note.get(name)]
     if changed:
         problem = f"{out} was trained with other settings ({', '.join(changed)})"
         advice = "give another --out, or delete that folder to train anew"
@@ -697,6 +727,7 @@ def fit_adapter(options: Options, rows: list[tuple[Row, str]], backward: bool) -
 
     # Count.
     history = trainer.state.log_history
+    unseen = [[line["step"], line["eval_loss"]] for line in history if "eval_loss" in line]
     return {
         "examples": len(examples),
         "clipped": sum(one["clipped"] for one in examples),
@@ -704,7 +735,7 @@ def fit_adapter(options: Options, rows: list[tuple[Row, str]], backward: bool) -
         "seconds": round(time.monotonic() - started, 1),
         "gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
         "loss": [round(line["loss"], 2) for line in history if "loss" in line],
-    }
+    } | ({"unseen_loss": unseen} if unseen else {})
 
 
 def make_examples(
@@ -713,7 +744,10 @@ def make_examples(
     """The examples of (row, tag) pairs. Rows with too long an instruction are counted."""
     # Make an example of each row that fits.
     limit = options.max_length
-    made = [example(tokenizer, row, backward, limit, tag) for row, tag in rows]
+    if special(options, "chat_form"):
+        made = [chat_example(tokenizer, row, limit) for row, _ in rows]
+    else:
+        made = [example(tokenizer, row, backward, limit, tag) for row, tag in rows]
     examples = [one for one in made if one is not None]
 
     # Say what is left out.
@@ -748,11 +782,16 @@ def make_trainer(options: Options, tokenizer: Any, examples: list[Row]) -> Any:
         task_type="CAUSAL_LM",
     )
 
-    # Put it together.
+    # Put it together. Rows that are not learnt only have their loss taken.
+    unseen = None
+    if special(options, "unseen"):
+        kept = make_examples(options, tokenizer, special(options, "unseen"), backward=False)
+        unseen = datasets.Dataset.from_list(kept).remove_columns("clipped")
     trainer = trl.SFTTrainer(
         model,
         training_settings(options, len(examples)),
         train_dataset=datasets.Dataset.from_list(examples).remove_columns("clipped"),
+        eval_dataset=unseen,
         processing_class=tokenizer,
         peft_config=lora,
     )
@@ -779,6 +818,7 @@ def training_settings(options: Options, examples: int) -> Any:
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         num_train_epochs=options.epochs,
+        max_steps=special(options, "max_steps") or -1,  # -1: the epochs say it
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=max(1, min(STEP, examples) // options.batch_size),
         # What is kept and said meanwhile.
@@ -786,6 +826,10 @@ def training_settings(options: Options, examples: int) -> Any:
         save_steps=0.1,
         save_total_limit=1,
         logging_steps=0.1,
+        eval_strategy="steps" if special(options, "unseen") else "no",
+        eval_on_start=bool(special(options, "unseen")),
+        eval_steps=0.25,
+        per_device_eval_batch_size=options.batch_size,
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
         # What only a GPU can do.
@@ -985,24 +1029,28 @@ class Dice:
 def knows_chats(options: Options) -> bool:
     """Whether the model takes turns of a chat: a server's does, and one with a chat template.
 
-    A model that we trained knows our own template alone.
+    A model that we trained knows our own template alone, unless it was trained in its own.
     """
     if served(options):
         return True
-    return not trained(options.model) and bool(load_tokenizer(options.model).chat_template)
+    note = trained(options.model)
+    ours = bool(note) and not note.get("chat_form")
+    return not ours and bool(load_tokenizer(options.model).chat_template)
 
 
 def batch_inputs(options: Options, tokenizer: Any, prompts: list[Prompt], chat: bool) -> Any:
     """The tokens of a batch of prompts, in the form that the model knows.
 
-    A model that we trained knows our template. A chat model knows its own, which
-    begins with <s> already. Any other model gets the plain text.
+    A model that we trained knows our template, unless it was trained in its own. A chat model
+    knows its own, which begins with <s> already. Any other model gets the plain text.
     """
     # Which form does the model know?
     own_form = chat and knows_chats(options)
     texts = prompts
     if own_form:
         how = {"tokenize": False, "add_generation_prompt": True}
+        if special(options, "chat_form"):
+            how["enable_thinking"] = False  # of models that think: short answers have no room
         texts = tokenizer.apply_chat_template([workshop.as_turns(one) for one in prompts], **how)
     elif chat and trained(options.model):
         texts = [forward_prompt(prompt) for prompt in prompts]

@@ -22,6 +22,7 @@ import self_instruct
 import self_instruct_workshop as workshop
 from scripts import judge, rewrite
 from scripts.asking import together
+from scripts.helping import record as helping
 from scripts.provenance import write_provenance
 from self_instruct_workshop import Config, run
 
@@ -164,6 +165,7 @@ def test_every_file_that_the_readme_names_exists_or_is_made_by_a_run(
     )
     wanted = {"requirements.txt", "self_instruct_workshop.py"} if readme in READMES else set()
     assert names and wanted <= {*names}
+    made |= {helping.RESULTS, helping.ANSWERS, helping.PAGE}  # by did_it_help.py, with torch
     made |= {"report.html"} | {
         path.name for path in (ROOT / "data").iterdir()
     }  # named without folder

@@ -27,11 +27,12 @@ FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
 NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
-NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
 NAMED += " training/rest_of_run.py"
 NAMED += " gguf_to_folder.py reading/records.py reading/rows.py preparing/card.py"
 NAMED += " preparing/choose.py preparing/ids.py preparing/origin.py preparing/preferences.py"
 NAMED += " preparing/tokens.py"
+NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py did_it_help.py"
+NAMED += " helping/data.py helping/heldout.py helping/record.py helping/trained.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -43,6 +44,7 @@ NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filte
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
 NAMES += r"|\b(kappa|preference|Parquet|GGUF|transformers|llama-gguf-split)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
+NAMES += r"|(?<=--form )(chat|plain)|messages 或 conversations|prompt 和 completion"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
 

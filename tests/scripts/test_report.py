@@ -26,6 +26,7 @@ for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
 from scripts import judge, report, rewrite  # noqa: E402
+from scripts.helping.data import fingerprints, read_dataset  # noqa: E402
 from scripts.report import write_report  # noqa: E402
 from scripts.reporting import verb_nouns  # noqa: E402
 from scripts.reporting.numbers import histogram, words  # noqa: E402
@@ -1064,3 +1065,33 @@ def test_a_rewriting_of_other_rows_is_not_shown(
     page = page_of(folder, tmp_path)
     assert page.numbers["rewrite"] == {} and not page.of(stage="rewrite")
     assert len(page.of(status="kept", stage="filter")) == len(read(folder, STEP_FILES[3]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Did the data help a model?
+
+
+def helped_copy(folder: Path, to: Path, of: str, text: str = "The data helped.") -> Path:
+    """A run beside which did_it_help.py left its results: `of` "these" rows or of others."""
+    copied = copy(folder, to)
+    dataset = read_dataset(folder / STEP_FILES[3])
+    names = fingerprints(dataset.rows) if of == "these" else ["0" * 16]
+    said = {"paragraphs": [text], "table": [["who", "ROUGE-L"], ["before", "0.1"]]}
+    record = {"said": said, "datasets": [{"fingerprints": names}]}
+    (copied / "did_it_help").mkdir()
+    told = json.dumps(record) if of != "damaged" else '{"said": 3}'
+    (copied / "did_it_help" / "results.json").write_text(told, encoding="utf-8")
+    return copied
+
+
+@pytest.mark.parametrize("of", ["these", "others", "damaged"])
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_what_a_model_learnt_is_shown_where_it_learnt_from_these_rows(
+    kind: str, of: str, practice: Callable, tmp_path: Path
+) -> None:
+    page = page_of(helped_copy(practice(kind)[0], tmp_path / "helped", of), tmp_path)
+    shown = page.numbers["helped"]
+    assert bool(shown) == (of == "these")
+    if shown:
+        assert shown["paragraphs"] == ["The data helped."]
+        assert shown["table"][1] == ["before", "0.1"]

@@ -1,0 +1,198 @@
+"""The dataset that a model is finetuned on, in any shape that prepare_for_finetuning.py writes.
+
+    alpaca              instruction, input, output; or tasks with `instances`
+    messages            turns with role and content
+    sharegpt            turns with from and value
+    prompt-completion   two texts, or two lists of turns
+
+Every row becomes a question and its answer. The shapes of prompt-completion ("Task: ...",
+"Output:") are taken off again, so that the same rows teach the same in each format.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # a part, no program: said before an import fails
+    raise SystemExit(
+        "data.py is a part of scripts/did_it_help.py: run  python scripts/did_it_help.py --help"
+    )
+
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from scripts.training import shared
+from scripts.training.shared import Row
+from self_instruct_workshop import WorkshopError
+
+NAMES = ("train.jsonl", "train.json")  # what prepare_for_finetuning.py writes into its folder
+ROLES = {"human": "user", "gpt": "assistant"}  # sharegpt's names
+SEVERAL = "more than one question and answer"
+EMPTY = "without a question or an answer"
+
+
+@dataclass
+class Dataset:
+    """Rows to learn: each has instruction (the whole question), input (empty) and output."""
+
+    name: str
+    digest: str  # SHA-256 of the file
+    rows: list[Row]
+    left_out: Counter[str] = field(default_factory=Counter)  # why -> rows
+    file: str = ""  # its name, without the folders above it
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read a folder of prepare_for_finetuning.py, or one file.
+
+    Of a folder, only the part to train on is read. Raises WorkshopError where there is no such
+    file, a record has another shape, or no row is left.
+    """
+    # Which file?
+    file = path
+    if path.is_dir():
+        found = [path / name for name in NAMES if (path / name).is_file()]
+        if not found:
+            problem = f"{path} holds neither {' nor '.join(NAMES)}"
+            raise WorkshopError(f"{problem}: name a folder of prepare_for_finetuning.py")
+        file = found[0]
+
+    # Read its rows.
+    dataset = Dataset(path.stem, "", [], file=file.name)
+    for number, record in enumerate(shared.read(file), 1):
+        for pair in pairs_of(f"{file}, record {number}", record):
+            add(dataset, pair)
+    if not dataset.rows:
+        raise WorkshopError(f"{file} holds no question with an answer: name another file")
+    dataset.digest = sha256(file.read_bytes()).hexdigest()
+    return dataset
+
+
+def add(dataset: Dataset, pair: tuple[str, str] | str) -> None:
+    """Add a question with its answer, or count why there is none."""
+    if isinstance(pair, str):
+        dataset.left_out[pair] += 1
+        return
+    question, answer = pair[0].strip(), pair[1].strip()
+    if question and answer:
+        dataset.rows.append({"instruction": question, "input": "", "output": answer})
+    else:
+        dataset.left_out[EMPTY] += 1
+
+
+def pairs_of(where: str, record: Any) -> list[tuple[str, str] | str]:
+    """The questions and answers of a record; in place of one, the reason why it is left out.
+
+    Raises WorkshopError where a record has none of the known shapes.
+    """
+    shapes = (of_task, of_turns, of_prompt)
+    if isinstance(record, dict):
+        for shape in shapes:
+            found = shape(record)
+            if found is not None:
+                return found
+    known = "instruction and output, messages, conversations, or prompt and completion"
+    raise WorkshopError(f"{where} has none of these: {known}: is it the right file?")
+
+
+def of_task(record: Row) -> list[tuple[str, str] | str] | None:
+    """The pairs of a row in the Alpaca shape, or of a task with instances; None: another shape."""
+    instruction = record.get("instruction")
+    instances = record.get("instances", [record])
+    if not isinstance(instruction, str) or not isinstance(instances, list):
+        return None
+    if record.get("history"):
+        return [SEVERAL]
+    found = []
+    for instance in instances:
+        if not isinstance(instance, dict) or "output" not in instance:
+            return None
+        parts = (record.get("system"), instruction, instance.get("input"))
+        found.append((joined(parts), str(instance["output"] or "")))
+    return found
+
+
+def joined(parts: tuple) -> str:
+    """The texts that are there, with a blank line between them."""
+    return "\n\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
+
+
+def of_turns(record: Row) -> list[tuple[str, str] | str] | None:
+    """The pair of a chat; a system text stands in front of the question. None: another shape."""
+    turns = record.get("messages", record.get("conversations"))
+    if turns is None and isinstance(record.get("prompt"), list):
+        turns = [*record["prompt"], *(record.get("completion") or [])]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return None
+    said = [(role_of(turn), str(turn.get("content", turn.get("value")) or "")) for turn in turns]
+    system = tuple(text for role, text in said if role == "system")
+    talk = [(role, text) for role, text in said if role != "system"]
+    if [role for role, _ in talk] != ["user", "assistant"]:
+        return [SEVERAL]
+    return [(joined((*system, talk[0][1])), talk[1][1])]
+
+
+def role_of(turn: Row) -> str:
+    """Who speaks: user, assistant or system."""
+    role = str(turn.get("role", turn.get("from")))
+    return ROLES.get(role, role)
+
+
+def of_prompt(record: Row) -> list[tuple[str, str] | str] | None:
+    """The pair of a prompt and a completion that are texts; None: another shape."""
+    prompt, completion = record.get("prompt"), record.get("completion")
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        return None
+    return [(without_shape(prompt), completion)]
+
+
+def without_shape(prompt: str) -> str:
+    """The question in a prompt of prompt-completion.
+
+    >>> without_shape("Task: Add the numbers.\\nInput: 2, 3\\nOutput:")
+    'Add the numbers.\\n\\n2, 3'
+    """
+    text = re.sub(r"^(?:Task: |任务：\s*)", "", prompt)
+    text = re.sub(r"\s*(?:Output:|输出：)\s*$", "", text)
+    return re.sub(r"\n+(?:Input:[ \n]|输入：\s*)", "\n\n", text, count=1).strip()
+
+
+def shuffled(dataset: Dataset, seed: int) -> Dataset:
+    """The same questions and the same answers, each answer at another question.
+
+    A model that learns from these can only learn what answers look like. Raises WorkshopError
+    for a single row, whose answer can go nowhere.
+    """
+    count = len(dataset.rows)
+    if count < 2:
+        raise WorkshopError("one row cannot be shuffled: leave out --shuffled")
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+
+    # Each row gets the answer of the row behind it in a random circle: never its own.
+    rows = [dict(row) for row in dataset.rows]
+    for place, i in enumerate(order):
+        giver = order[(place + 1) % count]
+        rows[i]["output"] = dataset.rows[giver]["output"]
+    digest = sha256(f"{dataset.digest}/{seed}".encode()).hexdigest()
+    return Dataset(dataset.name, digest, rows, file=dataset.file)
+
+
+def fingerprints(rows: list[Row]) -> list[str]:
+    """Digests of the questions of up to 20 rows, drawn: by them a report knows its own rows."""
+    chosen = random.Random(0).sample(rows, min(20, len(rows)))
+    return [fingerprint(row["instruction"]) for row in chosen]
+
+
+def fingerprint(question: str) -> str:
+    """A digest of a question, whatever the spaces in it are."""
+    return sha256(" ".join(question.split()).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def is_chinese(rows: list[Row]) -> bool:
+    """Whether more than half of the letters in the questions are Chinese."""
+    letters = [c for row in rows for c in row["instruction"] if c.isalpha()]
+    return sum("\u4e00" <= c <= "\u9fff" for c in letters) > len(letters) / 2
