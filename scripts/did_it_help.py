@@ -42,6 +42,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.asking.parser import Parser
 from scripts.helping import data, heldout, record, said, trained
 from scripts.helping.data import Dataset
 from scripts.helping.heldout import HeldOut
@@ -182,7 +183,7 @@ def say_plan(study: Study) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     count = partial(add, type=shared.positive, metavar="N")
 
