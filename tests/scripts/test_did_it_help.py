@@ -474,7 +474,7 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess:
         (["a.json", "--compare", "b.json", "c.json"], 2, "name one dataset"),
         (["a.json", "--drop-overlap"], 2, "--drop-overlap goes with --eval"),
         (["a.json", "--num", "1"], 2, "--num must be at least 2"),
-        (["a.json"], 1, "a.json: No such file"),
+        (["a.json"], 1, "a.json (No such file"),
         (["a.json", "--steps", "0"], 2, "must be at least 1"),
     ],
 )
