@@ -192,8 +192,7 @@ def test_without_topics_prompts_keys_and_rows_know_nothing_of_them(settings: Set
     assert "topics" not in question_shape(config, SEEDS)
     plain = instruction_prompt(config, SEEDS, [], 0)
     assert (
-        Turns(config).ahead(0, 3) == [(0, ""), (1, ""), (2, "")]
-        and "Every task is about" not in plain
+        Turns(config).ahead(3) == [(0, ""), (1, ""), (2, "")] and "Every task is about" not in plain
     )
     with Server(scripted_model()) as server:
         summary = quiet(settings(**local(server), num_instructions=16))
