@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-644: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 645-5915: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 645-5940: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2366,7 +2366,7 @@ def requests_ahead(config: Config, accepted: int, dry: int, in_flight: int = 0) 
     replies alone, however many requests are sent at once.
     """
     # One at first, so that machine tasks soon feed back; more as the pool grows.
-    grown = 1 + 2 * accepted // config.tasks_asked
+    grown = 1 + 4 * accepted // config.tasks_asked
     # Never more than are needed, nor, once a request brought nothing, than patience allows.
     need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
     allowed = min(need, grown, config.patience - dry if dry else need)
@@ -3057,6 +3057,9 @@ class Journal:
         self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
+        self.disk = threading.Lock()  # who holds it writes the file through to the disk
+        self.written = self.synced = 0  # bytes that are in the file, and on disk for certain
+        self.fault: OSError | None = None  # of the disk: what it has, nobody knows
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
         self.in_rounds = False  # stage 1 was planned in rounds, as earlier programs did it
         self.file = open(path, mode, buffering=0)  # noqa: SIM115
@@ -3123,12 +3126,33 @@ class Journal:
         """
         lines = [to_json(record).encode("utf-8", "replace") for record in records]
         with self.lock:
-            start = append_whole(self.file, b"".join(lines))
+            start = append_whole(self.file, b"".join(lines), sync=False)
+            end = self.written = start + sum(map(len, lines))
+        self.sync(end)
+        with self.lock:
             for record, line in zip(records, lines, strict=True):
                 self.starts[record["key"]] = start
                 start += len(line)
         if self.is_moved():
             raise FileNotFoundError(2, MOVED)
+
+    def sync(self, end: int) -> None:
+        """Return when the file is on disk up to here. One fsync serves all who wait for it.
+
+        Raises OSError. After a failure so does every further call: a second fsync may say yes
+        without having written what the first one lost.
+        """
+        with self.disk:
+            if self.fault:
+                raise self.fault
+            if end > self.synced:
+                written = self.written
+                try:
+                    os.fsync(self.file.fileno())
+                except OSError as error:
+                    self.fault = error
+                    raise
+                self.synced = written
 
     def is_moved(self) -> bool:
         """Whether the file that we write to is no longer found at its place."""
@@ -3699,7 +3723,8 @@ class Model(AbstractContextManager):
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
-            record |= {} if self.journal.in_rounds else {"plan": PLAN}
+            if stage == "generate" and not self.journal.in_rounds:
+                record["plan"] = PLAN
             self.write_down(record, *(derive(record) if derive else []))
         self.count_tokens(stage, record, asked_now)
         reply = reply_of(record)

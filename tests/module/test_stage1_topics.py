@@ -457,9 +457,11 @@ def test_a_cell_of_a_notebook_that_runs_again_counts_anew(settings: Settings, to
     config = settings(topics=topics, num_instructions=8)
     for _ in range(2):
         results.begin("generate", config)
-        prompt = instruction_prompt(config, SEEDS, [], 0, results.turns.leads["law"])
+        [(request_idx, _)] = results.turns.ahead(1)
+        prompt = instruction_prompt(config, SEEDS, [], request_idx, results.turns.leads["law"])
         results.reject("generate", "too_short", "Sing.")
-        assert results.turns.note(prompt, 0, results) == 0  # of the others none was asked yet
+        # Of the others none was asked yet.
+        assert results.turns.note(request_idx, prompt, 0, results) == 0
         row = results.turns.table()["law"]
         assert (row["requests"], row["rejected"], row["kept"]) == (1, 1, 0)
 
