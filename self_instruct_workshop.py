@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-644: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 645-5940: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 645-5955: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2366,7 +2366,7 @@ def requests_ahead(config: Config, accepted: int, dry: int, in_flight: int = 0) 
     replies alone, however many requests are sent at once.
     """
     # One at first, so that machine tasks soon feed back; more as the pool grows.
-    grown = 1 + 4 * accepted // config.tasks_asked
+    grown = 1 + 3 * accepted // config.tasks_asked
     # Never more than are needed, nor, once a request brought nothing, than patience allows.
     need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
     allowed = min(need, grown, config.patience - dry if dry else need)
@@ -5266,7 +5266,22 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
+        if stage == "generate":
+            return with_each_prompt_once(rows)
         return typed_rows(rows) if stage == "instances" else rows
+
+
+def with_each_prompt_once(rows: list[dict]) -> list[dict]:
+    """Rows of step 1 of which only the first of each request keeps the prompt.
+
+    Of 50,000 instructions, the copies would be more than a third of the file.
+    """
+    seen = set()
+    for row in rows:
+        if row["request_idx"] in seen:
+            row["metadata"] = {name: row["metadata"][name] for name in ("response", "created_at")}
+        seen.add(row["request_idx"])
+    return rows
 
 
 def typed_rows(rows: list[dict]) -> list[dict]:
