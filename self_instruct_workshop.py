@@ -5583,12 +5583,19 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
     return [fitted(row["instruction"], " - "), fitted(why, "   ")]
 
 
+RULES_SHOWN = 5
+
+
 def count_lines(stage: str, config: Config, counts: dict, agreement: dict) -> list[str]:
     """What came into a stage, what stayed, and what each rule took."""
     words = screen(config)
     text = words["kept"][stage].format(**counts)
-    rules = ", ".join(f"{rule} {n}" for rule, n in counts["rejected"].items())
-    text += words["out"].format(rules=rules) if rules else ""
+    # The most frequent rules; run.json has them all.
+    took = [f"{rule} {n}" for rule, n in counts["rejected"].items()]
+    if len(took) > RULES_SHOWN:
+        rest = list(counts["rejected"].values())[RULES_SHOWN - 1 :]
+        took[RULES_SHOWN - 1 :] = [words["other_rules"].format(n=sum(rest))]
+    text += words["out"].format(rules=", ".join(took)) if took else ""
     text += words["undone"].format(**counts) if counts["undone"] else ""
     if stage == "generate":
         text += words["per_request"].format(**counts)
