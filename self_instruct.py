@@ -103,7 +103,7 @@ def show_prompts(config: workshop.Config) -> str:
     every = config.classification_every
 
     # With topics, the first turn.
-    lead = workshop.Turns(config).ahead(0, 1)[0][1]
+    lead = workshop.Turns(config).ahead(1)[0][1]
     prompts = {"stage 1": workshop.instruction_prompt(config, seed_tasks, [], 0, lead)}
     if every:
         prompt = workshop.instruction_prompt(config, seed_tasks, [], every - 1, lead)

@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 644-5896: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-644: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 645-5969: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -219,22 +219,23 @@ def generate_instructions(
         question = shape | {"request_idx": request_idx}
         return model.ask("generate", prompt, parameters(config, "generate"), question)
 
-    # Requests go out in rounds: each prompt shows tasks of the pool as it stands by then.
-    request_idx = 0
+    def plan(in_flight: int) -> list[tuple[int, str]]:
+        """The next requests, when so many are on their way."""
+        number = requests_ahead(config, len(results.tasks), dry, in_flight)
+        turns = results.turns.ahead(number)
+        # Each prompt shows tasks of the pool as it stands by now.
+        shown = partial(instruction_prompt, config, seed_tasks, results.tasks)
+        return [(request_idx, shown(request_idx, lead)) for request_idx, lead in turns]
+
     dry = 0  # requests in a row that brought nothing new; with topics, of each topic at least
     with progress(model, "1 generate", config.num_instructions) as bar:
-        while len(results.tasks) < config.num_instructions and dry < config.patience:
-            ahead = requests_ahead(config, len(results.tasks), dry)
-            requests = []
-            for i, lead in results.turns.ahead(request_idx, ahead):
-                requests.append((i, instruction_prompt(config, seed_tasks, results.tasks, i, lead)))
-            # Replies are taken in the order of the requests, so --concurrency changes nothing.
-            for (i, prompt), reply in model.ask_each("generate", ask, requests):
-                new = take_candidates(config, pool, reply, i, results) if reply else 0
-                request_idx = i + 1
-                dry = results.turns.note(reply.prompt if reply else prompt, new, results)
-                results.novelty.append(new)
-                show_novelty(bar, results.novelty)
+        # Replies are taken in the order of the requests, so --concurrency changes nothing.
+        for (request_idx, prompt), reply in model.ask_each("generate", ask, plan):
+            new = take_candidates(config, pool, reply, request_idx, results) if reply else 0
+            asked = reply.prompt if reply else prompt
+            dry = results.turns.note(request_idx, asked, new, results)
+            results.novelty.append(new)
+            show_novelty(bar, results.novelty)
     return results.tasks
 
 
@@ -658,6 +659,7 @@ import string
 import threading
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -2357,13 +2359,18 @@ def dangling_number(prompt: str) -> int:
     return int(match[1]) if match else 0
 
 
-def requests_ahead(config: Config, accepted: int, dry: int) -> int:
-    """How many requests the next round of stage 1 sends."""
+def requests_ahead(config: Config, accepted: int, dry: int, in_flight: int = 0) -> int:
+    """How many requests stage 1 sends now, when so many are on their way.
+
+    It counts what has been taken in order, and not what has arrived. So prompts depend on the
+    replies alone, however many requests are sent at once.
+    """
     # One at first, so that machine tasks soon feed back; more as the pool grows.
-    grown = 1 + 2 * accepted // config.tasks_asked
+    grown = 1 + 3 * accepted // config.tasks_asked
     # Never more than are needed, nor, once a request brought nothing, than patience allows.
     need = math.ceil((config.num_instructions - accepted) / config.tasks_asked)
-    return min(need, grown, config.patience - dry if dry else need)
+    allowed = min(need, grown, config.patience - dry if dry else need)
+    return max(0, allowed - in_flight)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2395,13 +2402,15 @@ class Turns:
         self.kept: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.dry: Counter[str] = Counter()
+        self.next_request = 0
+        self.in_flight: dict[int, str] = {}  # request -> its topic
         self.rejected_before = rejected  # rows of rejected.jsonl so far
 
-    def ahead(self, start: int, number: int) -> list[tuple[int, str]]:
+    def ahead(self, number: int) -> list[tuple[int, str]]:
         """The next requests, at most so many: their numbers, and what names their topics."""
-        planned: Counter[str] = Counter()
+        planned = Counter(self.in_flight.values())
         requests = []
-        for request_idx in range(start, start + number):
+        for request_idx in range(self.next_request, self.next_request + number):
             names = [name for name in self.shares if self.is_open(name, planned[name])]
             if not names:
                 break
@@ -2410,7 +2419,9 @@ class Turns:
             random.Random(f"{self.config.seed}/{request_idx}/topic").shuffle(names)
             name = min(names, key=lambda name: self.progress(name, planned[name]))
             planned[name] += 1
+            self.in_flight[request_idx] = name
             requests.append((request_idx, self.leads[name]))
+        self.next_request += len(requests)
         return requests
 
     def is_open(self, name: str, planned: int) -> bool:
@@ -2438,12 +2449,13 @@ class Turns:
         name = self.topic_of(prompt)
         return self.shares.get(name, 0) - self.kept[name]
 
-    def note(self, prompt: str, new: int, results: Results) -> int:
+    def note(self, request_idx: int, prompt: str, new: int, results: Results) -> int:
         """Count a request that brought so many new instructions, and note their topic in them.
 
         Returns the requests in a row without anything new, of the topic that is best off in this
         among those that lack something.
         """
+        self.in_flight.pop(request_idx)
         name = self.topic_of(prompt)
         self.requests[name] += 1
         self.kept[name] += new
@@ -2559,6 +2571,7 @@ def digest_of_topics(names: Iterable[str]) -> str:
 # are views of that.
 
 VERSION = 1  # of the journal's records
+PLAN = 2  # how stage 1 plans its requests; where a journal says nothing, it was in rounds
 STEP_FILES = [
     "step1_instructions.jsonl",
     "step2_is_classification.jsonl",
@@ -3044,7 +3057,11 @@ class Journal:
         self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
+        self.disk = threading.Lock()  # who holds it writes the file through to the disk
+        self.written = self.synced = 0  # bytes that are in the file, and on disk for certain
+        self.fault: OSError | None = None  # of the disk: what it has, nobody knows
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
+        self.in_rounds = False  # stage 1 was planned in rounds, as earlier programs did it
         self.file = open(path, mode, buffering=0)  # noqa: SIM115
         try:
             self.read_index()
@@ -3063,6 +3080,7 @@ class Journal:
                     self.cut_off(start, line)
                     return
                 record = checked_record(line, f"{self.path}, line {number}")
+                self.in_rounds |= record.get("stage") == "generate" and "plan" not in record
                 for key in (record["key"], *record.get("answers", {})):
                     self.starts[key] = start
                 start += len(line)
@@ -3108,12 +3126,33 @@ class Journal:
         """
         lines = [to_json(record).encode("utf-8", "replace") for record in records]
         with self.lock:
-            start = append_whole(self.file, b"".join(lines))
+            start = append_whole(self.file, b"".join(lines), sync=False)
+            end = self.written = start + sum(map(len, lines))
+        self.sync(end)
+        with self.lock:
             for record, line in zip(records, lines, strict=True):
                 self.starts[record["key"]] = start
                 start += len(line)
         if self.is_moved():
             raise FileNotFoundError(2, MOVED)
+
+    def sync(self, end: int) -> None:
+        """Return when the file is on disk up to here. One fsync serves all who wait for it.
+
+        Raises OSError. After a failure so does every further call: a second fsync may say yes
+        without having written what the first one lost.
+        """
+        with self.disk:
+            if self.fault:
+                raise self.fault
+            if end > self.synced:
+                written = self.written
+                try:
+                    os.fsync(self.file.fileno())
+                except OSError as error:
+                    self.fault = error
+                    raise
+                self.synced = written
 
     def is_moved(self) -> bool:
         """Whether the file that we write to is no longer found at its place."""
@@ -3595,35 +3634,45 @@ class Model(AbstractContextManager):
             raise WorkshopError(f"{self.base_url} lists no model ({why}): {hint}")
 
     def ask_each(
-        self, stage: str, ask: Callable, items: list
+        self, stage: str, ask: Callable, items: list | Callable[[int], list]
     ) -> Iterator[tuple[Any, Reply | None]]:
         """Yield (item, its reply) in the order of the items.
 
-        The reply is None, and noted in `undone`, where the request failed for good.
+        `items` may be a plan: it is called before each reply is waited for, with the number of
+        items on their way, and returns those to ask next. It ends when none is left. The reply is
+        None, and noted in `undone`, where the request failed for good.
         """
         self.tasks = items if stage in STAGES[1:] else self.tasks
-        executor = ThreadPoolExecutor(min(self.config.concurrency, len(items) or 1), "asking")
-        futures: list[Future] = []
+        parts = iter([items])
+        plan = items if callable(items) else lambda in_flight: next(parts, [])
+        executor = ThreadPoolExecutor(self.config.concurrency, "asking")
+        flight: deque[tuple[Any, Future]] = deque()
         try:
-            futures += [executor.submit(ask, item) for item in items]
-            for item, future in zip(items, futures, strict=True):
-                reply = None
+            while True:
+                # An earlier program waited for all replies before it planned more.
+                if not (flight and self.journal.in_rounds):
+                    flight += [(item, executor.submit(ask, item)) for item in plan(len(flight))]
+                if not flight:
+                    return
+                item, reply = flight[0][0], None
                 try:
-                    reply = self.wait_for(future, futures).result()
+                    reply = self.wait_for(flight).result()
                 except RequestFailed as failure:
                     self.undone.append((stage, str(failure)))
+                flight.popleft()
                 yield item, reply
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-            wait(futures, timeout=1.0)  # what arrives by then is kept
+            wait([future for _, future in flight], timeout=1.0)  # what arrives by then is kept
 
-    def wait_for(self, future: Future, futures: list[Future]) -> Future:
-        """Wait until it is done; return it, or another that ends the whole run."""
+    def wait_for(self, flight: deque[tuple[Any, Future]]) -> Future:
+        """Wait until the first is done; return it, or another that ends the whole run."""
+        future = flight[0][1]
         while not future.done():
             # On Windows, Ctrl-C does not reach a wait without end.
             wait([future], timeout=0.5)
             if self.stop.is_set():
-                for other in futures:
+                for _, other in flight:
                     if other.done() and isinstance(other.exception(), WorkshopError):
                         return other
         return future
@@ -3674,6 +3723,8 @@ class Model(AbstractContextManager):
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
+            if stage == "generate" and not self.journal.in_rounds:
+                record["plan"] = PLAN
             self.write_down(record, *(derive(record) if derive else []))
         self.count_tokens(stage, record, asked_now)
         reply = reply_of(record)
@@ -5215,7 +5266,22 @@ class Results:
             if stage in task.notes:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
+        if stage == "generate":
+            return with_each_prompt_once(rows)
         return typed_rows(rows) if stage == "instances" else rows
+
+
+def with_each_prompt_once(rows: list[dict]) -> list[dict]:
+    """Rows of step 1 of which only the first of each request keeps the prompt.
+
+    Of 50,000 instructions, the copies would be more than a third of the file.
+    """
+    seen = set()
+    for row in rows:
+        if row["request_idx"] in seen:
+            row["metadata"] = {name: row["metadata"][name] for name in ("response", "created_at")}
+        seen.add(row["request_idx"])
+    return rows
 
 
 def typed_rows(rows: list[dict]) -> list[dict]:
@@ -5517,12 +5583,19 @@ def rejected_lines(config: Config, row: dict) -> list[str]:
     return [fitted(row["instruction"], " - "), fitted(why, "   ")]
 
 
+RULES_SHOWN = 5
+
+
 def count_lines(stage: str, config: Config, counts: dict, agreement: dict) -> list[str]:
     """What came into a stage, what stayed, and what each rule took."""
     words = screen(config)
     text = words["kept"][stage].format(**counts)
-    rules = ", ".join(f"{rule} {n}" for rule, n in counts["rejected"].items())
-    text += words["out"].format(rules=rules) if rules else ""
+    # The most frequent rules; run.json has them all.
+    took = [f"{rule} {n}" for rule, n in counts["rejected"].items()]
+    if len(took) > RULES_SHOWN:
+        rest = list(counts["rejected"].values())[RULES_SHOWN - 1 :]
+        took[RULES_SHOWN - 1 :] = [words["other_rules"].format(n=sum(rest))]
+    text += words["out"].format(rules=", ".join(took)) if took else ""
     text += words["undone"].format(**counts) if counts["undone"] else ""
     if stage == "generate":
         text += words["per_request"].format(**counts)

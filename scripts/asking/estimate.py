@@ -168,7 +168,7 @@ def first_prompts(config: workshop.Config, size: int) -> dict[str, str]:
         seeds = workshop.load_seed_tasks(workshop.seed_path(config))
 
     # With topics, the first turn. A task of middle length stands for all.
-    lead = workshop.Turns(config).ahead(0, 1)[0][1]
+    lead = workshop.Turns(config).ahead(1)[0][1]
     task = sorted((seed.instruction for seed in seeds), key=len)[len(seeds) // 2]
     prompts = {
         "generate": workshop.instruction_prompt(config, seeds, [], 0, lead),

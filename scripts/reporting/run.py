@@ -499,16 +499,16 @@ def views(run: Run) -> Iterator[dict]:
 
 
 def completion(row: dict) -> Iterator[dict]:
-    """The reply of stage 1 that a row of the recipe `paper` keeps, where it keeps one."""
+    """The reply of stage 1 that a row keeps, where it keeps one; the first row has its prompt."""
     # The shape is that of a completion: metadata -> response -> choices -> the first one.
     metadata = record_of(row.get("metadata"))
     choices = record_of(metadata.get("response")).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    if isinstance(first, dict) and "prompt" in metadata and "request_idx" in row:
+    if isinstance(first, dict) and "request_idx" in row:
         yield {
             "stage": "generate",
             "request_idx": row["request_idx"],
-            "prompt": metadata["prompt"],
+            "prompt": metadata.get("prompt", ""),
             **first,
         }
 

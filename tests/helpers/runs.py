@@ -93,6 +93,14 @@ def views(folder: Path) -> dict[str, bytes]:
     return {path.name: re.sub(rb'"created_at": "[^"]*"', b"", path.read_bytes()) for path in found}
 
 
+def prompts_of(rows: list[dict]) -> list[str]:
+    """The prompt behind each row of step 1; only the first row of a request keeps it."""
+    found: dict[int, str] = {}
+    for row in rows:
+        found.setdefault(row["request_idx"], row["metadata"].get("prompt", ""))
+    return [found[row["request_idx"]] for row in rows]
+
+
 def summary_of(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 

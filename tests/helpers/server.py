@@ -156,7 +156,8 @@ class Server(ThreadingTCPServer):
     )
 
     def __init__(
-        self, answer: Answer, *, faults: Iterable[str] | Chooser = (), delay: float = 0.0,
+        self, answer: Answer, *, faults: Iterable[str] | Chooser = (),
+        delay: float | Callable[[str], float] = 0.0,  # seconds, or a function of the prompt
         models: Iterable[str] = ("test-model",), refuse: Iterable[str] = (), key: str | None = None,
         null_param: bool = False, hang_s: float = 30.0, drip_s: float = 2.0,
     ) -> None:  # fmt: skip
@@ -222,6 +223,12 @@ class Server(ThreadingTCPServer):
             record["fault"] = self.choose(next(self.posts), record["prompt"]) or ""
         assert record["fault"] in ("", *FAULTS), f"no such fault: {record['fault']!r}"
 
+    def delay_of(self, record: Record) -> float:
+        """How many seconds the answer to this request takes."""
+        delay = self.delay
+        record["delay"] = delay(record["prompt"]) if callable(delay) else delay
+        return record["delay"]
+
     def reply(self, record: Record) -> Reply:
         """Say what a request gets back."""
         fault, wire = record["fault"].removesuffix("-retry-after"), record["wire"]
@@ -259,10 +266,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         record = self.receive()
         self.server.begin(record, self.connection)
-        hang, delay = (
-            record["fault"] == "hang",
-            self.server.delay if self.command == "POST" else 0.0,
-        )
+        hang = record["fault"] == "hang"
+        delay = self.server.delay_of(record) if self.command == "POST" else 0.0
         record["left"] = bool(leaving([self.connection], self.server.hang_s if hang else delay))
         if record["left"] or hang:
             self.close_connection = True

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -240,6 +241,47 @@ def test_the_lock_follows_no_link(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(WorkshopError, match="--work-dir"):
         Model(config)
     assert (tmp_path / "other").read_text() == "other"
+
+
+def test_one_fsync_serves_all_who_wait_and_none_returns_before_its_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, sizes, fsync = Journal(path), [], os.fsync
+
+    def slow_fsync(handle: int) -> None:
+        size = path.stat().st_size
+        time.sleep(0.05)
+        fsync(handle)
+        sizes.append(size)  # so much is on disk from now on
+
+    def append(number: int) -> bool:
+        key = f"k{number}"
+        journal.append(record(key))
+        end = path.read_bytes().index(b"\n", path.read_bytes().index(f'"{key}"'.encode())) + 1
+        return end <= max(sizes)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    with ThreadPoolExecutor(32) as threads:
+        assert all(threads.map(append, range(64)))
+    assert len(sizes) <= 16
+    assert len(Journal(path).starts) == 3 + 64
+
+
+def test_after_a_failed_fsync_nothing_counts_as_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, faults = Journal(path), iter([OSError(5, "Input/output error")])
+
+    def fails_once(handle: int) -> None:
+        for fault in faults:
+            raise fault
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    for key in "de":
+        with pytest.raises(OSError, match="Input/output"):
+            journal.append(record(key))
+        assert journal.get(key) is None
+    assert journal.get("a") == record("a")
 
 
 def test_write_whole_is_on_disk_before_it_takes_the_name(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from helpers import labelled
 from helpers.labelled import FOLDER, Score, real
-from helpers.runs import neighbours
+from helpers.runs import neighbours, prompts_of
 from helpers.server import Server
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -152,7 +152,7 @@ def test_a_whole_run_against_a_server_that_gives_the_real_replies_accepts_the_sa
     assert len(server.requests) == len(said)
     step = labelled.rows(Path(config.work_dir) / "step1_instructions.jsonl")
     assert [row["instruction"] for row in step] == expected
-    assert all(dangling_number(row["metadata"]["prompt"]) == 9 for row in step)
+    assert all(dangling_number(prompt) == 9 for prompt in prompts_of(step))
 
 
 @needs_real_runs

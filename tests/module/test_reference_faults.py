@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.runs import ROOT, stage_of
+from helpers.runs import ROOT, prompts_of, stage_of
 from helpers.server import Server, people_say, scripted_model
 
 import self_instruct
@@ -409,7 +409,7 @@ def test_lesson_machine_tasks_are_shown_in_later_prompts(
 ) -> None:
     done = against(scripted_model(5), num_instructions=40, until="generate")
     made = [row["instruction"] for row in rows(done.config, STEP_FILES[0])]
-    prompts = [row["metadata"]["prompt"] for row in rows(done.config, STEP_FILES[0])]
+    prompts = prompts_of(rows(done.config, STEP_FILES[0]))
     assert any(one.rstrip(":：") in prompts[-1] for one in made)
     assert len(set(prompts)) == len(done.requests) > 2
 

@@ -6,11 +6,15 @@ from __future__ import annotations
 import math
 import random
 import re
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
-from helpers.runs import neighbours
+from helpers.runs import local, neighbours, views
+from helpers.server import Server, scripted_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +23,7 @@ from self_instruct_workshop import (
     RULES,
     Config,
     InstructionPool,
+    Model,
     Reply,
     Results,
     Task,
@@ -29,6 +34,7 @@ from self_instruct_workshop import (
     parse_instructions,
     read_data,
     requests_ahead,
+    run,
     take_candidates,
 )
 
@@ -614,31 +620,90 @@ def test_the_shipped_seeds_make_prompts_in_their_language(
     assert bool(re.search("[一-鿿]", header)) == (language == "zh")
 
 
-# ----- requests and rounds
+# ----- when requests are planned
 
 
-@given(st.integers(1, 500), st.integers(0, 499), st.integers(1, 50), st.integers(1, 30), st.data())
-def test_a_round_sends_at_least_one_request_and_never_more_than_the_need(
-    wanted: int, accepted: int, asked: int, patience: int, data: st.DataObject
+@given(
+    st.integers(1, 500),
+    st.integers(0, 499),
+    st.integers(1, 50),
+    st.integers(1, 30),
+    st.integers(0, 60),
+    st.data(),
+)
+def test_what_is_on_its_way_is_never_more_than_the_need_or_than_patience(
+    wanted: int, accepted: int, asked: int, patience: int, in_flight: int, data: st.DataObject
 ) -> None:
     accepted, dry = min(accepted, wanted - 1), data.draw(st.integers(0, patience - 1))
     config = Config(num_instructions=wanted, tasks_asked=asked, patience=patience)
-    ahead = requests_ahead(config, accepted, dry)
-    assert 1 <= ahead <= math.ceil((wanted - accepted) / asked)
-    assert not dry or ahead <= patience - dry
+    ahead = requests_ahead(config, accepted, dry, in_flight)
+    most = math.ceil((wanted - accepted) / asked)
+    assert ahead >= (in_flight == 0)  # it never stops before it is done
+    assert ahead == 0 or in_flight + ahead <= most
+    assert ahead == 0 or not dry or in_flight + ahead <= patience - dry
+    assert requests_ahead(config, wanted, dry, in_flight) == 0
+    assert requests_ahead(config, accepted, patience, in_flight) == 0
 
 
-def test_rounds_begin_with_one_request_and_grow_with_the_pool() -> None:
+def test_one_request_begins_and_their_number_grows_with_the_pool() -> None:
     config = Config(num_instructions=1000)
     ahead = [requests_ahead(config, accepted, 0) for accepted in (0, 7, 8, 80, 400, 990, 999)]
-    assert ahead == [1, 2, 3, 21, 75, 2, 1]
+    assert ahead == [1, 3, 4, 31, 75, 2, 1]
 
 
-def test_the_number_of_workers_does_not_change_the_rounds() -> None:
-    plans = [
-        [requests_ahead(Config(concurrency=n), done, 0) for done in range(100)] for n in (1, 256)
-    ]
-    assert plans[0] == plans[1]
+def test_requests_are_planned_while_others_are_on_their_way(settings: Settings) -> None:
+    """Request 1 is answered only when request 3 is out, which is planned after request 0."""
+    third = threading.Event()
+
+    def ask(item: int) -> int:
+        if item == 3:
+            third.set()
+        return item if item != 1 else item + third.wait(timeout=20)
+
+    planned = iter([[0, 1, 2], [3], [], [4]])
+    on_their_way = []
+
+    def plan(in_flight: int) -> list[int]:
+        on_their_way.append(in_flight)
+        return next(planned, [])
+
+    with Model(settings(provider="practice", concurrency=3)) as model:
+        assert list(model.ask_each("generate", ask, plan)) == [
+            (0, 0), (1, 1 + True), (2, 2), (3, 3), (4, 4)
+        ]  # fmt: skip
+    assert on_their_way == [0, 2, 2, 1, 1, 0]
+
+
+class InRounds(Model):
+    """A model as earlier programs had it: stage 1 waits for all replies, then it plans more."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.journal.in_rounds = True
+
+
+def test_the_journal_of_an_earlier_program_gives_the_files_it_gave(settings: Settings) -> None:
+    with Server(scripted_model()) as server:
+        config = settings(**local(server), num_instructions=120)
+        run(config, say=lambda text: None, model_class=InRounds)
+        folder = Path(config.work_dir)
+        before = views(folder)
+        lines = (folder / "responses.jsonl").read_bytes()
+        assert b'"plan"' not in lines
+
+        asked = len(server.requests)
+        run(config, say=lambda text: None)
+        assert views(folder) == before
+        assert (folder / "responses.jsonl").read_bytes() == lines
+        assert all(request["method"] == "GET" for request in server.requests[asked:])
+
+        # What is asked on top of it goes on in rounds, so the next call gives the same once more.
+        more = replace(config, num_instructions=200)
+        run(more, say=lambda text: None)
+        after = views(folder)
+        assert b'"plan"' not in (folder / "responses.jsonl").read_bytes()
+        run(more, say=lambda text: None)
+        assert views(folder) == after
 
 
 # ----- every candidate has its place

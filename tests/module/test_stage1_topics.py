@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.killing import complete, kills
-from helpers.runs import check_counts, finish, local, quiet, rows, summary_of, views
+from helpers.runs import check_counts, finish, local, prompts_of, quiet, rows, summary_of, views
 from helpers.server import Server, scripted_model, storm
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,8 +192,7 @@ def test_without_topics_prompts_keys_and_rows_know_nothing_of_them(settings: Set
     assert "topics" not in question_shape(config, SEEDS)
     plain = instruction_prompt(config, SEEDS, [], 0)
     assert (
-        Turns(config).ahead(0, 3) == [(0, ""), (1, ""), (2, "")]
-        and "Every task is about" not in plain
+        Turns(config).ahead(3) == [(0, ""), (1, ""), (2, "")] and "Every task is about" not in plain
     )
     with Server(scripted_model()) as server:
         summary = quiet(settings(**local(server), num_instructions=16))
@@ -238,8 +237,9 @@ def test_every_topic_gets_its_share_and_rows_name_it(
 
     # The prompt of a row names the row's topic, and counts are those of the rows.
     ends = {"en": ", each about another side", "zh": "”有关，"}[language]
-    for row in rows(folder, "step1_instructions.jsonl"):
-        assert f"{row['topic']}{ends}" in row["metadata"]["prompt"]
+    step = rows(folder, "step1_instructions.jsonl")
+    for row, prompt in zip(step, prompts_of(step), strict=True):
+        assert f"{row['topic']}{ends}" in prompt
     table = summary["topics"]
     assert {name: row["kept"] for name, row in table.items()} == by_topic(folder)
     assert sum(row["requests"] for row in table.values()) == len(prompts)
@@ -405,8 +405,8 @@ def test_other_weights_ask_nothing_again_and_other_topics_do(
         assert known < {record["key"] for record in records}
         assert len({record["request_idx"] for record in records}) == len(records)
         assert by_topic(folder) == {"law": 32, "art": 16}
-        for row in rows(folder, "step1_instructions.jsonl"):
-            assert topic_in(row["metadata"]["prompt"]) == row["topic"]
+        step = rows(folder, "step1_instructions.jsonl")
+        assert [topic_in(prompt) for prompt in prompts_of(step)] == [row["topic"] for row in step]
         # Another topic is another question.
         written(tmp_path, "law\nart\nmusic\n")
         asked = len(stage_1(server))
@@ -458,9 +458,11 @@ def test_a_cell_of_a_notebook_that_runs_again_counts_anew(settings: Settings, to
     config = settings(topics=topics, num_instructions=8)
     for _ in range(2):
         results.begin("generate", config)
-        prompt = instruction_prompt(config, SEEDS, [], 0, results.turns.leads["law"])
+        [(request_idx, _)] = results.turns.ahead(1)
+        prompt = instruction_prompt(config, SEEDS, [], request_idx, results.turns.leads["law"])
         results.reject("generate", "too_short", "Sing.")
-        assert results.turns.note(prompt, 0, results) == 0  # of the others none was asked yet
+        # Of the others none was asked yet.
+        assert results.turns.note(request_idx, prompt, 0, results) == 0
         row = results.turns.table()["law"]
         assert (row["requests"], row["rejected"], row["kept"]) == (1, 1, 0)
 
