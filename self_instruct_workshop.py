@@ -352,7 +352,7 @@ class InstructionPool:
         self.recipe = recipe
         self.instructions: list[str] = []
         self.coded: list[str] = []  # each instruction with one character for a token
-        self.codes: dict[str, str] = {}  # token -> its character
+        self.codes = Characters()  # token -> its character
         self.ready: dict[str, str] = {}  # the texts that are compared right now, coded
         self.fast: dict[str, Any] = {}  # how Part II finds the similar ones of a large pool
 
@@ -367,7 +367,7 @@ class InstructionPool:
         if text in self.ready:
             return self.ready[text]
         tokens = tokenize(text, recipe=self.recipe)
-        return "".join(character_for(token, self.codes) for token in tokens)
+        return "".join([self.codes[token] for token in tokens])
 
     def similarities(self, candidates: list[str], start: int = 0) -> Any:
         """ROUGE-L of all pairs, a float64 array (len(candidates), len(pool) - start)."""
@@ -665,6 +665,7 @@ import threading
 import time
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -1539,12 +1540,15 @@ def token_pattern() -> Any:
     return regex.compile(rf"(?V1)[[{single}]&&{letters}]|[{letters}--[{single}]]+")
 
 
-def character_for(token: str, codes: dict[str, str]) -> str:
+class Characters(dict[str, str]):
     """The character that stands for a token; a new token gets the next free one."""
-    number = len(codes)
-    if number >= 0xD800:
-        number += 0x800  # surrogates are no characters
-    return codes.setdefault(token, chr(number))
+
+    def __missing__(self, token: str) -> str:
+        number = len(self)
+        if number >= 0xD800:
+            number += 0x800  # surrogates are no characters
+        self[token] = chr(number)
+        return self[token]
 
 
 def modern_scores(candidates: list[str], pool: list[str]) -> Any:
@@ -1675,34 +1679,33 @@ class SimilarIndex:
         self.limit = limit
         self.share = max(limit, 1e-9)
         self.count = 0  # instructions that the index knows
-        self.marks: dict[str | tuple[str, int], int] = {}  # mark -> its number, the common ones low
+        # Mark -> its number. One that was not there gets the number of those that are there.
+        self.marks: defaultdict[str | tuple[str, int], int] = defaultdict()
+        self.marks.default_factory = self.marks.__len__
+        self.ready: dict[str, list[int]] = {}  # the texts of the last search -> their numbers
         self.entries: list[array] = []  # of each mark: entries of the instructions that have it
         self.sizes = array("q")  # of each instruction: its number of tokens
         self.signatures = array("Q")
 
     def take(self, coded: list[str]) -> None:
         """Learn the instructions of the pool that are new to the index."""
-        self.hold([self.numbered(text) for text in coded[self.count :]])
+        news = coded[self.count :]
+        self.hold([self.ready.get(text) or self.numbered(text) for text in news])
         self.count = len(coded)
 
     def possible(self, coded: list[str]) -> list[list[int]]:
         """For each coded text, the places in the pool of what may be above the limit, in order."""
-        return self.search([self.numbered(text) for text in coded])
+        block = [self.numbered(text) for text in coded]
+        self.ready = dict(zip(coded, block, strict=True))
+        return self.search(block)
 
     def numbered(self, coded: str) -> list[int]:
         """The numbers of a text's marks, the rarest first."""
-        seen: dict[str, int] = {}
-        numbers = []
-        for token in coded:
-            times = seen.get(token, 0)
-            seen[token] = times + 1
-            mark = (token, times) if times else token
-            number = self.marks.get(mark)
-            if number is None:
-                number = len(self.marks)
-                self.marks[mark] = number
-                self.entries.append(array("q"))
-            numbers.append(number)
+        counts = Counter(coded)
+        numbers = [self.marks[token] for token in counts]
+        if len(counts) < len(coded):
+            for token, times in counts.items():
+                numbers += [self.marks[token, i] for i in range(1, times)]
         numbers.sort(reverse=True)
         return numbers
 
@@ -1719,6 +1722,7 @@ class SimilarIndex:
     def hold(self, block: list[list[int]]) -> None:
         """Note new instructions. An entry has 32 bits for the place, 16 for the length of this
         text and 16 for the longest that the other may have."""
+        self.make_room()
         for place, marks in enumerate(block, self.count):
             m = len(marks)
             self.sizes.append(m)
@@ -1727,10 +1731,15 @@ class SimilarIndex:
                 entry = place << 32 | min(m, 0xFFFF) << 16 | self.longest(m, i)
                 self.entries[marks[i]].append(entry)
 
+    def make_room(self) -> None:
+        """An empty list of entries for each new mark."""
+        self.entries += [array("q") for _ in range(len(self.marks) - len(self.entries))]
+
     def search(self, block: list[list[int]]) -> list[list[int]]:
         """As `possible`, for texts whose marks are numbered."""
         import numpy as np
 
+        self.make_room()
         # Look up the first few marks of all texts.
         parts, owners, longest = [], [], []
         for owner, marks in enumerate(block):
@@ -1907,6 +1916,7 @@ def token_holders(coded: list[str], sizes: Any) -> tuple[Any, Any, Any]:
 
     # Every token with its text and its position there.
     tokens = numbers_of(coded)
+    different = int(tokens.max(initial=-1)) + 1
     places = np.repeat(np.arange(len(coded)), sizes)
     positions = np.arange(len(tokens)) - np.repeat(sizes.cumsum() - sizes, sizes)
     short = sizes[places] <= WORD
@@ -1919,7 +1929,8 @@ def token_holders(coded: list[str], sizes: Any) -> tuple[Any, Any, Any]:
     first = np.ones(len(tokens), bool)
     first[1:] = (tokens[1:] != tokens[:-1]) | (places[1:] != places[:-1])
     masks = np.bitwise_or.reduceat(bits, first.nonzero()[0]) if len(bits) else bits
-    starts = np.concatenate([[0], np.bincount(tokens[first]).cumsum()])
+    counts = np.bincount(tokens[first], minlength=different)
+    starts = np.concatenate([[0], counts.cumsum()])
     return starts, places[first], masks
 
 

@@ -27,7 +27,7 @@ FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
 NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
-NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
+NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py scale/__init__.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
