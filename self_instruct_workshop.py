@@ -1524,9 +1524,14 @@ def modern_tokenize(text: str) -> list[str]:
 
 def rouge_tokenize(text: str) -> list[str]:
     """rouge_score's own tokens; the import is light, that of its scorer is not."""
+    return rouge_tokenizer()(text, None)
+
+
+@cache
+def rouge_tokenizer() -> Callable[[str, None], list[str]]:
     from rouge_score.tokenize import tokenize
 
-    return tokenize(text, None)
+    return tokenize
 
 
 @cache
@@ -1561,8 +1566,9 @@ def modern_scores(candidates: list[str], pool: list[str]) -> Any:
         return np.zeros((len(candidates), len(pool)))
     scores = cdist(candidates, pool, scorer=Indel.normalized_similarity, dtype=np.float64)
     # Without tokens there is nothing in common; rapidfuzz says 1.0 for two empty texts.
-    empty = [i for i, text in enumerate(candidates) if not text]
-    scores[empty] = 0.0
+    for i, text in enumerate(candidates):
+        if not text:
+            scores[i] = 0.0
     return scores
 
 

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("compiled.py is a part of self_instruct.py: run  python self_instruct.py")
 
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ class CompiledIndex(SimilarIndex):
 
 def flat(block: list[list[int]]) -> tuple[Any, Any]:
     """The marks of all texts, one behind the other, and where each text ends."""
-    marks = np.array([mark for marks in block for mark in marks], np.int64)
-    return marks, np.array([len(marks) for marks in block]).cumsum()
+    ends = np.array([len(marks) for marks in block], np.int64).cumsum()
+    return np.fromiter(chain.from_iterable(block), np.int64), ends
 
 
 def grown(values: Any, size: int) -> Any:
