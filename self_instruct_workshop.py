@@ -24,8 +24,8 @@ Vocabulary, as in the paper:
     input-first   an instance is written as input, then output
     output-first  the label is written first, then an input for it; used for classification
 
-Map: the lesson, lines 1-643: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 644-5889: reading what chat models write, checking settings, seed tasks,
+Map: the lesson, lines 1-649: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
+the machine room, lines 650-6289: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1452,11 +1452,9 @@ def modern_echo_problem(
     """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
-    said = " ".join(candidate.casefold().split())
-    if not ANSWERED.search(said):
-        return ""
     known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
     known += [text for text, score in near if score]
+    said = " ".join(candidate.casefold().split())
     if any(answers_itself(said, task) for task in known):
         return "prompt_echo"
     return ""
@@ -1804,31 +1802,35 @@ def known_inside(pool: InstructionPool, candidate: str) -> Iterator[Nearest]:
 class TextsInside:
     """Whether a text holds an instruction of the pool, at its beginning or a long one anywhere.
 
-    It knows the hash of each instruction, in small letters, and how it begins.
+    It knows, of each instruction in small letters, how it begins, its length and its hash.
     """
 
     HEAD = LONG_TASK // 2  # a character has at most two columns
 
     def __init__(self) -> None:
         self.count = 0
+        self.sizes: dict[str, set[int]] = {}  # how texts begin -> the lengths of such texts
         self.hashes: set[int] = set()
-        self.heads: set[str] = set()
 
     def take(self, instructions: list[str]) -> None:
         """Learn the instructions that are new."""
         for instruction in instructions[self.count :]:
             text = " ".join(instruction.casefold().split())
+            self.sizes.setdefault(text[: self.HEAD], set()).add(len(text))
             self.hashes.add(hash(text))
-            self.heads.add(text[: self.HEAD])
         self.count = len(instructions)
 
     def may_hold(self, said: str) -> bool:
-        for start in range(len(said)):
-            if start == 0 or said[start : start + self.HEAD] in self.heads:
-                shortest = start + self.HEAD if start else 1
-                for end in range(shortest, len(said)):
-                    if hash(said[start:end]) in self.hashes:
-                        return True
+        """Whether one is inside, with something behind it."""
+        # A short one is known by its whole text. It counts at the beginning only.
+        for size in range(1, min(self.HEAD, len(said))):
+            if said[:size] in self.sizes:
+                return True
+        for start in range(len(said) - self.HEAD):
+            for size in self.sizes.get(said[start : start + self.HEAD], ()):
+                inside = said[start : start + size]
+                if start + size < len(said) and hash(inside) in self.hashes:
+                    return True
         return False
 
 
