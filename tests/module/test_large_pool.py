@@ -38,7 +38,7 @@ FEW_WORDS = st.lists(
 Decision = tuple[str, tuple[str, float] | None]
 
 
-@pytest.fixture(params=["plain", "compiled"])
+@pytest.fixture(params=["plain", pytest.param("compiled", marks=pytest.mark.slow)])
 def parts(request: pytest.FixtureRequest) -> Iterator[str]:
     """The parts of the module, then those of scripts/scale."""
     if request.param == "compiled":
