@@ -28,6 +28,6 @@ def speed_up(instructions: int, language: str = "en") -> bool:
         return True
     if instructions > LARGE:
         command = workshop.pip_install("-r", "scripts/requirements-scale.txt")
-        slow = f"{instructions} instructions are searched without numba, at half the speed"
+        slow = f"{instructions} instructions are searched without numba"
         workshop.tell(f"notice: {slow}: {command} makes it faster, with the same results", language)
     return False

@@ -37,7 +37,7 @@ NAMES += (
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
-NAMES += r"|\b(kappa|preference|Parquet)\b"
+NAMES += r"|\b(kappa|preference|Parquet|numba)\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model
