@@ -26,6 +26,7 @@ from pathlib import Path
 import self_instruct_workshop as workshop
 from scripts.asking import batch, budget, check_providers, estimate, limits, together
 from scripts.asking.parser import Parser, add_setting
+from scripts.scale import speed_up
 
 TITLE = "Self-Instruct: grow a few seed tasks into an instruction dataset (arXiv 2212.10560)."
 EXIT_CODES = (
@@ -140,6 +141,7 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
         print(workshop.spoken("nothing was asked, nothing was paid", config.language))
         return 1
     to_come = partial(estimate.to_come, found["stages"])
+    speed_up(config.num_instructions, config.language)
     model_class = partial(chosen, options=options, to_come=to_come)
     if budget.has_limit(config, options):
         return budget.run_within(config, options, model_class)

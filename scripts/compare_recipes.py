@@ -279,7 +279,8 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
     for task in seeds:
         pool.add(task.instruction)
 
-    # Read the replies.
+    # Read the replies. Nobody looks at the neighbours of what is accepted.
+    model.results.at_once = sys.maxsize
     requests = {question for stage, question, _, _ in model.keys if stage == "generate"}
     for request_idx in sorted(requests):
         generate_once(model, pool, request_idx)
