@@ -1349,6 +1349,9 @@ def test_what_is_learnt_is_the_completion_perhaps_clipped_and_an_end_mark() -> N
     assert learnt.is_of("What  is it\n", "What is it? And why?")
     assert learnt.is_of("检\ufffd", "检查一下")  # clipped within a character
     assert not learnt.is_of("Write the instruction. What is it?</s>", "What is it?")
+    turns = [{"role": "assistant", "content": "What is it?"}]
+    assert learnt.is_of("What is it?</s>", learnt.text_of(turns))  # in a chat template
+    assert learnt.text_of("What is it?") == "What is it?"
 
 
 # A line a minute
