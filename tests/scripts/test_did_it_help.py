@@ -16,7 +16,15 @@ from helpers.runs import ROOT
 from scripts import prepare_for_finetuning
 from scripts.helping import data, heldout, page, said, scores
 from scripts.helping.heldout import Question
-from self_instruct_workshop import Reply, Task, UsageError, WorkshopError, load_seed_tasks
+from scripts.preparing.formats import FORMATS
+from self_instruct_workshop import (
+    DEFAULT_SEEDS,
+    Reply,
+    Task,
+    UsageError,
+    WorkshopError,
+    load_seed_tasks,
+)
 
 ROWS = [
     {"instruction": "Add the numbers.", "input": "2, 3", "output": "5"},
@@ -120,6 +128,34 @@ def test_a_task_is_in_the_training_by_its_text_its_likeness_or_its_input(
     tasks = [task("Name a river in Egypt.", "the old man walked down to the sea every day.")]
     found = heldout.overlap(tasks, learnt(question))
     assert [*found.values()] == ([why] if why else [])
+
+
+SYSTEM = (
+    "You are a careful assistant, who answers the questions of people in plain words, in short."
+)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "preference"])
+def test_a_seed_task_is_found_in_every_format_and_shape_behind_a_system_text_too(
+    form: str, language: str
+) -> None:
+    tasks = [one for one in load_seed_tasks(DEFAULT_SEEDS[language], language) if one.instances]
+    talks = FORMATS[form].holds_talks
+    rows = []
+    for number, one in enumerate(tasks):
+        row = {"instruction": one.instruction, **one.instances[0]}
+        row |= {"system": SYSTEM} if talks and number % 2 else {}
+        found = data.pairs_of("row", FORMATS[form].encode(row, language, 1))
+        rows += learnt(*(question for question, _ in found))
+    assert len(heldout.overlap(tasks, rows)) == len(tasks)
+
+
+def test_an_instruction_like_a_seed_task_is_found_behind_a_system_text() -> None:
+    found = heldout.overlap(
+        [task("Name a river in Egypt.")], learnt(f"{SYSTEM}\n\nName a long river in Egypt.")
+    )
+    assert [*found.values()] == [heldout.SIMILAR]
 
 
 def test_a_short_input_may_be_equal_by_chance() -> None:
@@ -474,7 +510,7 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess:
         (["a.json", "--compare", "b.json", "c.json"], 2, "name one dataset"),
         (["a.json", "--drop-overlap"], 2, "--drop-overlap goes with --eval"),
         (["a.json", "--num", "1"], 2, "--num must be at least 2"),
-        (["a.json"], 1, "a.json: No such file"),
+        (["a.json"], 1, "cannot read a.json (No such file"),
         (["a.json", "--steps", "0"], 2, "must be at least 1"),
     ],
 )
