@@ -20,7 +20,7 @@ What could pass as help and is none:
   cannot gain by learning a template. A model without one gets a plain template, which it has to
   learn: there, --shuffled tells what that alone brings.
 - --shuffled trains one more model on the same rows, each answer at another question. It learns
-  what answers look like, and nothing of what they say.
+  what answers look like, and nothing of what they say. Without it, a gain is not called help.
 - Short answers score higher. So the answers from before are also cut to the length of those
   from after, and compared once more.
 

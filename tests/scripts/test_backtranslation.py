@@ -1144,7 +1144,10 @@ def test_a_model_above_all_anchors_learnt_and_one_below_is_said_to_be_untold() -
     # Above the untrained model, but not above a copy.
     copies = ["It is a number, such as others."] * 24
     assert "but not above a copy of the answer" in table_of(copies, bad).sentence()
-    assert "6 rows are few" in table_of(good[:6], bad[:6]).sentence()
+    assert "12 rows are few" in table_of(good[:12], bad[:12]).sentence()
+    # One row that went up is no proof.
+    few = table_of(good[:1], bad[:1])
+    assert not few.learnt and "1 rows are too few" in few.sentence()
     record = table_of(good, bad).record()
     assert record["learnt"] and record["rouge_l"]["trained"] == [1.0, 1.0, 1.0]
     assert "  a copy of the answer" in "\n".join(table_of(good, bad).lines())

@@ -338,7 +338,9 @@ LOW, HIGH = (0.1, 0.2, 0.15), (0.4, 0.5, 0.6)
 @pytest.mark.parametrize(
     ("before", "after", "others", "kind"),
     [
-        (LOW, HIGH, {}, "helped"),
+        (LOW, HIGH, {}, "gain"),
+        (LOW, HIGH, {"brief": run(*LOW)}, "gain"),
+        (LOW, HIGH, {"control": run(*LOW)}, "helped"),
         (LOW, HIGH, {"brief": run(*LOW), "control": run(*LOW)}, "helped"),
         (LOW, HIGH, {"control": run(*HIGH)}, "form"),
         (LOW, HIGH, {"brief": run(*HIGH)}, "brevity"),
@@ -382,7 +384,11 @@ def results(kind: str, language: str = "en", **changes: object) -> dict:
         before, after = run(0.1, 0.9), run(0.9, 0.1)
     if kind == "small":
         after = before
-    others = {"form": {"control": after}, "brevity": {"brief": after}}.get(kind, {})
+    control = {"helped": before, "form": after}.get(kind)
+    if kind == "few":
+        before, after, control = ([run[0][:9]] for run in (before, after, before))
+    others = {"brief": after} if kind == "brevity" else {}
+    others |= {"control": control} if control else {}
     verdict = scores.judged(before, after, **others)
     assert verdict.kind == kind
     lines = {"before": before, "data": after, "copy": low, "empty": run(0.0)}
@@ -403,6 +409,8 @@ def scores_of(each: list) -> dict:
 
 SAYS = {
     "helped": ("mine helped.", "mine 有用。"),
+    "gain": ("cannot be told without a control", "没有对照"),
+    "few": ("too few tasks were asked", "任务太少"),
     "brevity": ("shorter", "变短"),
     "form": ("no help can be told", "分不清"),
     "chance": ("no difference that can be told from chance", "看不出与偶然有别"),
@@ -422,12 +430,12 @@ def test_each_verdict_is_said_as_what_it_is_in_both_languages(kind: str) -> None
 
 
 def test_a_gain_below_a_copy_of_the_input_and_few_labels_are_said() -> None:
-    told = results("helped")
+    told = results("gain")
     told["table"][2]["rouge"]["mean"] = 0.9
     text = " ".join(said.paragraphs(told))
     assert "A copy of the input scores 0.900, no less than the model" in text
     assert "30 of 30 before" in text and "too few" not in text
-    assert "One random seed" in text and "Without --shuffled" in text
+    assert "One random seed" in text and "--shuffled adds the control" in text
     told = results("helped", form="plain")
     told["table"][0]["labels"] = 9
     plain = said.paragraphs(told)[-1]
