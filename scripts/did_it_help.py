@@ -167,7 +167,8 @@ def say_plan(study: Study) -> None:
     lines = []
     for dataset in study.datasets:
         lines.append(words["plan_rows"].format(name=dataset.name, rows=len(dataset.rows)))
-        for why, count in dataset.left_out.items():
+        for reason, count in dataset.left_out.items():
+            why = words["whys"].get(reason, reason)
             tell(f"notice: {dataset.file}: {count} rows left out: {why}", study.language)
     numbers = {"asked": len(held_out.questions), "tasks": held_out.tasks, "file": held_out.file}
     numbers |= {"overlap": held_out.overlap.total(), "long": study.too_long}

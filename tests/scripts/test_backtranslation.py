@@ -1210,6 +1210,32 @@ def test_a_system_text_stands_before_the_question_and_longer_chats_are_left_out(
     assert "2 rows left out: multi-turn" in capsys.readouterr().err
 
 
+def test_an_alpaca_system_text_stands_before_the_question_too(tmp_path: Path) -> None:
+    alpaca = {"instruction": "q", "output": "a", "system": "Be short."}
+    sharegpt = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows = [alpaca, {"conversations": sharegpt, "system": "Be short."}, {**alpaca, "system": ""}]
+    read = read_rows(save(tmp_path / "rows.json", rows))
+    assert [row["instruction"] for row in read] == ["Be short.\n\nq"] * 2 + ["q"]
+
+
+def test_turns_in_another_order_and_of_a_tool_are_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tool = [CHAT[0], {"role": "tool", "content": "12"}]
+    rows = [{"messages": CHAT}, {"messages": CHAT[::-1]}, {"messages": tool}]
+    [row] = read_rows(save(tmp_path / "rows.json", rows))
+    assert (row["instruction"], row["output"]) == ("q", "a")
+    assert "2 rows left out" in capsys.readouterr().err
+
+
+def test_labels_for_one_instruction_are_not_turned_round(tmp_path: Path) -> None:
+    task = "Is this question open or closed?"
+    labels = ["open", "closed"] * 3
+    rows = [{"instruction": task, "input": f"q{i}", "output": o} for i, o in enumerate(labels)]
+    read = read_rows(save(tmp_path / "rows.json", rows))
+    assert [row["output"] for row in read] == labels
+
+
 def test_preferences_are_no_pairs(tmp_path: Path) -> None:
     path = save(tmp_path / "p.json", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     with pytest.raises(WorkshopError, match=r"holds preferences, .* --format messages"):

@@ -91,6 +91,34 @@ def test_a_record_of_another_shape_is_named(tmp_path: Path, record: object) -> N
         data.read_dataset(written(tmp_path / "rows.json", [ROWS[0], record]))
 
 
+def test_a_chat_in_parts_is_read_and_what_is_no_text_is_left_out(tmp_path: Path) -> None:
+    red = {"role": "assistant", "content": "Red."}
+    parts = {"role": "user", "content": [{"type": "text", "text": "Name a colour."}]}
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
+    sharegpt = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    rows = [
+        {"messages": [parts, red]},
+        {"messages": [image, red]},
+        {"messages": [{"role": "tool", "content": "x"}, red]},
+        {"conversations": sharegpt, "system": "Be brief."},
+    ]
+    found = data.read_dataset(written(tmp_path / "chats.json", rows))
+    asked = [row["instruction"] for row in found.rows]
+    assert asked == ["Name a colour.", "Be brief.\n\nHi"]
+    assert found.left_out == {data.UNREAD: 2}
+    chosen = {"prompt": [parts], "chosen": [red], "rejected": [red]}
+    with pytest.raises(WorkshopError, match="has none of these"):
+        data.read_dataset(written(tmp_path / "pairs.json", [chosen]))
+
+
+def test_why_rows_are_left_out_is_said_in_the_language_of_the_data() -> None:
+    told = results("chance", "zh")
+    counts = dict.fromkeys((data.SEVERAL, data.EMPTY, data.UNREAD), 2)
+    text = page.of_dataset(told, {**told["datasets"][0], "left_out": counts})
+    assert "；其中未用：2 行（不止一问一答）" in text
+    assert not re.search("[a-z]{4}", text.replace("train.jsonl", ""))
+
+
 def test_a_folder_without_a_dataset_and_a_file_without_rows_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WorkshopError, match=r"neither train\.jsonl nor train\.json"):
         data.read_dataset(tmp_path)
