@@ -1373,6 +1373,18 @@ def test_no_path_of_this_machine_is_in_what_is_uploaded(tmp_path: Path) -> None:
     assert cards.public_name("org/name") == "org/name"
 
 
+def test_no_file_of_keys_and_no_path_of_a_tokenizer_is_uploaded(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "out", tmp_path / "copy"
+    folder.mkdir()
+    copy.mkdir()
+    (folder / "hf_token.txt").write_text("hf_secret", encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    save(folder / "tokenizer_config.json", {"tokenizer_file": str(folder / "tokenizer.json")})
+    cards.copy_for_others(folder, cards.ADAPTER, copy)
+    assert {path.name for path in copy.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    assert load(copy / "tokenizer_config.json") == {"tokenizer_file": "tokenizer.json"}
+
+
 def test_what_is_learnt_is_the_completion_perhaps_clipped_and_an_end_mark() -> None:
     assert learnt.is_of("What is it?</s>", "What is it?")
     assert learnt.is_of("What  is it\n", "What is it? And why?")
