@@ -75,9 +75,8 @@ def inverse_sft(options: argparse.Namespace) -> None:
     # Keep the figures with the adapter, and upload it where --push-to says.
     backtranslation.write(options.out / "training.json", figures | {"held_out": table.record()})
     print(f"the adapter is in {options.out}")
-    names = ["adapter_*", "*token*", "chat_template*", "training.json"]
     card = card_of(options, figures, rows, table)
-    backtranslation.push(options, "model", options.out, names, card)
+    backtranslation.push(options, "model", options.out, cards.ADAPTER, card)
 
 
 def check_instructions(path: Path, rows: list[Row]) -> None:
