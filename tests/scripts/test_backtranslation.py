@@ -1300,7 +1300,7 @@ def test_what_is_to_be_shown_is_looked_for_before_the_training(
     monkeypatch.setattr(backtranslation, "train", too_late)
     flags = ["--data", str(pairs), "--out", str(tmp_path / "f"), "--prompts"]
     assert finetune_model.main([*flags, str(tmp_path / "nowhere.json")]) == 1
-    assert "nowhere.json: No such file" in capsys.readouterr().err
+    assert "nowhere.json (No such file" in capsys.readouterr().err
 
 
 # Cards
