@@ -68,10 +68,10 @@ class Table:
     def sentence(self) -> str:
         """What they say, and no more."""
         more = f"{self.gain(UNTRAINED)} ROUGE-L on {len(self.asked)} rows"
-        if len(self.asked) < LEAST:
-            return f"{len(self.asked)} rows are too few to tell it from the untrained model: {more}"
-        if not self.learnt:
+        if self.gain(UNTRAINED).low <= 0:
             return f"it cannot be told from the untrained model: {more}"
+        if not self.learnt:
+            return f"so few rows do not tell it from the untrained model: {more}"
         below = [name for name in self.others if self.gain(name).low <= 0]
         few = f"; {len(self.asked)} rows are few for an interval" if len(self.asked) < FEW else ""
         if below:

@@ -1147,7 +1147,7 @@ def test_a_model_above_all_anchors_learnt_and_one_below_is_said_to_be_untold() -
     assert "12 rows are few" in table_of(good[:12], bad[:12]).sentence()
     # One row that went up is no proof.
     few = table_of(good[:1], bad[:1])
-    assert not few.learnt and "1 rows are too few" in few.sentence()
+    assert not few.learnt and "so few rows do not tell" in few.sentence()
     record = table_of(good, bad).record()
     assert record["learnt"] and record["rouge_l"]["trained"] == [1.0, 1.0, 1.0]
     assert "  a copy of the answer" in "\n".join(table_of(good, bad).lines())
@@ -1286,8 +1286,11 @@ def test_rows_of_the_training_are_not_held_out(capsys: pytest.CaptureFixture) ->
     rows = read_rows(SAMPLE / "guanaco_test.jsonl")
     options = Namespace(eval_data=Path("x.json"))
     assert inverse_sft.not_trained_on(options, rows[:2], rows) == rows[2:]
+    # The same question behind another answer was learnt, too.
+    asked = [{**rows[2], "output": "Something else."}]
+    assert inverse_sft.not_trained_on(options, [*rows[:2], *asked], rows) == rows[3:]
     assert "2 of 8 rows of --eval-data are in --data" in capsys.readouterr().err
-    with pytest.raises(UsageError, match=r"every answer of --eval-data x.json is in --data"):
+    with pytest.raises(UsageError, match=r"every question or answer of --eval-data x.json"):
         inverse_sft.not_trained_on(options, rows, rows)
 
 
