@@ -20,7 +20,7 @@ What could pass as help and is none:
   cannot gain by learning a template. A model without one gets a plain template, which it has to
   learn: there, --shuffled tells what that alone brings.
 - --shuffled trains one more model on the same rows, each answer at another question. It learns
-  what answers look like, and nothing of what they say.
+  what answers look like, and nothing of what they say. Without it, a gain is not called help.
 - Short answers score higher. So the answers from before are also cut to the length of those
   from after, and compared once more.
 
@@ -167,7 +167,8 @@ def say_plan(study: Study) -> None:
     lines = []
     for dataset in study.datasets:
         lines.append(words["plan_rows"].format(name=dataset.name, rows=len(dataset.rows)))
-        for why, count in dataset.left_out.items():
+        for reason, count in dataset.left_out.items():
+            why = words["whys"].get(reason, reason)
             tell(f"notice: {dataset.file}: {count} rows left out: {why}", study.language)
     numbers = {"asked": len(held_out.questions), "tasks": held_out.tasks, "file": held_out.file}
     numbers |= {"overlap": held_out.overlap.total(), "long": study.too_long}

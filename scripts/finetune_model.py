@@ -70,8 +70,7 @@ def finetune(options: argparse.Namespace) -> None:
     prompt = backtranslation.forward_prompt("(the instruction)", both)
     said = [f"The prompt:\n\n```text\n{prompt}```"]
     card = cards.model_card(figures, sets, "A model that answers instructions", said)
-    names = ["adapter_*", "*token*", "chat_template*", "training.json"]
-    backtranslation.push(options, "model", options.out, names, card)
+    backtranslation.push(options, "model", options.out, cards.ADAPTER, card)
 
 
 def prompts_file(options: argparse.Namespace) -> Path | None:

@@ -75,9 +75,8 @@ def inverse_sft(options: argparse.Namespace) -> None:
     # Keep the figures with the adapter, and upload it where --push-to says.
     backtranslation.write(options.out / "training.json", figures | {"held_out": table.record()})
     print(f"the adapter is in {options.out}")
-    names = ["adapter_*", "*token*", "chat_template*", "training.json"]
     card = card_of(options, figures, rows, table)
-    backtranslation.push(options, "model", options.out, names, card)
+    backtranslation.push(options, "model", options.out, cards.ADAPTER, card)
 
 
 def check_instructions(path: Path, rows: list[Row]) -> None:
@@ -89,11 +88,15 @@ def check_instructions(path: Path, rows: list[Row]) -> None:
 
 
 def not_trained_on(options: argparse.Namespace, rows: list[Row], unseen: list[Row]) -> list[Row]:
-    """The rows of --eval-data that are not in --data. Raises UsageError where none is left."""
-    seen = {row["output"] for row in rows}
-    new = [row for row in unseen if row["output"] not in seen]
+    """The rows of --eval-data of which neither question nor answer is in --data.
+
+    A question that was learnt behind another answer is no test, either. Raises UsageError where
+    none is left.
+    """
+    seen = {text for row in rows for text in (row["output"], backtranslation.question_of(row))}
+    new = [row for row in unseen if not seen & {row["output"], backtranslation.question_of(row)}]
     if not new:
-        problem = f"every answer of --eval-data {options.eval_data} is in --data"
+        problem = f"every question or answer of --eval-data {options.eval_data} is in --data"
         raise UsageError(f"{problem}: give rows that it is not trained on")
     if len(new) < len(unseen):
         said = f"{len(unseen) - len(new)} of {len(unseen)} rows of --eval-data are in --data"
@@ -150,7 +153,7 @@ def say(options: argparse.Namespace, table: Table) -> None:
     if table.learnt:
         print(table.sentence())
         return
-    advice = "step 2 would write no better instructions than the base model"
+    advice = "step 2 may write no better instructions than the base model"
     more = "more pairs, more --epochs, a higher --lr or a larger --model may help"
     print(f"notice: {table.sentence()}; {advice}: {more}", file=sys.stderr)
     if options.sample:

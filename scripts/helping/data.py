@@ -24,14 +24,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from scripts.reading.rows import NoTalk, turns_of
 from scripts.training import shared
 from scripts.training.shared import Row
 from self_instruct_workshop import WorkshopError
 
 NAMES = ("train.jsonl", "train.json")  # what prepare_for_finetuning.py writes into its folder
-ROLES = {"human": "user", "gpt": "assistant"}  # sharegpt's names
 SEVERAL = "more than one question and answer"
 EMPTY = "without a question or an answer"
+UNREAD = "a turn that is no text, or of another role"
 
 
 @dataclass
@@ -127,18 +128,17 @@ def of_turns(record: Row) -> list[tuple[str, str] | str] | None:
         turns = [*record["prompt"], *(record.get("completion") or [])]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
-    said = [(role_of(turn), str(turn.get("content", turn.get("value")) or "")) for turn in turns]
+    if "chosen" in record:
+        return None
+    try:
+        said = list(turns_of(record))
+    except NoTalk:
+        return [UNREAD]
     system = tuple(text for role, text in said if role == "system")
     talk = [(role, text) for role, text in said if role != "system"]
     if [role for role, _ in talk] != ["user", "assistant"]:
         return [SEVERAL]
     return [(joined((*system, talk[0][1])), talk[1][1])]
-
-
-def role_of(turn: Row) -> str:
-    """Who speaks: user, assistant or system."""
-    role = str(turn.get("role", turn.get("from")))
-    return ROLES.get(role, role)
 
 
 def of_prompt(record: Row) -> list[tuple[str, str] | str] | None:

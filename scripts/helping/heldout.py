@@ -1,8 +1,9 @@
 """The tasks that a model is examined on: none of them may be in what it learns from.
 
-A task is in the training when a row has its instruction (but for case, spaces and width), or one
-with ROUGE-L of at least 0.7 to it, or has one of its inputs. Of a task, one instance is asked, so
-that no task counts more than another and each difference is independent of the others.
+A task is in the training when a row has its instruction (but for case, spaces and width) as lines
+of its question, or one with ROUGE-L of at least 0.7 to it, or has one of its inputs. Of a task, one
+instance is asked, so that no task counts more than another and each difference is independent of
+the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from self_instruct_workshop import InstructionPool, Task, UsageError, WorkshopEr
 
 TOO_SIMILAR = 0.7  # ROUGE-L of two instructions, as in stage 1
 LEAST_INPUT = 8  # tokens: shorter inputs, such as a number, may be equal by chance
+END = "\0"  # of a question, among many
 SAME = "same instruction"
 SIMILAR = "similar instruction"
 SAME_INPUT = "same input"
@@ -123,7 +125,17 @@ def question(task: Task, seed: int) -> Question:
 
 
 # --------------------------------------------------------------------------------------------------
-# Overlap. A prepared row is one question: its instruction and its input are parted by a blank line.
+# Overlap. A prepared row is one question. Its instruction and its input are parted by a blank line,
+# in some shapes of prompt-completion by a line end; a system's text may stand before them.
+
+
+@dataclass
+class Learnt:
+    """What the training asks, in three forms."""
+
+    pool: InstructionPool  # what may be an instruction: for likeness
+    names: set[str]  # the same by name
+    text: str  # all questions, line by line, each with END behind it
 
 
 def same(text: str) -> str:
@@ -131,49 +143,60 @@ def same(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def parts(question: str) -> tuple[list[str], list[str]]:
-    """What may be the instruction of a question, and what may be its input.
+def in_lines(text: str) -> str:
+    """The lines of a text by name, each between two line ends; empty ones count for nothing."""
+    names = [same(line) for line in text.splitlines()]
+    return "\n" + "".join(f"{name}\n" for name in names if name)
 
-    >>> parts("Add the numbers.\\n\\n2, 3")
-    (['Add the numbers.', 'Add the numbers.\\n\\n2, 3'], ['2, 3'])
+
+def parts(question: str) -> list[str]:
+    """What may be the instruction of a question.
+
+    >>> parts("Be brief.\\n\\nAdd the numbers.\\n2, 3")[-2:]
+    ['Add the numbers.\\n2, 3', 'Add the numbers.']
     """
     pieces = question.split("\n\n")
-    heads = ["\n\n".join(pieces[:i]) for i in range(1, len(pieces) + 1)]
-    tails = ["\n\n".join(pieces[i:]) for i in range(1, len(pieces))]
-    return heads[:3] + heads[3:][-1:], tails[:3]
+    starts = [pieces, pieces[1:]]  # with a system's text the instruction is the second piece
+    found = []
+    for some in starts:
+        found += ["\n\n".join(some[:i]) for i in (1, 2, 3)]
+        found += ["\n\n".join(some), "".join(some[:1]).partition("\n")[0]]
+    return [text for text in dict.fromkeys(found) if text.strip()]
+
+
+def learnt_from(rows: list[Row]) -> Learnt:
+    """What the rows of the training ask."""
+    heads: dict[str, None] = {}
+    texts = []
+    for row in rows:
+        question = question_of(row)
+        heads |= dict.fromkeys(parts(question))
+        texts.append(in_lines(question) + END)
+    found = Learnt(InstructionPool(), {same(head) for head in heads}, "".join(texts))
+    for head in heads:
+        found.pool.add(head)
+    return found
 
 
 def overlap(tasks: list[Task], rows: list[Row]) -> dict[str, str]:
     """The tasks that are in the training: instruction -> why."""
-    # What the training asks.
-    heads: dict[str, None] = {}
-    inputs: set[str] = set()
-    for row in rows:
-        some, more = parts(question_of(row))
-        heads |= dict.fromkeys(some)
-        inputs |= {same(text) for text in more}
-    names = {same(head) for head in heads}
-    pool = InstructionPool()
-    for head in heads:
-        pool.add(head)
-
-    # Compare each task.
+    learnt = learnt_from(rows)
     found = {}
     for task in tasks:
-        why = why_overlap(task, names, inputs, pool)
+        why = why_overlap(task, learnt)
         if why:
             found[task.instruction] = why
     return found
 
 
-def why_overlap(task: Task, names: set[str], inputs: set[str], pool: InstructionPool) -> str:
+def why_overlap(task: Task, learnt: Learnt) -> str:
     """Why a task is in the training; "" where it is not."""
-    if same(task.instruction) in names:
+    if same(task.instruction) in learnt.names or in_lines(task.instruction) in learnt.text:
         return SAME
     long = [pair["input"] for pair in task.instances if len(tokenize(pair["input"])) >= LEAST_INPUT]
-    if any(same(text) in inputs for text in long):
+    if any(in_lines(text) + END in learnt.text for text in long):
         return SAME_INPUT
-    nearest = pool.similarities([task.instruction]).max(initial=0.0)
+    nearest = learnt.pool.similarities([task.instruction]).max(initial=0.0)
     return SIMILAR if nearest >= TOO_SIMILAR else ""
 
 

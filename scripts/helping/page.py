@@ -79,7 +79,8 @@ def of_dataset(results: Results, dataset: dict[str, Any]) -> str:
     shown = {"epochs": "?", **dataset}
     text = words["card_rows"].format(**shown)
     for why, count in dataset["left_out"].items():
-        text += f"; {words['card_left_out']}{words['colon']}{count} ({why})"
+        told = words["why"].format(count=count, why=words["whys"].get(why, why))
+        text += f"{words['card_left_out']}{words['colon']}{told}"
     return text
 
 

@@ -2,7 +2,7 @@
 
     measured     the figures of one answer: ROUGE-L, the label, its length, and faults of form
     summary      the figures of one model over all questions
-    judged       the verdict on two models: helped, brevity, form, chance or worse
+    judged       the verdict on two models: helped, gain, brevity, form, chance, few or worse
 
 Every claim rests on a paired 95 % interval over the questions: each question is asked of both
 models, so that what is easy or hard for both does not count.
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 
 from scripts.helping.heldout import Question
-from scripts.training.measure import Interval, interval, paired, rouge_l
+from scripts.training.measure import LEAST, Interval, interval, paired, rouge_l
 from self_instruct_workshop import Reply, breaks, tokenize
 
 COPIED = 0.7  # ROUGE-L of an answer with its input from which on it counts as a copy
@@ -232,7 +232,7 @@ def measured_texts(questions: list[Question], texts: list[str]) -> list[Measured
 class Verdict:
     """What can be said, and the differences that it rests on; None where one was not taken."""
 
-    kind: str  # helped, brevity, form, chance, small or worse
+    kind: str  # helped, gain, brevity, form, chance, small, few or worse
     gain: Interval  # after minus before
     brief: Interval | None = None  # after minus before, which is cut to the same length
     control: Interval | None = None  # after minus the control, which learnt shuffled answers
@@ -261,16 +261,20 @@ def judged(
     over_brief = paired(mean_rouge(brief), scores) if brief else None
     over_control = paired(mean_rouge(control), scores) if control else None
     spread = tuple(fmean(one.rouge for one in run) - fmean(base) for run in after)
-    kind = kind_of(gain, over_brief, over_control)
+    kind = kind_of(gain, over_brief, over_control, len(base))
+    if kind == "helped" and not over_control:
+        kind = "gain"  # the form of the answers, or the template, may be all of it
     return Verdict(kind, gain, over_brief, over_control, spread)
 
 
-def kind_of(gain: Interval, brief: Interval | None, control: Interval | None) -> str:
-    """One word for what the intervals allow to say.
+def kind_of(gain: Interval, brief: Interval | None, control: Interval | None, asked: int) -> str:
+    """One word for what the intervals over the questions that were asked allow to say.
 
     A gain that the control has as well is no gain of these pairs. One that goes away where the
     base's answers are cut is a gain of brevity.
     """
+    if asked < LEAST:
+        return "few"
     if gain.high < 0:
         return "worse"
     if gain.is_chance:
@@ -290,4 +294,4 @@ def compared(one: list[list[Measured]], other: list[list[Measured]]) -> Verdict:
     spread = tuple(
         fmean(b.rouge for b in two) - fmean(a.rouge for a in first_run) for first_run, two in pairs
     )
-    return Verdict(kind_of(gain, None, None), gain, spread=spread)
+    return Verdict(kind_of(gain, None, None, len(first)), gain, spread=spread)

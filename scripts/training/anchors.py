@@ -13,7 +13,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.training.measure import Interval, interval, paired, rouge_l
+from scripts.training.measure import LEAST, Interval, interval, paired, rouge_l
 
 Row = dict[str, Any]
 
@@ -50,8 +50,8 @@ class Table:
 
     @property
     def learnt(self) -> bool:
-        """Whether it is above the untrained model by more than chance."""
-        return self.gain(UNTRAINED).low > 0
+        """Whether it is above the untrained model by more than chance; not told of few rows."""
+        return len(self.asked) >= LEAST and self.gain(UNTRAINED).low > 0
 
     def lines(self) -> list[str]:
         """The table, for people."""
@@ -68,8 +68,10 @@ class Table:
     def sentence(self) -> str:
         """What they say, and no more."""
         more = f"{self.gain(UNTRAINED)} ROUGE-L on {len(self.asked)} rows"
-        if not self.learnt:
+        if self.gain(UNTRAINED).low <= 0:
             return f"it cannot be told from the untrained model: {more}"
+        if not self.learnt:
+            return f"so few rows do not tell it from the untrained model: {more}"
         below = [name for name in self.others if self.gain(name).low <= 0]
         few = f"; {len(self.asked)} rows are few for an interval" if len(self.asked) < FEW else ""
         if below:

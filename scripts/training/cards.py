@@ -37,6 +37,9 @@ MADE = {
 }
 STRICTEST = ("cc-by-nc-sa-4.0", "apache-2.0")  # of several licences, the first counts
 NAMES_A_MODEL = ("base", "base_model_name_or_path", "name_or_path", "_name_or_path")
+# What is uploaded of a trained model. A file such as hf_token.txt must not be among it.
+ADAPTER = ["adapter_*", "tokenizer*", "special_tokens_map.json", "added_tokens.json"]
+ADAPTER += ["chat_template*", "training.json"]
 WITH_NAMES = ("adapter_config.json", "training.json", "tokenizer_config.json")
 
 # --------------------------------------------------------------------------------------------------
@@ -180,8 +183,12 @@ def model_card(figures: Row, sets: list[tuple[Row, list[Row]]], kind: str, said:
 
 def is_path(name: str) -> bool:
     """Whether the name of a model is a folder of some machine, and none on the hub."""
-    absolute = Path(name).is_absolute() or PureWindowsPath(name).is_absolute()
-    return absolute or Path(name).is_dir()
+    return is_absolute(name) or Path(name).is_dir()
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a text is a whole path of Linux, macOS or Windows."""
+    return Path(name).is_absolute() or PureWindowsPath(name).is_absolute()
 
 
 def public_name(name: str) -> str:
@@ -199,9 +206,9 @@ def copy_for_others(folder: Path, names: list[str], copy: Path) -> None:
 
 
 def rename_models(path: Path) -> None:
-    """Put public names in the place of folders in a JSON file."""
+    """Put public names in the place of folders, and of any other path, in a JSON file."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    for name in NAMES_A_MODEL:
-        if isinstance(record.get(name), str):
-            record[name] = public_name(record[name])
+    for name, value in record.items():
+        if isinstance(value, str) and (name in NAMES_A_MODEL or is_absolute(value)):
+            record[name] = public_name(value)
     path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -42,9 +42,17 @@ def show(trainer: Any, tokenizer: Any, examples: list[Row]) -> None:
     print(f"the first of {len(rows)} examples ({count}):")
     print(f"  read    {both_ends(read)}")
     print(f"  learnt  {both_ends(learnt)}")
-    if not is_of(learnt, examples[0]["completion"]) and len(rows) == len(examples):
+    wanted = text_of(examples[0]["completion"])
+    if not is_of(learnt, wanted) and len(rows) == len(examples):
         said = "what is learnt is not the text behind the prompt"
         print(f"notice: {said}: this tokenizer needs another look", file=sys.stderr)
+
+
+def text_of(completion: str | list[Row]) -> str:
+    """The text of a completion, which is a text, or a list of turns of a chat."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(turn["content"] for turn in completion)
 
 
 def is_of(learnt: str, completion: str) -> bool:

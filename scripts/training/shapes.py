@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from scripts.reading.rows import NoTalk, turns_of
 from self_instruct_workshop import WorkshopError
 
 TRAIN = ("train.json", "train.jsonl")
@@ -77,7 +78,10 @@ def is_inverse(records: list[Any]) -> bool:
         return False
     instructions = {str(record.get("instruction", "")) for record in records}
     both = all(record.get("input") and record.get("output") for record in records)
-    return both and len(instructions) == 1 and bool(ASKS.search(instructions.pop()))
+    if not both or len(instructions) != 1 or not ASKS.search(instructions.pop()):
+        return False
+    # Labels come again and again, questions do not: "Is this question open or closed?"
+    return len({str(record["output"]) for record in records}) > len(records) / 2
 
 
 def turned_round(record: dict) -> dict:
@@ -98,11 +102,22 @@ def one_record(path: Path, record: Any) -> Any:
     if isinstance(record.get("prompt"), str) and isinstance(record.get("completion"), str):
         return {**record, "instruction": record["prompt"], "output": record["completion"]}
     names = {NAMES[name]: value for name, value in record.items() if name in NAMES}
-    return names | record
+    return behind_system(names | record)
+
+
+def behind_system(record: dict) -> dict:
+    """A record whose instruction stands behind the text of its system, where it has one."""
+    texts = [record.get("system"), record.get("instruction")]
+    if all(isinstance(text, str) and text.strip() for text in texts):
+        return {**record, "instruction": "\n\n".join(texts)}
+    return record
 
 
 def chat_of(record: dict) -> list[Any] | None:
-    """The turns of a chat as texts, its system text before the first; None for no chat."""
+    """The turns of a chat as texts, its system text before the first; None for no chat.
+
+    Without a turn where user and assistant do not take turns, or another role speaks.
+    """
     # Where do the turns stand?
     turns = record.get("messages", record.get("conversations"))
     if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
@@ -113,14 +128,16 @@ def chat_of(record: dict) -> list[Any] | None:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
 
-    # What do they say?
-    says = [(turn.get("role", turn.get("from")), said_in(turn)) for turn in turns]
+    # What do they say, and who?
+    try:
+        says = list(turns_of(record))
+    except NoTalk:
+        return []
     system = [text for role, text in says if role == "system"]
+    roles = [role for role, _ in says if role != "system"]
     texts = [text for role, text in says if role != "system"]
-    if system and texts and isinstance(texts[0], str):
-        texts[0] = "\n\n".join([*map(str, system), texts[0]])
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        return []
+    if system and texts:
+        texts[0] = "\n\n".join([*system, texts[0]])
     return texts
-
-
-def said_in(turn: dict) -> Any:
-    return turn.get("content", turn.get("value"))

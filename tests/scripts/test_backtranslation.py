@@ -1144,7 +1144,10 @@ def test_a_model_above_all_anchors_learnt_and_one_below_is_said_to_be_untold() -
     # Above the untrained model, but not above a copy.
     copies = ["It is a number, such as others."] * 24
     assert "but not above a copy of the answer" in table_of(copies, bad).sentence()
-    assert "6 rows are few" in table_of(good[:6], bad[:6]).sentence()
+    assert "12 rows are few" in table_of(good[:12], bad[:12]).sentence()
+    # One row that went up is no proof.
+    few = table_of(good[:1], bad[:1])
+    assert not few.learnt and "so few rows do not tell" in few.sentence()
     record = table_of(good, bad).record()
     assert record["learnt"] and record["rouge_l"]["trained"] == [1.0, 1.0, 1.0]
     assert "  a copy of the answer" in "\n".join(table_of(good, bad).lines())
@@ -1207,6 +1210,32 @@ def test_a_system_text_stands_before_the_question_and_longer_chats_are_left_out(
     assert "2 rows left out: multi-turn" in capsys.readouterr().err
 
 
+def test_an_alpaca_system_text_stands_before_the_question_too(tmp_path: Path) -> None:
+    alpaca = {"instruction": "q", "output": "a", "system": "Be short."}
+    sharegpt = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows = [alpaca, {"conversations": sharegpt, "system": "Be short."}, {**alpaca, "system": ""}]
+    read = read_rows(save(tmp_path / "rows.json", rows))
+    assert [row["instruction"] for row in read] == ["Be short.\n\nq"] * 2 + ["q"]
+
+
+def test_turns_in_another_order_and_of_a_tool_are_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tool = [CHAT[0], {"role": "tool", "content": "12"}]
+    rows = [{"messages": CHAT}, {"messages": CHAT[::-1]}, {"messages": tool}]
+    [row] = read_rows(save(tmp_path / "rows.json", rows))
+    assert (row["instruction"], row["output"]) == ("q", "a")
+    assert "2 rows left out" in capsys.readouterr().err
+
+
+def test_labels_for_one_instruction_are_not_turned_round(tmp_path: Path) -> None:
+    task = "Is this question open or closed?"
+    labels = ["open", "closed"] * 3
+    rows = [{"instruction": task, "input": f"q{i}", "output": o} for i, o in enumerate(labels)]
+    read = read_rows(save(tmp_path / "rows.json", rows))
+    assert [row["output"] for row in read] == labels
+
+
 def test_preferences_are_no_pairs(tmp_path: Path) -> None:
     path = save(tmp_path / "p.json", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     with pytest.raises(WorkshopError, match=r"holds preferences, .* --format messages"):
@@ -1257,8 +1286,11 @@ def test_rows_of_the_training_are_not_held_out(capsys: pytest.CaptureFixture) ->
     rows = read_rows(SAMPLE / "guanaco_test.jsonl")
     options = Namespace(eval_data=Path("x.json"))
     assert inverse_sft.not_trained_on(options, rows[:2], rows) == rows[2:]
+    # The same question behind another answer was learnt, too.
+    asked = [{**rows[2], "output": "Something else."}]
+    assert inverse_sft.not_trained_on(options, [*rows[:2], *asked], rows) == rows[3:]
     assert "2 of 8 rows of --eval-data are in --data" in capsys.readouterr().err
-    with pytest.raises(UsageError, match=r"every answer of --eval-data x.json is in --data"):
+    with pytest.raises(UsageError, match=r"every question or answer of --eval-data x.json"):
         inverse_sft.not_trained_on(options, rows, rows)
 
 
@@ -1344,11 +1376,26 @@ def test_no_path_of_this_machine_is_in_what_is_uploaded(tmp_path: Path) -> None:
     assert cards.public_name("org/name") == "org/name"
 
 
+def test_no_file_of_keys_and_no_path_of_a_tokenizer_is_uploaded(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "out", tmp_path / "copy"
+    folder.mkdir()
+    copy.mkdir()
+    (folder / "hf_token.txt").write_text("hf_secret", encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    save(folder / "tokenizer_config.json", {"tokenizer_file": str(folder / "tokenizer.json")})
+    cards.copy_for_others(folder, cards.ADAPTER, copy)
+    assert {path.name for path in copy.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    assert load(copy / "tokenizer_config.json") == {"tokenizer_file": "tokenizer.json"}
+
+
 def test_what_is_learnt_is_the_completion_perhaps_clipped_and_an_end_mark() -> None:
     assert learnt.is_of("What is it?</s>", "What is it?")
     assert learnt.is_of("What  is it\n", "What is it? And why?")
     assert learnt.is_of("检\ufffd", "检查一下")  # clipped within a character
     assert not learnt.is_of("Write the instruction. What is it?</s>", "What is it?")
+    turns = [{"role": "assistant", "content": "What is it?"}]
+    assert learnt.is_of("What is it?</s>", learnt.text_of(turns))  # in a chat template
+    assert learnt.text_of("What is it?") == "What is it?"
 
 
 # A line a minute

@@ -16,7 +16,15 @@ from helpers.runs import ROOT
 from scripts import prepare_for_finetuning
 from scripts.helping import data, heldout, page, said, scores
 from scripts.helping.heldout import Question
-from self_instruct_workshop import Reply, Task, UsageError, WorkshopError, load_seed_tasks
+from scripts.preparing.formats import FORMATS
+from self_instruct_workshop import (
+    DEFAULT_SEEDS,
+    Reply,
+    Task,
+    UsageError,
+    WorkshopError,
+    load_seed_tasks,
+)
 
 ROWS = [
     {"instruction": "Add the numbers.", "input": "2, 3", "output": "5"},
@@ -83,6 +91,34 @@ def test_a_record_of_another_shape_is_named(tmp_path: Path, record: object) -> N
         data.read_dataset(written(tmp_path / "rows.json", [ROWS[0], record]))
 
 
+def test_a_chat_in_parts_is_read_and_what_is_no_text_is_left_out(tmp_path: Path) -> None:
+    red = {"role": "assistant", "content": "Red."}
+    parts = {"role": "user", "content": [{"type": "text", "text": "Name a colour."}]}
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
+    sharegpt = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    rows = [
+        {"messages": [parts, red]},
+        {"messages": [image, red]},
+        {"messages": [{"role": "tool", "content": "x"}, red]},
+        {"conversations": sharegpt, "system": "Be brief."},
+    ]
+    found = data.read_dataset(written(tmp_path / "chats.json", rows))
+    asked = [row["instruction"] for row in found.rows]
+    assert asked == ["Name a colour.", "Be brief.\n\nHi"]
+    assert found.left_out == {data.UNREAD: 2}
+    chosen = {"prompt": [parts], "chosen": [red], "rejected": [red]}
+    with pytest.raises(WorkshopError, match="has none of these"):
+        data.read_dataset(written(tmp_path / "pairs.json", [chosen]))
+
+
+def test_why_rows_are_left_out_is_said_in_the_language_of_the_data() -> None:
+    told = results("chance", "zh")
+    counts = dict.fromkeys((data.SEVERAL, data.EMPTY, data.UNREAD), 2)
+    text = page.of_dataset(told, {**told["datasets"][0], "left_out": counts})
+    assert "；其中未用：2 行（不止一问一答）" in text
+    assert not re.search("[a-z]{4}", text.replace("train.jsonl", ""))
+
+
 def test_a_folder_without_a_dataset_and_a_file_without_rows_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WorkshopError, match=r"neither train\.jsonl nor train\.json"):
         data.read_dataset(tmp_path)
@@ -120,6 +156,34 @@ def test_a_task_is_in_the_training_by_its_text_its_likeness_or_its_input(
     tasks = [task("Name a river in Egypt.", "the old man walked down to the sea every day.")]
     found = heldout.overlap(tasks, learnt(question))
     assert [*found.values()] == ([why] if why else [])
+
+
+SYSTEM = (
+    "You are a careful assistant, who answers the questions of people in plain words, in short."
+)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "preference"])
+def test_a_seed_task_is_found_in_every_format_and_shape_behind_a_system_text_too(
+    form: str, language: str
+) -> None:
+    tasks = [one for one in load_seed_tasks(DEFAULT_SEEDS[language], language) if one.instances]
+    talks = FORMATS[form].holds_talks
+    rows = []
+    for number, one in enumerate(tasks):
+        row = {"instruction": one.instruction, **one.instances[0]}
+        row |= {"system": SYSTEM} if talks and number % 2 else {}
+        found = data.pairs_of("row", FORMATS[form].encode(row, language, 1))
+        rows += learnt(*(question for question, _ in found))
+    assert len(heldout.overlap(tasks, rows)) == len(tasks)
+
+
+def test_an_instruction_like_a_seed_task_is_found_behind_a_system_text() -> None:
+    found = heldout.overlap(
+        [task("Name a river in Egypt.")], learnt(f"{SYSTEM}\n\nName a long river in Egypt.")
+    )
+    assert [*found.values()] == [heldout.SIMILAR]
 
 
 def test_a_short_input_may_be_equal_by_chance() -> None:
@@ -302,7 +366,9 @@ LOW, HIGH = (0.1, 0.2, 0.15), (0.4, 0.5, 0.6)
 @pytest.mark.parametrize(
     ("before", "after", "others", "kind"),
     [
-        (LOW, HIGH, {}, "helped"),
+        (LOW, HIGH, {}, "gain"),
+        (LOW, HIGH, {"brief": run(*LOW)}, "gain"),
+        (LOW, HIGH, {"control": run(*LOW)}, "helped"),
         (LOW, HIGH, {"brief": run(*LOW), "control": run(*LOW)}, "helped"),
         (LOW, HIGH, {"control": run(*HIGH)}, "form"),
         (LOW, HIGH, {"brief": run(*HIGH)}, "brevity"),
@@ -346,7 +412,11 @@ def results(kind: str, language: str = "en", **changes: object) -> dict:
         before, after = run(0.1, 0.9), run(0.9, 0.1)
     if kind == "small":
         after = before
-    others = {"form": {"control": after}, "brevity": {"brief": after}}.get(kind, {})
+    control = {"helped": before, "form": after}.get(kind)
+    if kind == "few":
+        before, after, control = ([run[0][:9]] for run in (before, after, before))
+    others = {"brief": after} if kind == "brevity" else {}
+    others |= {"control": control} if control else {}
     verdict = scores.judged(before, after, **others)
     assert verdict.kind == kind
     lines = {"before": before, "data": after, "copy": low, "empty": run(0.0)}
@@ -367,6 +437,8 @@ def scores_of(each: list) -> dict:
 
 SAYS = {
     "helped": ("mine helped.", "mine 有用。"),
+    "gain": ("cannot be told without a control", "没有对照"),
+    "few": ("too few tasks were asked", "任务太少"),
     "brevity": ("shorter", "变短"),
     "form": ("no help can be told", "分不清"),
     "chance": ("no difference that can be told from chance", "看不出与偶然有别"),
@@ -386,12 +458,12 @@ def test_each_verdict_is_said_as_what_it_is_in_both_languages(kind: str) -> None
 
 
 def test_a_gain_below_a_copy_of_the_input_and_few_labels_are_said() -> None:
-    told = results("helped")
+    told = results("gain")
     told["table"][2]["rouge"]["mean"] = 0.9
     text = " ".join(said.paragraphs(told))
     assert "A copy of the input scores 0.900, no less than the model" in text
     assert "30 of 30 before" in text and "too few" not in text
-    assert "One random seed" in text and "Without --shuffled" in text
+    assert "One random seed" in text and "--shuffled adds the control" in text
     told = results("helped", form="plain")
     told["table"][0]["labels"] = 9
     plain = said.paragraphs(told)[-1]
@@ -474,7 +546,7 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess:
         (["a.json", "--compare", "b.json", "c.json"], 2, "name one dataset"),
         (["a.json", "--drop-overlap"], 2, "--drop-overlap goes with --eval"),
         (["a.json", "--num", "1"], 2, "--num must be at least 2"),
-        (["a.json"], 1, "a.json (No such file"),
+        (["a.json"], 1, "cannot read a.json (No such file"),
         (["a.json", "--steps", "0"], 2, "must be at least 1"),
     ],
 )

@@ -22,7 +22,7 @@ PROGRAMS = [
 HELPED = [
     name
     for name in PROGRAMS
-    if name.startswith(("check", "compare", "explain", "judge", "overlap", "prov", "re"))
+    if name.startswith(("check", "compare", "did", "explain", "judge", "overlap", "prov", "re"))
 ]
 
 
