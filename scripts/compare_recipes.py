@@ -284,6 +284,7 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
     requests = {question for stage, question, _, _ in model.keys if stage == "generate"}
     for request_idx in sorted(requests):
         generate_once(model, pool, request_idx)
+    model.results.waiting.clear()
     model.columns["generate"] = column(model, "generate")
 
 
