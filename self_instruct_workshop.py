@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6374: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6375: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -5683,9 +5683,10 @@ def with_each_prompt_once(rows: list[dict]) -> list[dict]:
     """
     seen = set()
     for row in rows:
-        if row["request_idx"] in seen:
+        request = row.get("request_idx")  # notes may be missing, as in compare_recipes.py
+        if request in seen and "metadata" in row:
             row["metadata"] = {name: row["metadata"][name] for name in ("response", "created_at")}
-        seen.add(row["request_idx"])
+        seen.add(request)
     return rows
 
 
