@@ -228,7 +228,8 @@ def generate_instructions(
         return [(request_idx, shown(request_idx, lead)) for request_idx, lead in turns]
 
     dry = 0  # requests in a row that brought nothing new; with topics, of each topic at least
-    with progress(model, "1 generate", config.num_instructions) as bar:
+    bar = progress(model, "1 generate", config.num_instructions)
+    with bar, neighbours_in_bulk(pool, results):
         # Replies are taken in the order of the requests, so --concurrency changes nothing.
         for (request_idx, prompt), reply in model.ask_each("generate", ask, plan):
             new = take_candidates(config, pool, reply, request_idx, results) if reply else 0
@@ -284,20 +285,21 @@ def take_candidates(
     # A candidate that keeps all rules and is novel joins the pool.
     limit = recipe.highest_score(config.rouge_threshold)
     shown = set(reply.prompt.split("\n"))
-    for candidate, scores in in_blocks(pool, whole):
-        near = pool.top(scores)
-        rule = recipe.instruction_problem(candidate) or recipe.echo_problem(candidate, shown, near)
+    for candidate, nearest in compared(pool, whole, limit):
+        rule = recipe.instruction_problem(candidate)
+        rule = rule or recipe.echo_problem(candidate, shown, known_inside(pool, candidate))
         if rule:
             results.reject("generate", rule, candidate)
-        elif scores.max() > limit:
-            results.reject("generate", "too_similar", candidate, why=near[0])
+        elif nearest:
+            results.reject("generate", "too_similar", candidate, why=nearest)
         elif len(results.tasks) - before >= room:
             results.reject("generate", "not_needed", candidate)
         else:
-            notes = candidate_notes(reply, request_idx, near, scores.mean())
+            task = Task(f"machine_task_{len(results.tasks)}", candidate, notes={"generate": {}})
+            results.waiting.append((task, partial(candidate_notes, reply, request_idx), len(pool)))
+            results.tasks.append(task)
             pool.add(candidate)
-            name = f"machine_task_{len(results.tasks)}"
-            results.tasks.append(Task(name, candidate, notes={"generate": notes}))
+    note_neighbours(pool, results)  # what step 1's file says of the accepted
     return len(results.tasks) - before
 
 
@@ -352,6 +354,8 @@ class InstructionPool:
         self.instructions: list[str] = []
         self.coded: list[str] = []  # each instruction with one character for a token
         self.codes: dict[str, str] = {}  # token -> its character
+        self.ready: dict[str, str] = {}  # the texts that are compared right now, coded
+        self.fast: dict[str, Any] = {}  # how Part II finds the similar ones of a large pool
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -361,6 +365,8 @@ class InstructionPool:
         self.coded.append(self.code(instruction))
 
     def code(self, text: str) -> str:
+        if text in self.ready:
+            return self.ready[text]
         tokens = tokenize(text, recipe=self.recipe)
         return "".join(character_for(token, self.codes) for token in tokens)
 
@@ -659,6 +665,7 @@ import string
 import threading
 import time
 import unicodedata
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -1446,9 +1453,11 @@ def modern_echo_problem(
     """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
+    said = " ".join(candidate.casefold().split())
+    if not ANSWERED.search(said):
+        return ""
     known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
     known += [text for text, score in near if score]
-    said = " ".join(candidate.casefold().split())
     if any(answers_itself(said, task) for task in known):
         return "prompt_echo"
     return ""
@@ -1561,14 +1570,23 @@ def highest(scores: Any, k: int) -> Any:
 
     places = np.arange(len(scores))
     if len(scores) > k:
-        kth = np.partition(scores, -k)[-k]
-        places = (scores >= kth).nonzero()[0]
+        # Most scores are low: where k are higher than that, only they need a look.
+        for floor in (0.4, 0.25, 0.0):
+            places = (scores >= floor).nonzero()[0]
+            if len(places) >= k:
+                break
+        few = scores[places]
+        places = places[few >= np.partition(few, -k)[-k]]
     order = (-scores[places]).argsort(kind="stable")
     return places[order][:k]
 
 
+BLOCK = 64  # candidates that are compared together
+SMALL = 1000  # instructions of a pool in which every pair is looked at: that takes a moment
+
+
 def in_blocks(
-    pool: InstructionPool, candidates: list[str], size: int = 64
+    pool: InstructionPool, candidates: list[str], size: int = BLOCK
 ) -> Iterator[tuple[str, Any]]:
     """Yield each candidate with its scores; the caller may add to the pool in between."""
     import numpy as np
@@ -1577,10 +1595,361 @@ def in_blocks(
         # Score a whole block against the pool of now: that is the fast way.
         known = len(pool)
         texts = candidates[start : start + size]
+        pool.ready = {text: pool.code(text) for text in texts}
         for text, scores in zip(texts, pool.similarities(texts), strict=True):
             # What joined the pool since then is compared one by one.
             newer = pool.similarities([text], start=known)[0]
             yield text, np.append(scores, newer)
+
+
+# --------------------------------------------------------------------------------------------------
+# Similarity in a large pool: which instruction is more like a candidate than the limit? The answers
+# are those of all pairs, and nearly no pair is looked at. scripts/scale/ has parts for a million.
+
+Nearest = tuple[str, float]  # an instruction of the pool, and its score
+FASTER: dict[str, Callable] = {}  # what scripts/scale/compiled.py puts in the place of parts here
+
+
+def compared(
+    pool: InstructionPool, candidates: list[str], limit: float
+) -> Iterator[tuple[str, Nearest | None]]:
+    """Yield each candidate with the most similar instruction; None if no score is above the limit.
+
+    Of equal ones it is the older. The caller may add to the pool in between.
+    """
+    for start in range(0, len(candidates), BLOCK):
+        texts = candidates[start : start + BLOCK]
+        if len(pool) < SMALL:
+            for text, scores in in_blocks(pool, texts):
+                best = pool.top(scores, 1)
+                yield text, best[0] if best and best[0][1] > limit else None
+        else:
+            yield from compared_in_large(pool, texts, limit)
+
+
+def compared_in_large(
+    pool: InstructionPool, texts: list[str], limit: float
+) -> Iterator[tuple[str, Nearest | None]]:
+    """The same by an index, which keeps what it knows of the pool from block to block."""
+    index = pool.fast.get("index")
+    if index is None or index.limit != limit:
+        index = FASTER.get("index", SimilarIndex)(limit)
+        pool.fast["index"] = index
+    index.take(pool.coded)
+    known = len(pool)
+    pool.ready = {text: pool.code(text) for text in texts}
+    found = index.possible([pool.ready[text] for text in texts])
+    for text, places in zip(texts, found, strict=True):
+        # What joined the pool since then is compared, too.
+        yield text, nearest_of(pool, text, [*places, *range(known, len(pool))], limit)
+
+
+def nearest_of(pool: InstructionPool, text: str, places: list[int], limit: float) -> Nearest | None:
+    """The most similar of the instructions at these places, in their order, if above the limit."""
+    if not places:
+        return None
+    coded = [pool.coded[place] for place in places]
+    scores = RECIPES[pool.recipe].scores([pool.code(text)], coded)[0]
+    best = int(scores.argmax())
+    if scores[best] <= limit:
+        return None
+    return pool.instructions[places[best]], float(scores[best])
+
+
+class SimilarIndex:
+    """Which instructions may be more like a text than a limit: a few, and no other can be.
+
+    Two texts of m and n tokens with a ROUGE-L above the limit have more than limit * (m + n) / 2
+    tokens in common. A mark is a token with the number of its occurrence in the text: the second
+    "the" is another mark than the first. So that many marks are in common, too.
+
+    1. Sort the marks of both texts from rare to common. If all of the first few of one text
+       (`few`) are missing in the other, too few are left. So the index knows, for each mark, the
+       instructions that have it among their first few (prefix filter, Bayardo et al. 2007).
+    2. Where a mark stands in both orders says how many can still follow (Xiao et al. 2008).
+    3. A signature is 64 bits, one for each mark. A bit that only one text has is a mark that the
+       other lacks.
+
+    A mark that was seen later counts as rarer. What remains is to be compared by `scores`.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.share = max(limit, 1e-9)
+        self.count = 0  # instructions that the index knows
+        self.marks: dict[str | tuple[str, int], int] = {}  # mark -> its number, the common ones low
+        self.entries: list[array] = []  # of each mark: entries of the instructions that have it
+        self.sizes = array("q")  # of each instruction: its number of tokens
+        self.signatures = array("Q")
+
+    def take(self, coded: list[str]) -> None:
+        """Learn the instructions of the pool that are new to the index."""
+        self.hold([self.numbered(text) for text in coded[self.count :]])
+        self.count = len(coded)
+
+    def possible(self, coded: list[str]) -> list[list[int]]:
+        """For each coded text, the places in the pool of what may be above the limit, in order."""
+        return self.search([self.numbered(text) for text in coded])
+
+    def numbered(self, coded: str) -> list[int]:
+        """The numbers of a text's marks, the rarest first."""
+        seen: dict[str, int] = {}
+        numbers = []
+        for token in coded:
+            times = seen.get(token, 0)
+            seen[token] = times + 1
+            mark = (token, times) if times else token
+            number = self.marks.get(mark)
+            if number is None:
+                number = len(self.marks)
+                self.marks[mark] = number
+                self.entries.append(array("q"))
+            numbers.append(number)
+        numbers.sort(reverse=True)
+        return numbers
+
+    def few(self, m: int) -> int:
+        """How many of a text's m marks, the rarest first, must be looked up."""
+        shortest = math.ceil(m * self.share / (2 - self.share) - 1e-6)
+        needed = math.ceil(self.share * (m + shortest) / 2 - 1e-6)
+        return m - max(1, needed) + 1
+
+    def longest(self, m: int, i: int) -> int:
+        """How long another text may be that shares none of the first i of m marks."""
+        return min(int(2 * (m - i) / self.share - m + 1e-6), 0xFFFF)
+
+    def hold(self, block: list[list[int]]) -> None:
+        """Note new instructions. An entry has 32 bits for the place, 16 for the length of this
+        text and 16 for the longest that the other may have."""
+        for place, marks in enumerate(block, self.count):
+            m = len(marks)
+            self.sizes.append(m)
+            self.signatures.append(signature(marks))
+            for i in range(self.few(m) if m else 0):
+                entry = place << 32 | min(m, 0xFFFF) << 16 | self.longest(m, i)
+                self.entries[marks[i]].append(entry)
+
+    def search(self, block: list[list[int]]) -> list[list[int]]:
+        """As `possible`, for texts whose marks are numbered."""
+        import numpy as np
+
+        # Look up the first few marks of all texts.
+        parts, owners, longest = [], [], []
+        for owner, marks in enumerate(block):
+            m = len(marks)
+            for i in range(self.few(m) if m else 0):
+                if self.entries[marks[i]]:
+                    parts.append(np.frombuffer(self.entries[marks[i]], np.int64))
+                    owners.append(owner)
+                    longest.append(self.longest(m, i))
+        if not parts:
+            return [[] for _ in block]
+        entries = np.concatenate(parts)
+        times = [len(part) for part in parts]
+        owner = np.repeat(owners, times)
+
+        # Too long or too short, or too few marks can follow.
+        m = np.array([len(marks) for marks in block])[owner]
+        fits = (entries >> 16 & 0xFFFF) <= np.repeat(longest, times)
+        fits &= (entries & 0xFFFF) >= np.minimum(m, 0xFFFF)
+        owner, m, place = owner[fits], m[fits], entries[fits] >> 32
+
+        # Too many marks are only in one of the two.
+        n = np.frombuffer(self.sizes, np.int64)[place]
+        ours = np.array([signature(marks) for marks in block], np.uint64)[owner]
+        theirs = np.frombuffer(self.signatures, np.uint64)[place]
+        common = np.minimum(
+            m - np.bitwise_count(ours & ~theirs), n - np.bitwise_count(theirs & ~ours)
+        )
+        fits = common >= self.share * (m + n) / 2 - 1e-6
+
+        # Each pair once, in the order of the pool.
+        pairs = np.unique(owner[fits] << 32 | place[fits])
+        ends = np.searchsorted(pairs >> 32, range(1, len(block)))
+        return [part.tolist() for part in np.split(pairs & 0xFFFFFFFF, ends)]
+
+
+def signature(marks: list[int]) -> int:
+    """64 bits, those of the marks set."""
+    bits = 0
+    for mark in marks:
+        bits |= 1 << mark % 64
+    return bits
+
+
+def known_inside(pool: InstructionPool, candidate: str) -> Iterator[Nearest]:
+    """The ten nearest instructions, if any of the pool may stand in the candidate; else none.
+
+    Only such a one can be what `answers_itself` looks for, and it is rare.
+    """
+    inside = pool.fast.setdefault("inside", TextsInside())
+    inside.take(pool.instructions)
+    if inside.may_hold(" ".join(candidate.casefold().split())):
+        yield from pool.nearest(candidate)
+
+
+class TextsInside:
+    """Whether a text holds an instruction of the pool, at its beginning or a long one anywhere.
+
+    It knows the hash of each instruction, in small letters, and how it begins.
+    """
+
+    HEAD = LONG_TASK // 2  # a character has at most two columns
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hashes: set[int] = set()
+        self.heads: set[str] = set()
+
+    def take(self, instructions: list[str]) -> None:
+        """Learn the instructions that are new."""
+        for instruction in instructions[self.count :]:
+            text = " ".join(instruction.casefold().split())
+            self.hashes.add(hash(text))
+            self.heads.add(text[: self.HEAD])
+        self.count = len(instructions)
+
+    def may_hold(self, said: str) -> bool:
+        for start in range(len(said)):
+            if start == 0 or said[start : start + self.HEAD] in self.heads:
+                shortest = start + self.HEAD if start else 1
+                for end in range(shortest, len(said)):
+                    if hash(said[start:end]) in self.hashes:
+                        return True
+        return False
+
+
+# --------------------------------------------------------------------------------------------------
+# What step 1's file says of an instruction: the ten most similar before it, and the mean of all
+# scores. Here every pair counts, so the work is done for many instructions at once.
+
+MANY = 2000  # instructions of which it is found at once
+WORD = 64  # bits of a machine word
+ALL_SET = 0xFFFF_FFFF_FFFF_FFFF
+
+
+@contextmanager
+def neighbours_in_bulk(pool: InstructionPool, results: Results) -> Iterator[None]:
+    """Let accepted tasks wait for their neighbours. None waits behind it, after Ctrl-C neither."""
+    results.at_once = MANY
+    try:
+        yield
+    finally:
+        results.at_once = 1
+        note_neighbours(pool, results)
+
+
+def note_neighbours(pool: InstructionPool, results: Results) -> None:
+    """Complete the notes of the accepted tasks that wait, if enough of them do."""
+    if len(results.waiting) < results.at_once:
+        return
+    places = [place for _, _, place in results.waiting]
+    found = neighbours(pool, places)
+    for (task, notes_of, _), (nearest, mean) in zip(results.waiting, found, strict=True):
+        task.notes["generate"] = notes_of(nearest, mean) | task.notes["generate"]
+    results.waiting.clear()
+
+
+def neighbours(pool: InstructionPool, places: list[int]) -> Iterator[tuple[list[Nearest], float]]:
+    """Of each of these places in the pool, which rise: the ten most similar before it, and the
+    mean of its scores with all before it."""
+    rows = rows_of_many if len(places) >= BLOCK else rows_of_few
+    for place, scores in zip(places, rows(pool, places), strict=True):
+        scores = scores[:place]
+        yield pool.top(scores), float(scores.mean())
+
+
+def rows_of_few(pool: InstructionPool, places: list[int]) -> Iterator[Any]:
+    """The scores of the instructions at these places with the pool, a row each."""
+    if places:
+        coded = [pool.coded[place] for place in places]
+        yield from RECIPES[pool.recipe].scores(coded, pool.coded[: places[-1]])
+
+
+def rows_of_many(pool: InstructionPool, places: list[int]) -> Iterator[Any]:
+    """The same, some times faster.
+
+    Two texts that share no token have no more to be done with. So a text's tokens are taken one
+    after the other, and each only changes the rows of the instructions that hold it.
+    """
+    import numpy as np
+
+    recipe = RECIPES[pool.recipe]
+    coded = pool.coded[: places[-1] + 1]
+    sizes = np.array([len(text) for text in coded])
+    # Instructions of over 64 tokens do not fit into a machine word: rapidfuzz compares them.
+    long = (sizes > WORD).nonzero()[0]
+    long_coded = [coded[place] for place in long]
+    holders = token_holders(coded, sizes)
+    common_tokens = FASTER.get("common_tokens", common_in_order)
+    for start in range(0, len(places), BLOCK):
+        block = places[start : start + BLOCK]
+        far = recipe.scores([coded[place] for place in block], long_coded)
+        for place, of_long in zip(block, far, strict=True):
+            common = common_tokens(numbers_of([coded[place]]), *holders, len(coded))
+            scores = recipe.score(common, len(coded[place]), sizes)
+            scores[long] = of_long
+            yield scores
+
+
+def numbers_of(coded: list[str]) -> Any:
+    """Coded texts, one behind the other, as an array of the numbers of their characters."""
+    import numpy as np
+
+    return np.frombuffer("".join(coded).encode("utf-32-le"), np.uint32).astype(np.int64)
+
+
+def token_holders(coded: list[str], sizes: Any) -> tuple[Any, Any, Any]:
+    """Which instructions hold a token, and where: arrays (starts, places, masks).
+
+    Of the token with the number t they stand from starts[t] to starts[t + 1]: the place of the
+    instruction, and a mask with bit i set where its token i is t.
+    """
+    import numpy as np
+
+    # Every token with its text and its position there.
+    tokens = numbers_of(coded)
+    places = np.repeat(np.arange(len(coded)), sizes)
+    positions = np.arange(len(tokens)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    short = sizes[places] <= WORD
+    tokens, places, positions = tokens[short], places[short], positions[short]
+
+    # Sort by token; of each text with the token put the bits together.
+    order = tokens.argsort(kind="stable")
+    tokens, places = tokens[order], places[order]
+    bits = np.uint64(1) << positions[order].astype(np.uint64)
+    first = np.ones(len(tokens), bool)
+    first[1:] = (tokens[1:] != tokens[:-1]) | (places[1:] != places[:-1])
+    masks = np.bitwise_or.reduceat(bits, first.nonzero()[0]) if len(bits) else bits
+    starts = np.concatenate([[0], np.bincount(tokens[first]).cumsum()])
+    return starts, places[first], masks
+
+
+def common_in_order(tokens: Any, starts: Any, places: Any, masks: Any, count: int) -> Any:
+    """The longest common subsequence of a text with each of `count` instructions, in tokens.
+
+    Bit i of a row is 0 where the token i of the instruction made the subsequence longer (Hyyrö,
+    "Bit-parallel LCS-length computation revisited", 2004). Longer instructions have 0 here.
+    """
+    import numpy as np
+
+    rows = np.full(count, ALL_SET, np.uint64)
+    for token in tokens.tolist():
+        held = slice(starts[token], starts[token + 1])
+        old = rows[places[held]]
+        hit = old & masks[held]
+        rows[places[held]] = (old + hit) | (old - hit)
+    return np.bitwise_count(~rows)
+
+
+def modern_score(common: Any, m: int, n: Any) -> Any:
+    """ROUGE-L F1 of texts of m and n tokens, as rapidfuzz computes it; without tokens 0."""
+    import numpy as np
+
+    if not m:
+        return np.zeros(len(n))
+    total = m + n
+    return 1.0 - (total - 2.0 * common) / total
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5039,16 +5408,22 @@ def paper_instruction_problem(text: str) -> str:
 
 
 def paper_scores(candidates: list[str], pool: list[str]) -> Any:
-    """rouge_score's own float, 2pr / (p + r): for many an exact 0.7 it is 0.7000000000000001."""
+    """As `modern_scores`, with rouge_score's own float."""
     import numpy as np
 
     scores = modern_scores(candidates, pool)
-    m = np.array([max(1, len(text)) for text in candidates])
-    n = np.array([max(1, len(text)) for text in pool])
-    lcs = np.rint(scores * np.add.outer(m, n) / 2)
-    p = lcs / m[:, None]
-    r = lcs / n
-    return np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=lcs > 0)
+    m = np.array([len(text) for text in candidates])[:, None]
+    n = np.array([len(text) for text in pool])
+    return paper_score(np.rint(scores * (m + n) / 2), m, n)
+
+
+def paper_score(common: Any, m: Any, n: Any) -> Any:
+    """rouge_score's own float, 2pr / (p + r): for many an exact 0.7 it is 0.7000000000000001."""
+    import numpy as np
+
+    p = common / np.maximum(m, 1)
+    r = common / np.maximum(n, 1)
+    return np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=common > 0)
 
 
 def paper_instances(reply: str, is_classification: bool, truncated: bool) -> Pairs:
@@ -5115,6 +5490,7 @@ class Recipe:
     # Judging.
     tokenize: Callable[[str], list[str]]
     scores: Callable[[list[str], list[str]], Any]
+    score: Callable[[Any, int, Any], Any]  # (common subsequence, tokens of the one, of the other)
     highest_score: Callable[[float], float]  # threshold -> the highest score that is novel
     instruction_problem: Callable[[str], str]
     echo_problem: Callable[..., str]  # (candidate, lines of the prompt, nearest of the pool)
@@ -5149,6 +5525,7 @@ RECIPES = {
         read_instances=modern_instances,
         tokenize=modern_tokenize,
         scores=modern_scores,
+        score=modern_score,
         # A score of exactly 0.7 is novel; an exact copy never is.
         highest_score=lambda threshold: min(threshold + 1e-9, 1 - 1e-9),
         instruction_problem=modern_instruction_problem,
@@ -5176,6 +5553,7 @@ RECIPES = {
         read_instances=paper_instances,
         tokenize=rouge_tokenize,
         scores=paper_scores,
+        score=paper_score,
         highest_score=lambda threshold: threshold,
         instruction_problem=paper_instruction_problem,
         echo_problem=lambda candidate, prompt_lines, near: "",
@@ -5214,6 +5592,9 @@ class Results:
     status: str = "interrupted"
     seeds: list[Task] = field(default_factory=list)
     turns: Turns | None = None  # of the topics in stage 1
+    # Accepted tasks without their neighbours: (task, what makes its notes, its place in the pool).
+    waiting: list[tuple[Task, Callable[..., dict], int]] = field(default_factory=list)
+    at_once: int = 1  # as soon as so many wait, their neighbours are noted
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
@@ -5228,6 +5609,7 @@ class Results:
         if config:  # stage 1
             self.tasks = []
             self.novelty = []
+            self.waiting = []
             self.turns = Turns(config, len(self.rejected))
 
     def room(self, config: Config, prompt: str) -> int:
@@ -5262,8 +5644,9 @@ class Results:
         columns = ["id", "instruction", "is_classification", "instances"]
         columns = columns[: STAGES.index(stage) + 2]
         rows = []
+        unfinished = {task.id for task, _, _ in self.waiting} if stage == "generate" else set()
         for task in self.tasks:
-            if stage in task.notes:
+            if stage in task.notes and task.id not in unfinished:
                 row = {name: getattr(task, name) for name in columns}
                 rows.append(row | task.notes[stage])
         if stage == "generate":
