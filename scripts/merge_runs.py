@@ -2,7 +2,7 @@
 
     python scripts/merge_runs.py run_a run_b --out merged       seconds; 50,000 rows: a minute
     python scripts/merge_runs.py run_a alpaca.parquet --out merged --prefer run_a --parquet
-    pip install -r scripts/requirements-scale.txt
+    pip install -r scripts/requirements-duckdb.txt
     python scripts/merge_runs.py run_* --out merged --engine duckdb       where memory is short
     pip install -r scripts/requirements-spark.txt
     python scripts/merge_runs.py run_* --out merged --engine spark --master spark://host:7077
@@ -52,6 +52,7 @@ def merge_runs(options: argparse.Namespace) -> int:
     # All is written into a folder beside it, which takes the name at the end.
     options.out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{options.out.name}-", dir=options.out.parent))
+    work.chmod(options.out.parent.stat().st_mode & 0o777)  # it was made for its owner alone
     try:
         with open(work / "rows.tmp", "w+b") as spool:
             merge = read(sources, preferred, spool)
@@ -91,10 +92,9 @@ def check_out(options: argparse.Namespace, sources: list[reading.Source]) -> Non
 
 def check_packages(options: argparse.Namespace) -> None:
     """Raise WorkshopError where a package that will be needed is not installed."""
-    needed = {"duckdb": "scale", "spark": "spark"}.get(options.engine)
     package = {"duckdb": "duckdb", "spark": "pyspark"}.get(options.engine)
     if package and not workshop.util.find_spec(package):
-        install = workshop.pip_install("-r", f"scripts/requirements-{needed}.txt")
+        install = workshop.pip_install("-r", f"scripts/requirements-{options.engine}.txt")
         raise WorkshopError(f"--engine {options.engine} needs a package: run  {install}  first")
     if options.parquet and not workshop.util.find_spec("pyarrow"):
         install = workshop.pip_install("pyarrow")
@@ -119,7 +119,7 @@ def decide_all(merge: Merge, threshold: float, options: argparse.Namespace, work
     texts = merge.texts()
     quiet = not sys.stderr.isatty()
     how = {"duckdb": {"folder": str(work), "memory": options.memory}}
-    how["spark"] = {"folder": str(work), "master": options.master}
+    how["spark"] = how["duckdb"] | {"master": options.master}
     with tqdm(total=len(texts), desc="merge", unit=" instructions", disable=quiet) as bar:
 
         def show(done: int) -> None:
@@ -172,7 +172,7 @@ def command_line() -> argparse.ArgumentParser:
     add("--threshold", type=share, help="highest ROUGE-L of two instructions [that of the runs]")
     add("--parquet", action="store_true", help=f"write {PARQUET}, too")
     add("--engine", choices=ENGINES, default="local", help="who compares [local]")
-    add("--memory", default="2GB", help="of --engine duckdb: what it takes at most [2GB]")
+    add("--memory", default="2GB", help="what duckdb and spark take at most [2GB]")
     master = "of --engine spark: the address of the cluster [local[*], this machine]"
     add("--master", default="local[*]", help=master)
     return parser
