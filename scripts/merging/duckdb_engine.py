@@ -23,6 +23,7 @@ from self_instruct_workshop import UsageError
 
 BATCH = 1_000_000  # pairs that are compared at once
 
+
 def decisions(
     texts: list[str],
     limit: float,

@@ -68,7 +68,7 @@ def choose(
         high = min(low + size, count)
         joins.load(low, high)
         best = None
-        if high - low <= FEWEST or joins.cost("old") <= PAIRS:
+        if high - low <= FEWEST or low == 0 or joins.cost("old") <= PAIRS:
             best = one_round(joins, low, high)
         if best is None:
             size = max(FEWEST, (high - low) // 4)
@@ -84,7 +84,7 @@ def one_round(joins: Joins, low: int, high: int) -> dict[int, tuple[int, float]]
     """What is turned away of a block, and why. None where there would be too many pairs."""
     # 1. What is like something that was kept before?
     best: dict[int, tuple[int, float]] = {}
-    for older, newer, score in joins.pairs("old"):
+    for older, newer, score in joins.pairs("old") if low else ():
         note(best, older, newer, score)
 
     # 2. Of the others, what is like one of them that stays?

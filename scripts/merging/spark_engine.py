@@ -1,7 +1,7 @@
 """--engine spark: candidates by joins of Spark, pairs are compared in its executors.
 
 The driver keeps the texts and makes the greedy choice; it gets only the pairs above the limit. The
-executors need numpy, pandas, pyarrow, rapidfuzz, rouge-score and regex.
+executors need numpy, pyarrow, rapidfuzz, rouge-score and regex.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ class Frames:
         self.texts.createOrReplaceTempView("texts")
         for number, name in enumerate(("all_long", "all_short")):
             make = partial(keys_in_executor, number, order, limit)
-            keys = on_disk(self.texts.mapInPandas(make, KEYS))
+            keys = on_disk(self.texts.mapInArrow(make, KEYS))
             keys.createOrReplaceTempView(name)
 
     def frame(self, columns: marks.Columns, schema: str) -> Any:
-        from pandas import DataFrame
+        import pyarrow
 
-        return self.spark.createDataFrame(DataFrame(columns), schema)
+        return self.spark.createDataFrame(pyarrow.table(columns), schema)
 
     def load(self, low: int, high: int) -> None:
         kept = np.concatenate([np.empty(0, np.int64), *self.kept])
@@ -147,9 +147,8 @@ class Frames:
             FROM ({found}) JOIN texts o ON o.id = older JOIN texts n ON n.id = newer
         """)
         compare = partial(compare_in_executor, self.limit, self.recipe)
-        above = with_texts.mapInPandas(compare, PAIRS).toPandas()
-        columns = (above[name].tolist() for name in ("older", "newer", "score"))
-        return zip(*columns, strict=True)
+        above = with_texts.mapInArrow(compare, PAIRS).toArrow()
+        return zip(*(column.to_pylist() for column in above.columns), strict=True)
 
     def keep(self, numbers: np.ndarray) -> None:
         self.kept.append(numbers)
@@ -164,17 +163,23 @@ def on_disk(frame: Any) -> Any:
 
 def keys_in_executor(number: int, order: Any, limit: float, batches: Iterator) -> Iterator:
     """The keys of texts: with `number` 0 as the longer ones, with 1 as the shorter ones."""
-    from pandas import DataFrame
+    import pyarrow
 
     for batch in batches:
-        ids = batch["id"].to_numpy()
-        keys = marks.keys_of(ids, batch["coded"].tolist(), order.value, limit)
-        yield DataFrame(keys[number])
+        ids = batch.column("id").to_numpy()
+        keys = marks.keys_of(ids, batch.column("coded").to_pylist(), order.value, limit)[number]
+        for name in ("size", "place"):
+            keys[name] = keys[name].astype(np.int32)
+        yield pyarrow.RecordBatch.from_pydict(keys)
 
 
 def compare_in_executor(limit: float, recipe: str, batches: Iterator) -> Iterator:
     """Of pairs with their texts, those above the limit, with their scores."""
+    import pyarrow
+
     for batch in batches:
-        ours, theirs = batch["ours"].tolist(), batch["theirs"].tolist()
-        batch["score"] = marks.scores_of(ours, theirs, recipe)
-        yield batch.loc[batch["score"] > limit, ["older", "newer", "score"]]
+        ours, theirs = (batch.column(name).to_pylist() for name in ("ours", "theirs"))
+        scores = marks.scores_of(ours, theirs, recipe)
+        above = scores > limit
+        columns = {name: batch.column(name).to_numpy()[above] for name in ("older", "newer")}
+        yield pyarrow.RecordBatch.from_pydict(columns | {"score": scores[above]})

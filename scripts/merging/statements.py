@@ -8,8 +8,7 @@ from __future__ import annotations
 
 if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit(
-        "statements.py is a part of scripts/merge_runs.py:"
-        " run  python scripts/merge_runs.py --help"
+        "statements.py is a part of scripts/merge_runs.py: run  python scripts/merge_runs.py --help"
     )
 
 from scripts.merging.marks import ROUNDING

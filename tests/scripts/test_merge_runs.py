@@ -126,9 +126,7 @@ def test_what_is_preferred_comes_first_and_whole(runs: Path) -> None:
     assert summary_of(runs / "merged")["merge"]["preferred"] == ["run_c"]
 
 
-def test_counts_add_up_for_each_run_and_in_all(
-    runs: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_counts_add_up_for_each_run_and_in_all(runs: Path, capsys: pytest.CaptureFixture) -> None:
     assert merge("run_a", "run_b", "run_c") == 0
     summary = summary_of(runs / "merged")
     rejected = Counter(row["run"] for row in rows(runs / "merged", "rejected.jsonl"))
