@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.runs import ROOT, quiet, rows, summary_of
 
 from scripts import merge_runs, provenance
-from self_instruct_workshop import STEP_FILES, Config, rouge_l, tokenize
+from scripts.merging import marks, rounds
+from scripts.merging.decide import Decision, decide
+from self_instruct_workshop import RECIPES, STEP_FILES, Config, rouge_l, tokenize
 
 TEXTS = ("instruction", "input", "output")
 FILES = (*STEP_FILES, "rejected.jsonl")
@@ -533,3 +538,211 @@ def test_the_report_shows_a_merged_folder(runs: Path, more: list[str]) -> None:
     done = call("report.py", "--work-dir", "merged")
     assert done.returncode == 0, done.stderr
     assert (runs / "merged" / "report.html").stat().st_size > 100_000
+
+
+# --------------------------------------------------------------------------------------------------
+# The engines: all say what the plain choice says.
+
+
+def engine_texts(kind: str, count: int) -> list[str]:
+    """Texts that are hard for a join: real ones, near copies, one token in many, few tokens."""
+    dice = random.Random(kind)
+    name = "practice_tasks.jsonl"
+    lines = (ROOT / "data" / name).read_text(encoding="utf-8").splitlines()
+    real = [json.loads(line)["instruction"] for line in lines]
+    if kind == "real":  # English and Chinese, in turns, some twice
+        return real[:count] + real[: count // 10] + ["???", "", "!!!", ""]
+    if kind == "near copies":
+        words = real[0].split()
+        found = real[: count // 3]
+        while len(found) < count:
+            changed = list(words)
+            for place in dice.sample(range(len(words)), dice.choice((1, 2, 5))):
+                changed[place] = dice.choice(real).split()[0]
+            found.append(" ".join(changed))
+        return found
+    if kind == "one token in many":
+        return [f"please {text}" if n % 3 else text for n, text in enumerate(real[:count])]
+    tokens = [f"w{number}" for number in range(12)]
+    return [" ".join(dice.choices(tokens, k=dice.randint(1, 14))) for _ in range(count)]
+
+
+KINDS = ("real", "near copies", "one token in many", "few tokens")
+
+
+def reference(texts: list[str], limit: float, recipe: str) -> list[Decision]:
+    """Each text with all that are kept, pair by pair, by the recipe's own scores."""
+    coded = marks.coded_texts(texts, recipe)
+    kept: list[int] = []
+    found: list[Decision] = []
+    for place, text in enumerate(coded):
+        scores = RECIPES[recipe].scores([text], [coded[other] for other in kept])[0]
+        best = int(scores.argmax()) if len(kept) else 0
+        if len(kept) and scores[best] > limit:
+            found.append((kept[best], float(scores[best])))
+        else:
+            kept.append(place)
+            found.append(None)
+    return found
+
+
+class Plain:
+    """rounds.Joins on sets, to test the keys and the rounds without any engine."""
+
+    def __init__(self, texts: list[str], limit: float, recipe: str) -> None:
+        self.coded = marks.coded_texts(texts, recipe)
+        self.order = marks.order_of_marks(self.coded)
+        self.limit = limit
+        self.recipe = recipe
+        self.kept: set[int] = set()
+        self.looked_at = 0
+
+    def keys(self, numbers: list[int]) -> list[dict]:
+        ids = np.array(sorted(numbers), np.int64)
+        part = [self.coded[number] for number in ids]
+        found = []
+        for columns in marks.keys_of(ids, part, self.order, self.limit):
+            by_key = defaultdict(set)
+            for key, number in zip(columns["key"], columns["id"], strict=True):
+                by_key[int(key)].add(int(number))
+            found.append(by_key)
+        return found
+
+    def load(self, low: int, high: int) -> None:
+        self.block = set(range(low, high))
+
+    def cost(self, among: str, numbers: np.ndarray | None = None) -> int:
+        return 0
+
+    def pairs(self, among: str, numbers: np.ndarray | None = None) -> list:
+        part = {*map(int, numbers)} if numbers is not None else set()
+        ours, theirs = {
+            "old": (self.block, self.kept),
+            "new": (part, part),
+            "late": (self.block - part, part),
+        }[among]
+        long, short = self.keys([*ours]), self.keys([*theirs])
+        found = set()
+        for one, other in ((long[0], short[1]), (long[1], short[0])):
+            for key in one.keys() & other.keys():
+                found |= {(min(a, b), max(a, b)) for a in one[key] for b in other[key] if a != b}
+        self.looked_at += len(found)
+        older = [self.coded[a] for a, _ in found]
+        newer = [self.coded[b] for _, b in found]
+        scores = marks.scores_of(newer, older, self.recipe) if found else []
+        return [
+            (a, b, float(score))
+            for (a, b), score in zip(found, scores, strict=True)
+            if score > self.limit
+        ]
+
+    def keep(self, numbers: np.ndarray) -> None:
+        self.kept |= {*map(int, numbers)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("threshold", "recipe"),
+    [(0.7, "modern"), (0.7, "paper"), (0.3, "modern"), (0.95, "modern"), (1.0, "paper")],
+)
+def test_the_joins_miss_no_pair_and_the_rounds_choose_as_one_by_one(
+    kind: str, threshold: float, recipe: str
+) -> None:
+    texts = engine_texts(kind, 240)
+    limit = RECIPES[recipe].highest_score(threshold)
+    wanted = reference(texts, limit, recipe)
+    # However many texts a round has.
+    for first in (len(texts), 17):
+        found = rounds.choose(Plain(texts, limit, recipe), len(texts), lambda done: None, first)
+        assert list(found) == wanted
+    assert list(decide(texts, threshold, recipe)) == wanted
+    assert threshold > 0.7 or any(wanted)
+
+
+def test_near_copies_are_compared_with_the_one_that_stays_and_not_with_each_other() -> None:
+    base = [f"word{number}" for number in range(20)]
+    texts = [" ".join([*base[:10], f"other{number}", *base[11:]]) for number in range(2000)]
+    joins = Plain(texts, 0.7, "modern")
+    found = list(rounds.choose(joins, len(texts), lambda done: None, 100))
+    assert found[0] is None and all(one and one[0] == 0 for one in found[1:])
+    assert joins.looked_at < 100 * 100 + 2 * len(texts)
+
+
+def test_a_round_with_too_many_pairs_is_tried_again_with_fewer_texts() -> None:
+    sizes = []
+
+    class Costly(Plain):
+        def cost(self, among: str, numbers: np.ndarray | None = None) -> int:
+            sizes.append(len(self.block))
+            return len(self.block) ** 2 * 100
+
+    texts = engine_texts("few tokens", 1200)
+    limit = 0.7 + 1e-9
+    found = rounds.choose(Costly(texts, limit, "modern"), len(texts), lambda done: None, 1200)
+    assert list(found) == reference(texts, limit, "modern")
+    assert sizes[0] == 1200 and len(sizes) < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_duckdb_says_the_same(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    texts = engine_texts(kind, 1500)
+    for threshold, recipe in ((0.7, "modern"), (0.7, "paper"), (0.4, "modern")):
+        wanted = list(decide(texts, threshold, recipe))
+        folder = tmp_path / f"{threshold}{recipe}"
+        folder.mkdir()
+        of_engine = {"folder": str(folder), "memory": "500MB"}
+        assert list(decide(texts, threshold, recipe, "duckdb", **of_engine)) == wanted
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = [name for name in (*FILES, "README.md") if (one / name).exists()]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_duckdb_writes_the_same_bytes(runs: Path) -> None:
+    pytest.importorskip("duckdb")
+    assert merge("run_a", "run_b", "run_c", out="one") == 0
+    assert merge("run_a", "run_b", "run_c", "--engine", "duckdb", out="two") == 0
+    assert same_files(runs / "one", runs / "two")
+    assert summary_of(runs / "two")["merge"]["engine"] == "duckdb"
+    one, two = (summary_of(runs / out) for out in ("one", "two"))
+    assert one["counts"] == two["counts"] and one["merge"]["runs"] == two["merge"]["runs"]
+
+
+@pytest.mark.slow
+def test_spark_writes_the_same_bytes(runs: Path) -> None:
+    pytest.importorskip("pyspark")
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        pytest.skip("no Java")
+    for kind in KINDS:
+        lines = [{"instruction": text, "output": "x"} for text in engine_texts(kind, 200) if text]
+        write(runs / f"{kind}.jsonl".replace(" ", "_"), lines)
+    names = ["run_a", *sorted(str(path) for path in Path().glob("*.jsonl"))]
+    assert merge(*names, out="one") == 0
+    # In a process of its own: a session of Spark cannot be started twice with other settings.
+    more = ["--out", "two", "--engine", "spark", "--master", "local[2]"]
+    done = call("merge_runs.py", *names, *more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert same_files(runs / "one", runs / "two")
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "spark"])
+def test_an_engine_that_is_not_installed_says_what_to_install(
+    runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert merge("run_a", "run_b", "--engine", engine) == 1
+    said = capsys.readouterr().err
+    assert f"scripts/requirements-{engine}.txt" in said and said.count("\n") == 1
+    assert not (runs / "merged").exists()
+
+
+def test_a_size_of_memory_that_is_none_is_one_line(
+    runs: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("duckdb")
+    code = merge("run_a", "run_b", "--engine", "duckdb", "--memory", "much")
+    said = capsys.readouterr().err
+    assert code == 2 and "--memory much is no size" in said and said.count("\n") == 1
+    assert not (runs / "merged").exists()
