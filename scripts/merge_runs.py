@@ -145,11 +145,12 @@ def say(options: argparse.Namespace, summary: dict, sources: list[reading.Source
     """Print what came of it, and what to do next."""
     workshop.show(table(summary))
     names = [name for name in WRITTEN if (options.out / name).exists()]
-    print(workshop.printable(f"written to {options.out}: {', '.join(names)}"))
+    workshop.show(workshop.spoken(f"written to {options.out}: {', '.join(names)}"))
     if any(not source.is_run for source in sources):
-        print("of files of rows, steps 1 and 3 have what the files say, and step 2 nothing")
+        said = "of files of rows, steps 1 and 3 have what the files say, and step 2 nothing"
+        workshop.show(workshop.spoken(said))
     command = program_command("scripts/report.py", "--work-dir", str(options.out))
-    print(workshop.printable(f"next, a page to look at: {command}"))
+    workshop.show(workshop.spoken(f"next, a page to look at: {command}"))
 
 
 def share(text: str) -> float:

@@ -20,11 +20,7 @@ from self_instruct_workshop import COLUMNS, STEP_FILES, UsageError, WorkshopErro
 
 DATASET = STEP_FILES[-1]
 BEHIND = ("step5_rewritten.jsonl", "step6_judged.jsonl")  # of rewrite.py and judge.py
-WHOLE = "its run again: nothing is paid for twice"  # what makes a damaged file whole
-MUST_AGREE = {  # a setting that all runs must share -> what to do where they do not
-    "language": "merge each language by itself",
-    "recipe": "merge each recipe by itself, or name the step4_final.jsonl instead of the folder",
-}
+MUST_AGREE = ("language", "recipe")  # settings that make instructions comparable
 
 
 @dataclass
@@ -90,25 +86,27 @@ def finished(folder: Path) -> dict:
         advice = f"name the folder of a run, or a file of rows such as {DATASET}"
         raise WorkshopError(f"{folder} is no run ({what}): {advice}")
     if summary.get("status") != "complete" or not (folder / DATASET).is_file():
-        again = workshop.program_command("self_instruct.py", "--work-dir", str(folder))
-        said = f"status: {workshop.one_line(str(summary.get('status')))}"
-        advice = f"finish it by its own command ({again} ...), or leave it out"
-        raise WorkshopError(f"{folder} is not finished ({said}): {advice}")
+        status = workshop.one_line(str(summary.get("status")))
+        todo = "finish it by the command that began it, or leave it out"
+        raise WorkshopError(f"{folder} is not finished (status: {status}): {todo}")
     return summary
 
 
 def check_agreement(sources: list[Source]) -> None:
     """Raise WorkshopError where two runs differ in what makes their instructions comparable."""
     runs = [source for source in sources if source.is_run]
-    for name, advice in MUST_AGREE.items():
+    for name in MUST_AGREE:
         first = runs[0].settings.get(name) if runs else None
         for source in runs:
             if source.settings.get(name) != first:
-                values = f"{first} in {runs[0].path}, {source.settings.get(name)} in {source.path}"
-                raise WorkshopError(f"the runs differ in {name} ({values}): {advice}")
+                other = source.settings.get(name)
+                values = f"{runs[0].path}: {first}, {source.path}: {other}"
+                todo = f"merge each {name} by itself, or name a {DATASET} instead of its folder"
+                raise WorkshopError(f"the runs differ in {name} ({values}): {todo}")
     recipe = runs[0].settings.get("recipe") if runs else "modern"
     if recipe not in workshop.RECIPES:
-        raise WorkshopError(f"{runs[0].path} has a recipe that is not known ({recipe!r})")
+        known = ", ".join(workshop.RECIPES)
+        raise WorkshopError(f"{runs[0].path} has the recipe {recipe!r}: known are {known}")
 
 
 def recipe_of(sources: list[Source]) -> str:
@@ -225,7 +223,7 @@ def rows_of(source: Source, where: str, record: Any) -> Iterator[dict]:
     if not isinstance(record, dict) or not is_text(record.get("instruction")):
         raise WorkshopError(f"{where} has no instruction: mend it, or leave this source out")
     if source.is_run and not all(isinstance(record.get(name), str) for name in COLUMNS):
-        raise WorkshopError(f"{where} is no row of a run: {WHOLE}, or leave it out")
+        raise WorkshopError(f"{where} is no row of a run: run its command again, or leave it out")
     pairs = record.get("instances", [record])
     for pair in pairs if isinstance(pairs, list) else [None]:
         if not isinstance(pair, dict) or "output" not in pair or not are_texts(pair):

@@ -27,6 +27,7 @@ FILES = [ROOT / "self_instruct_workshop.py", ROOT / "self_instruct.py"]
 FILES += sorted((ROOT / "scripts" / "asking").glob("*.py"))
 NAMED = "explain.py explaining/lookup.py report.py reporting/run.py review.py compare_recipes.py"
 NAMED += " reviewing/pairs.py judge.py judging/trust.py rewrite.py provenance.py overlap.py"
+NAMED += " merge_runs.py merging/sources.py merging/duckdb_engine.py merging/spark_engine.py"
 NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
@@ -37,7 +38,7 @@ NAMES += (
 )
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
-NAMES += r"|\b(kappa|preference|Parquet)\b"
+NAMES += r"|\b(kappa|preference|Parquet|Java|Spark|spark)\b|\b\dGB\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r'|"\w+":'  # a name in a record
 SLOT = "«.*?»[a-z-]*"  # with what it begins: «0»model is --model, or --classify-model

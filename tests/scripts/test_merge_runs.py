@@ -345,9 +345,15 @@ def no_text() -> None:
 
 
 WRONG = [
-    (unfinished, "run_b is not finished (status: interrupted): finish it by its own command"),
-    (lambda: change("run_b", language="zh"), "the runs differ in language (en in run_a, zh in"),
-    (lambda: change("run_b", recipe="paper"), "the runs differ in recipe (modern in run_a, paper"),
+    (unfinished, "run_b is not finished (status: interrupted): finish it by the command"),
+    (
+        lambda: change("run_b", language="zh"),
+        "the runs differ in language (run_a: en, run_b: zh): merge each language",
+    ),
+    (
+        lambda: change("run_b", recipe="paper"),
+        "the runs differ in recipe (run_a: modern, run_b: paper): merge each recipe",
+    ),
     (lambda: (Path("run_b") / "run.json").unlink(), "run_b is no run (no run.json): name"),
     (lambda: (Path("run_b") / "run.json").write_text("{"), "run_b is no run (run.json cannot be"),
     (lambda: (Path("run_b") / STEP_FILES[-1]).unlink(), "run_b is not finished"),
