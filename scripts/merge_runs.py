@@ -117,16 +117,22 @@ def decide_all(merge: Merge, threshold: float, options: argparse.Namespace, work
     from tqdm import tqdm
 
     texts = merge.texts()
-    quiet = not sys.stderr.isatty()
-    how = {"duckdb": {"folder": str(work), "memory": options.memory}}
-    how["spark"] = how["duckdb"] | {"master": options.master}
-    with tqdm(total=len(texts), desc="merge", unit=" instructions", disable=quiet) as bar:
-
-        def show(done: int) -> None:
-            bar.update(done - bar.n)
-
-        of_engine = how.get(options.engine, {})
-        for decision in decide(texts, threshold, merge.recipe, options.engine, show, **of_engine):
+    bar = tqdm(
+        total=len(texts), desc="merge", unit=" instructions", disable=not sys.stderr.isatty()
+    )
+    # What the engine leaves on the disk goes with this folder.
+    with bar, tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as folder:
+        on_disk = {"folder": folder, "memory": options.memory}
+        how = {"local": {}, "duckdb": on_disk, "spark": on_disk | {"master": options.master}}
+        found = decide(
+            texts,
+            threshold,
+            merge.recipe,
+            options.engine,
+            lambda done: bar.update(done - bar.n),
+            **how[options.engine],
+        )
+        for decision in found:
             merge.note(decision)
 
 

@@ -95,16 +95,15 @@ def settings_of(merge: Merge) -> tuple[dict, dict[str, str]]:
     """
     runs = [source.settings for source in merge.sources if source.is_run]
     settings: dict[str, Any] = asdict(Config())
-    if not runs or len(runs) < len(merge.sources):
-        settings["seed_file"] = NO_SEEDS
     if not runs:
         settings |= {"provider": "", "model": ""}
     differ = {}
     for name in dict.fromkeys(name for run in runs for name in run):
-        values = list(dict.fromkeys(run.get(name, settings.get(name, "")) for run in runs))
+        known = [run.get(name, settings.get(name, "")) for run in runs]
+        values = list({str(value): value for value in known}.values())
         settings[name] = values[0]
         if len(values) > 1 and name not in (*OURS, *OF_ONE_RUN):
-            differ[name] = ", ".join(str(value) or "default" for value in values)
+            differ[name] = ", ".join(without_folders(str(one)) or "default" for one in values)
             if isinstance(values[0], str):
                 settings[name] = differ[name]
     if len(runs) < len(merge.sources):

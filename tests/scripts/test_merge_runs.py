@@ -298,13 +298,13 @@ def test_two_folders_of_one_name_get_names_of_their_own(runs: Path) -> None:
 def test_settings_in_which_runs_differ_are_named_and_the_card_has_them(runs: Path) -> None:
     path = runs / "run_b" / "run.json"
     told = json.loads(path.read_text(encoding="utf-8"))
-    told["settings"] |= {"model": "other-model", "temperature": 1.0}
+    told["settings"] |= {"model": "/home/ana/other-model.gguf", "temperature": 1.0}
     path.write_text(json.dumps(told), encoding="utf-8")
     assert merge("run_a", "run_b") == 0
     summary = summary_of(runs / "merged")
     differ = summary["merge"]["differ"]
     assert differ["seed"] == "1, 2" and differ["temperature"] == "0.7, 1.0"
-    assert summary["settings"]["model"] == "data/practice_tasks.jsonl, other-model"
+    assert summary["settings"]["model"] == "data/practice_tasks.jsonl, other-model.gguf"
     command = [sys.executable, ROOT / "scripts" / "prepare_for_finetuning.py"]
     command += ["merged/step4_final.jsonl", "--output-dir", "train"]
     done = subprocess.run([*map(str, command)], capture_output=True, encoding="utf-8")
@@ -312,7 +312,7 @@ def test_settings_in_which_runs_differ_are_named_and_the_card_has_them(runs: Pat
     card = (runs / "train" / "README.md").read_text(encoding="utf-8")
     assert "| temperature | 0.7, 1.0 |" in card and "| seed | 1, 2 |" in card
     ours = (runs / "merged" / "README.md").read_text(encoding="utf-8")
-    assert "| run\\_b | data/practice\\_tasks.jsonl, other-model |" in ours or "other-model" in ours
+    assert "| run\\_b | other-model.gguf | " in ours and "ana" not in ours + card
 
 
 # --------------------------------------------------------------------------------------------------
@@ -703,6 +703,7 @@ def test_duckdb_says_the_same(kind: str, tmp_path: Path) -> None:
 
 def same_files(one: Path, other: Path) -> bool:
     names = [name for name in (*FILES, "README.md") if (one / name).exists()]
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
