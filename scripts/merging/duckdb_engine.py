@@ -17,11 +17,12 @@ import numpy as np
 
 from scripts.merging import marks
 from scripts.merging.decide import Decision
-from scripts.merging.rounds import Pairs, choose
+from scripts.merging.rounds import Pairs, Sizes, choose
 from scripts.merging.statements import BLOCK, KEPT, costs, pairs_among
 from self_instruct_workshop import UsageError
 
 BATCH = 1_000_000  # pairs that are compared at once
+SIZES = Sizes(2_000, 2, 500_000, 200_000_000, 20_000_000)
 
 
 def decisions(
@@ -41,7 +42,7 @@ def decisions(
     except duckdb.Error:
         raise UsageError(f"--memory {memory} is no size: give one such as 2GB") from None
     with closing(database):
-        yield from choose(Tables(database, texts, limit, recipe), len(texts), show)
+        yield from choose(Tables(database, texts, limit, recipe), len(texts), show, SIZES)
 
 
 class Tables:

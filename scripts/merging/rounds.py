@@ -19,7 +19,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,11 +27,17 @@ from scripts.merging.decide import Decision
 
 Pairs = Iterable[tuple[int, int, float]]  # two numbers of texts, the lower first, and the score
 
-FIRST = 2_000  # texts in the first round
-GROWTH = 2  # how many times as many are in the next one
-MOST = 500_000  # texts in a round
-PAIRS = 20_000_000  # pairs of texts to look at in a step of a round, about
 FEWEST = 500  # texts: so few are never too many
+
+
+class Sizes(NamedTuple):
+    """How large the rounds of an engine are."""
+
+    first: int  # texts in the first round
+    growth: int  # how many times as many are in the next one
+    most: int  # texts in a round
+    old_pairs: int  # pairs that step 1 may look at; nothing of them stays
+    new_pairs: int  # pairs that step 2 may look at; those above the limit are kept in memory
 
 
 class Joins(Protocol):
@@ -58,30 +64,29 @@ def choose(
     joins: Joins,
     count: int,
     show: Callable[[int], None],
-    first: int = FIRST,
-    growth: int = GROWTH,
+    sizes: Sizes,
 ) -> Iterator[Decision]:
     """Yield a decision for each of `count` texts, in their order."""
     low = 0
-    size = first
+    size = sizes.first
     while low < count:
         high = min(low + size, count)
         joins.load(low, high)
         best = None
-        if high - low <= FEWEST or low == 0 or joins.cost("old") <= PAIRS:
-            best = one_round(joins, low, high)
+        if high - low <= FEWEST or low == 0 or joins.cost("old") <= sizes.old_pairs:
+            best = one_round(joins, low, high, sizes.new_pairs)
         if best is None:
             size = max(FEWEST, (high - low) // 4)
             continue
         for number in range(low, high):
             yield best.get(number)
         low = high
-        size = min(growth * size, MOST)
+        size = min(sizes.growth * size, sizes.most)
         show(low)
 
 
-def one_round(joins: Joins, low: int, high: int) -> dict[int, tuple[int, float]] | None:
-    """What is turned away of a block, and why. None where there would be too many pairs."""
+def one_round(joins: Joins, low: int, high: int, most: int) -> dict[int, tuple[int, float]] | None:
+    """What is turned away of a block, and why. None where step 2 would look at too many pairs."""
     # 1. What is like something that was kept before?
     best: dict[int, tuple[int, float]] = {}
     for older, newer, score in joins.pairs("old") if low else ():
@@ -89,7 +94,7 @@ def one_round(joins: Joins, low: int, high: int) -> dict[int, tuple[int, float]]
 
     # 2. Of the others, what is like one of them that stays?
     free = np.array([number for number in range(low, high) if number not in best], np.int64)
-    if high - low > FEWEST and joins.cost("new", free) > PAIRS:
+    if high - low > FEWEST and joins.cost("new", free) > most:
         return None
     turned_away = greedy(joins.pairs("new", free))
     kept = np.array([number for number in free if number not in turned_away], np.int64)

@@ -26,15 +26,15 @@ import numpy as np
 import self_instruct_workshop as workshop
 from scripts.merging import marks
 from scripts.merging.decide import Decision
-from scripts.merging.rounds import Pairs, choose
+from scripts.merging.rounds import Pairs, Sizes, choose
 from scripts.merging.statements import BLOCK, KEPT, costs, pairs_among
 from self_instruct_workshop import WorkshopError
 
 KEYS = "key long, id long, size int, place int"
 TEXTS = "id long, coded string"
 PAIRS = "older long, newer long, score double"
-FIRST = 20_000  # texts in the first round; a round costs seconds, whatever it does
-GROWTH = 4
+# A round costs seconds, whatever it does: few and large ones.
+SIZES = Sizes(20_000, 4, 10_000_000, 10**12, 200_000_000)
 
 
 def decisions(
@@ -50,7 +50,7 @@ def decisions(
     spark = session(Path(folder), memory, master)
     try:
         frames = Frames(spark, texts, limit, recipe)
-        yield from choose(frames, len(texts), show, FIRST, GROWTH)
+        yield from choose(frames, len(texts), show, SIZES)
     finally:
         spark.stop()
 

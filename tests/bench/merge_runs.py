@@ -115,7 +115,7 @@ def stages(texts: list[str]) -> None:
     import duckdb
 
     from scripts.merging import marks, rounds
-    from scripts.merging.duckdb_engine import Tables
+    from scripts.merging.duckdb_engine import SIZES, Tables
 
     seen = {"keys": 0, "joined": 0, "compared": 0, "above": 0, "rounds": 0}
 
@@ -140,7 +140,9 @@ def stages(texts: list[str]) -> None:
         settings = {"memory_limit": "2GB", "temp_directory": folder}
         database = duckdb.connect(str(Path(folder) / "keys.duckdb"), config=settings)
         tables = Counting(database, texts, 0.7 + 1e-9, "modern")
-        kept = sum(one is None for one in rounds.choose(tables, len(texts), lambda done: None))
+        kept = sum(
+            one is None for one in rounds.choose(tables, len(texts), lambda done: None, SIZES)
+        )
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     each = {name: round(number / len(texts), 1) for name, number in seen.items()}
     print(f"{len(texts):,} texts, {kept:,} kept, {seen['rounds']} rounds; for each text: {each}")

@@ -592,6 +592,14 @@ def reference(texts: list[str], limit: float, recipe: str) -> list[Decision]:
     return found
 
 
+def sizes(first: int, pairs: int = 10**9) -> rounds.Sizes:
+    return rounds.Sizes(first, 2, 10**6, pairs, pairs)
+
+
+def chosen(joins: Plain, count: int, of: rounds.Sizes) -> list[Decision]:
+    return list(rounds.choose(joins, count, lambda done: None, of))
+
+
 class Plain:
     """rounds.Joins on sets, to test the keys and the rounds without any engine."""
 
@@ -659,8 +667,8 @@ def test_the_joins_miss_no_pair_and_the_rounds_choose_as_one_by_one(
     wanted = reference(texts, limit, recipe)
     # However many texts a round has.
     for first in (len(texts), 17):
-        found = rounds.choose(Plain(texts, limit, recipe), len(texts), lambda done: None, first)
-        assert list(found) == wanted
+        found = chosen(Plain(texts, limit, recipe), len(texts), sizes(first))
+        assert found == wanted
     assert list(decide(texts, threshold, recipe)) == wanted
     assert threshold > 0.7 or any(wanted)
 
@@ -669,24 +677,24 @@ def test_near_copies_are_compared_with_the_one_that_stays_and_not_with_each_othe
     base = [f"word{number}" for number in range(20)]
     texts = [" ".join([*base[:10], f"other{number}", *base[11:]]) for number in range(2000)]
     joins = Plain(texts, 0.7, "modern")
-    found = list(rounds.choose(joins, len(texts), lambda done: None, 100))
+    found = chosen(joins, len(texts), sizes(100))
     assert found[0] is None and all(one and one[0] == 0 for one in found[1:])
     assert joins.looked_at < 100 * 100 + 2 * len(texts)
 
 
 def test_a_round_with_too_many_pairs_is_tried_again_with_fewer_texts() -> None:
-    sizes = []
+    tried = []
 
     class Costly(Plain):
         def cost(self, among: str, numbers: np.ndarray | None = None) -> int:
-            sizes.append(len(self.block))
+            tried.append(len(self.block))
             return len(self.block) ** 2 * 100
 
     texts = engine_texts("few tokens", 1200)
     limit = 0.7 + 1e-9
-    found = rounds.choose(Costly(texts, limit, "modern"), len(texts), lambda done: None, 1200)
-    assert list(found) == reference(texts, limit, "modern")
-    assert sizes[0] == 1200 and len(sizes) < 5
+    found = chosen(Costly(texts, limit, "modern"), len(texts), sizes(1200, 10**8))
+    assert found == reference(texts, limit, "modern")
+    assert tried[0] == 1200 and len(tried) < 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
