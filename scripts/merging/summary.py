@@ -8,7 +8,6 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
     )
 
 import sys
-from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -211,25 +210,34 @@ def rules_in_words(rejected: dict[str, int]) -> str:
     return ", ".join(f"{rule} {n}" for rule, n in rejected.items()) or "0"
 
 
+HEADS = ("instructions", "kept", "too_similar", "rows", "kept")
+
+
 def table(summary: dict) -> str:
     """What is shown at the end: a line for each source, then all of them."""
-    runs = summary["merge"]["runs"]
-    names = [one_line(run["name"], 30) for run in runs]
-    width = max(len("all"), *map(workshop.columns, names))
-    head = f"{'':{width}}  instructions      kept  too_similar      rows      kept"
-    lines = [head]
-    totals: Counter[str] = Counter()
-    for name, run in zip(names, runs, strict=True):
-        of = run["instructions"]
-        figures = {"in": of["in"], "kept": of["kept"]}
-        figures |= {"similar": of["rejected"].get("too_similar", 0)}
-        figures |= {"rows": run["rows"]["in"], "rows kept": run["rows"]["kept"]}
-        totals.update(figures)
-        lines.append(line(name, width, figures))
-    return "\n".join([*lines, line("all", width, totals)])
+    # The figures of each, and their sums.
+    lines = [(one_line(run["name"], 30), figures(run)) for run in summary["merge"]["runs"]]
+    sums = [sum(column) for column in zip(*(numbers for _, numbers in lines), strict=True)]
+    every = [*lines, (workshop.spoken("in all"), sums)]
+
+    # Names on the left, figures on the right.
+    width = max(workshop.columns(name) for name, _ in every)
+    heads = [workshop.spoken(head) for head in HEADS]
+    shown = [" " * width + "".join(right(head, head) for head in heads)]
+    for name, numbers in every:
+        cells = [right(f"{n:,}", head) for n, head in zip(numbers, heads, strict=True)]
+        shown.append(name + " " * (width - workshop.columns(name)) + "".join(cells))
+    return "\n".join(shown)
 
 
-def line(name: str, width: int, of: dict[str, int]) -> str:
-    left = name + " " * (width - workshop.columns(name))
-    first = f"{left}  {of['in']:>12,}{of['kept']:>10,}{of['similar']:>13,}"
-    return f"{first}{of['rows']:>10,}{of['rows kept']:>10,}"
+def figures(run: dict) -> list[int]:
+    """Of a source: instructions that came, stayed, were too similar; rows that came, and stayed."""
+    of = run["instructions"]
+    similar = of["rejected"].get("too_similar", 0)
+    return [of["in"], of["kept"], similar, run["rows"]["in"], run["rows"]["kept"]]
+
+
+def right(text: str, head: str) -> str:
+    """A cell of the table under its head, which is in another language perhaps."""
+    width = max(12, workshop.columns(head) + 2)
+    return " " * (width - workshop.columns(text)) + text

@@ -153,7 +153,7 @@ def test_counts_add_up_for_each_run_and_in_all(runs: Path, capsys: pytest.Captur
     assert summary["counts"]["classify"]["unknown"] == flags[None]
     shown = capsys.readouterr().out
     total = sum(told["instructions"]["in"] for told in summary["merge"]["runs"])
-    assert f"all{total:>16,}" in shown and "next, a page to look at:" in shown
+    assert f"in all{total:>14,}" in shown and "next, a page to look at:" in shown
 
 
 def test_step_files_have_the_rows_of_the_runs_with_ids_of_their_own(runs: Path) -> None:
