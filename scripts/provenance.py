@@ -12,6 +12,7 @@ rows in the same order, and in each of them further:
     request   the number of the request of stage 1, and the keys of the replies in the journal
     seed      the random seed of stage 1
     topic     where the run had topics
+    run       of a folder of merge_runs.py: from which run; its models are those that run.json names
     judged    where judged.jsonl is there: the answers of each judge about exactly this row
 
 The models are those of the records in responses.jsonl, whatever the settings say: each stage may
@@ -104,11 +105,12 @@ def provenance_rows(run: Run) -> list[dict]:
     """The rows of the dataset in their order, each with where it comes from."""
     sources = read_sources(run)
     if not run.journal:
-        lack = f"{run.folder} has no journal: the rows name no models and no replies"
-        workshop.tell(f"notice: {lack}")
+        lack = "no replies" if merged_runs(run) else "no models and no replies"
+        workshop.tell(f"notice: {run.folder} has no journal: the rows name {lack}")
     steps = {stage: by_instruction(run.steps.get(stage, [])) for stage in ASKED}
     judged = read_judged(run.folder / JUDGED)
     places = instances_of(run)
+    merged = merged_runs(run)
 
     rows = []
     for row in run.steps["filter"]:
@@ -119,7 +121,7 @@ def provenance_rows(run: Run) -> list[dict]:
             raise WorkshopError(f"{problem}: {AGAIN}, which writes both")
         number = found.pop(0)
         task = {stage: rows_of[row["instruction"]] for stage, rows_of in steps.items()}
-        more = origin(task, number, sources)
+        more = origin(task, number, sources) | of_merged_run(task["generate"], merged)
         if judged is not None:
             more["judged"] = judged.get(identity(row), [])
         rows.append({**row, **more})
@@ -176,6 +178,24 @@ def origin(task: dict[str, dict], number: int, sources: dict[Key, list[Source]])
         "seed": replies["generate"].seed if replies["generate"] else None,
     }
     return more | ({"topic": first["topic"]} if "topic" in first else {})
+
+
+def merged_runs(run: Run) -> dict[str, dict]:
+    """What run.json says of each run in a folder of merge_runs.py, by its name; {} elsewhere."""
+    runs = record_of(run.summary.get("merge")).get("runs")
+    found = [record_of(told) for told in runs] if isinstance(runs, list) else []
+    return {told["name"]: told for told in found if has_texts(told, ("name", "kind"))}
+
+
+def of_merged_run(row: dict, merged: dict[str, dict]) -> dict:
+    """From which run a row of step 1 is, and who answered there; {} where nothing was merged."""
+    told = merged.get(str(row.get("run", "")))
+    if not told:
+        return {}
+    more: dict[str, Any] = {"run": told["name"]}
+    if told["kind"] != "run":
+        return more | {"source": "file"}
+    return more | {"models": record_of(told.get("models")), "seed": told.get("seed")}
 
 
 def reply_behind(row: dict, sources: list[Source]) -> Source | None:

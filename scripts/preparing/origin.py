@@ -72,7 +72,16 @@ def facts_of(told: Any) -> dict[str, str]:
     # The date is the day on which the run ended.
     facts = {name: str(settings[name]) for name in RUN_FACTS}
     facts |= {name: str(settings[name]) for name in OF_STAGES if settings.get(name)}
+    facts |= differing(told, facts)
     return {**facts, "date": ended_at[:10], "version": str(versions["self_instruct"])}
+
+
+def differing(told: dict, facts: dict[str, str]) -> dict[str, str]:
+    """The facts in which the runs of a merged folder differ, with the values of all of them."""
+    merged = told.get("merge")
+    differ = merged.get("differ") if isinstance(merged, dict) else None
+    known = differ.items() if isinstance(differ, dict) else ()
+    return {name: str(values) for name, values in known if name in facts}
 
 
 # What programs behind stage 4 say of the data: the name of the record, its list of files, and how

@@ -34,6 +34,7 @@ NAMED += " preparing/tokens.py"
 NAMED += " overlapping/files.py overlapping/record.py prepare_for_finetuning.py did_it_help.py"
 NAMED += " helping/data.py helping/heldout.py helping/record.py helping/trained.py"
 NAMED += " scale/__init__.py"
+NAMED += " merge_runs.py merging/sources.py merging/duckdb_engine.py merging/spark_engine.py"
 FILES += [ROOT / "scripts" / name for name in NAMED.split()]
 CATALOGUE = json.loads((ROOT / "data" / "messages.zh.json").read_text(encoding="utf-8"))
 # What is a name in both languages: flags, files, formats, addresses, commands.
@@ -44,7 +45,8 @@ NAMES += (
 NAMES += r"|\b(true|false|input|output|choices|id|paper|python|None|modern|filter|instances|stop)\b"
 NAMES += r"|\b(generate|classify|CSV|plotly|sample|pairs)\b"
 NAMES += r"|\b(kappa|preference|Parquet|GGUF|transformers|llama-gguf-split)\b"
-NAMES += r"|\b(kappa|preference|Parquet|numba)\b"
+NAMES += r"|\bnumba\b"
+NAMES += r"|\b(Java|Spark|spark)\b|\b\dGB\b"
 NAMES += r"|\b(davinci-002|zh|instruction|http|en|y|arXiv|dashscope|DashScope)\b|/batches\b"
 NAMES += r"|(?<=--form )(chat|plain)|messages 或 conversations|prompt 和 completion"
 NAMES += r'|"\w+":'  # a name in a record
