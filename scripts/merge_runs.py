@@ -30,6 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking.parser import Parser
 from scripts.merging import sources as reading
 from scripts.merging.decide import ENGINES, decide
 from scripts.merging.merged import PARQUET, Merge, rejected_rows, write_dataset, write_steps
@@ -168,7 +169,7 @@ def share(text: str) -> float:
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     what = "folders of finished runs; .jsonl, .json, .csv, .tsv and .parquet files of rows"
     add("sources", nargs="+", type=Path, metavar="RUN", help=what)

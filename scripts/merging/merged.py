@@ -271,9 +271,9 @@ def prompts_of(source: Source) -> dict[int, int]:
 
 
 def prompt_at(source: Source, start: int) -> str | list:
-    with open(source.path / STEP_FILES[0], "rb") as lines:
-        lines.seek(start)
-        return json.loads(lines.readline())["metadata"]["prompt"]
+    with open(source.path / STEP_FILES[0], "rb") as step_file:
+        step_file.seek(start)
+        return json.loads(step_file.readline())["metadata"]["prompt"]
 
 
 def classify_rows(merge: Merge) -> Iterator[dict]:
