@@ -130,7 +130,7 @@ MAKE: dict[str, Callable[[Path], dict]] = {
     "rewritten": rewritten_run,
     "en": practice_run,
     "zh": lambda folder: practice_run(folder, language="zh"),
-    "cut": lambda folder: practice_run(folder, max_tokens=60),
+    "cut": lambda folder: practice_run(folder, max_tokens=65),
     "until generate": lambda folder: practice_run(folder, until="generate"),
     "topics": topics_run,
     "undone": undone_run,

@@ -35,7 +35,7 @@ KINDS = {
     "en": {"num_instructions": 60},
     "zh": {"num_instructions": 60, "language": "zh"},
     "paper": {"num_instructions": 60, "recipe": "paper"},
-    "cut": {"num_instructions": 60, "max_tokens": 60},
+    "cut": {"num_instructions": 60, "max_tokens": 45},
     **{f"until {stage}": {"num_instructions": 24, "until": stage} for stage in STAGES[:3]},
 }
 RUNS: dict[str, tuple[Path, dict]] = {}
