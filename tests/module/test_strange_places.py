@@ -84,7 +84,7 @@ def full_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize(
     ("kilobytes", "last", "files"),
-    [(8, "generate", 0), (40, "generate", 0), (200, "classify", 1), (310, "instances", 2)],
+    [(8, "generate", 0), (40, "generate", 0), (200, "classify", 1), (270, "instances", 2)],
     ids=["stage 1", "step file", "stage 2", "stage 3"],
 )
 def test_a_full_disk_is_one_line_costs_what_was_in_flight_and_with_room_the_run_goes_on(
