@@ -225,10 +225,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     rate = "learning rate [%(default)s]"
     add("--lr", type=float, default=2e-4, metavar="X", help=rate)
     count("--lora-r", default=16, help="rank of the adapter [%(default)s]")
-    kinds = ("auto", "bfloat16", "float16", "float32")
-    add("--dtype", choices=kinds, default="auto", help="[auto: what the GPU can]")
-    four = "a quarter of the memory; needs bitsandbytes and an NVIDIA GPU"
-    add("--load-in-4bit", action="store_true", help=four)
+    shared.add_loading_flags(add)
     add("--seed", type=int, default=42, metavar="N", help="random seed [%(default)s]")
     sample = "our own data and a tiny random model: a minute, on any CPU"
     add("--sample", action="store_true", help=sample)

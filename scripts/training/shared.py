@@ -343,13 +343,18 @@ def add_size_flags(add: Callable, batch: int) -> None:
     count("--batch-size", default=batch, help="rows at once, for speed [%(default)s]")
 
 
-def add_machine_flags(add: Callable) -> None:
-    """How the model is loaded, how random numbers begin, and where results go."""
-    # Loading the model.
+def add_loading_flags(add: Callable) -> None:
+    """How the weights of a model are loaded."""
     kinds = ("auto", "bfloat16", "float16", "float32")
     add("--dtype", choices=kinds, default="auto", help="[auto: what the GPU can]")
     four = "a quarter of the memory; needs bitsandbytes and an NVIDIA GPU"
     add("--load-in-4bit", action="store_true", help=four)
+
+
+def add_machine_flags(add: Callable) -> None:
+    """How the model is loaded, how random numbers begin, and where results go."""
+    # Loading the model.
+    add_loading_flags(add)
 
     # The random seed, the upload, and the trial run.
     add("--seed", type=int, default=42, metavar="N", help="random seed [%(default)s]")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.prepared import PLAIN, TALK, caller
 from helpers.runs import ROOT
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -29,7 +30,6 @@ from scripts.reading.rows import rows_of  # noqa: E402
 from self_instruct_workshop import Config, load_seed_tasks, run  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import prepare_for_finetuning as prepare  # noqa: E402
 
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -133,35 +133,10 @@ def test_the_fault_would_be_found(kind: str) -> None:
 
 # What is counted and shown.
 
-TALK = {
-    "messages": [
-        {"role": "system", "content": "Be short."},
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "A river."},
-        {"role": "user", "content": "Which one?"},
-        {"role": "assistant", "content": "The Nile"},
-    ]
-}
-PLAIN = {"instruction": "Name a sea.", "input": "in Asia", "output": "Aral"}
-
 
 @pytest.fixture
-def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """Prepare records; what was written, by part, and what was said."""
-
-    def do(records: list[dict], *flags: str, code: int = 0) -> dict[str, Any]:
-        path = tmp_path / "rows.jsonl"
-        path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-        folder = tmp_path / "out"
-        assert prepare.main([str(path), "--output-dir", str(folder), *flags]) == code
-        found: dict[str, Any] = {"said": "".join(capsys.readouterr())}
-        for file in folder.glob("*.json*"):
-            text = file.read_text(encoding="utf-8")
-            lines = file.suffix == ".jsonl"
-            found[file.stem] = [*map(json.loads, text.splitlines())] if lines else json.loads(text)
-        return found
-
-    return do
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
+    return caller(tmp_path, capsys)
 
 
 TEMPLATE = (
