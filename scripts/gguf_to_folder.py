@@ -90,10 +90,14 @@ def check_packages() -> None:
 def be_quiet() -> None:
     """Ask nothing of the hub, and show no advice of the libraries. A screen gets a progress bar."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # tqdm reads this variable once, when it is imported; programs started later must not see it.
+    before = os.environ.get("TQDM_DISABLE")
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read on import
+        os.environ["TQDM_DISABLE"] = before or "1"
     import transformers
 
+    if before is None:
+        os.environ.pop("TQDM_DISABLE", None)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

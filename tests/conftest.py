@@ -30,6 +30,17 @@ hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)
+def same_environment_afterwards() -> Iterator[None]:
+    """What a program sets in the environment when it is called here reaches no other test."""
+    before = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    yield
+    for name in [name for name in os.environ if not name.startswith("PYTEST_")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No key of the shell or of a .env reaches a test, and no proxy stands between it and its
     server."""

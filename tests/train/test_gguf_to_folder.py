@@ -138,7 +138,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Call the program; its exit code, and what it says."""
 
     def call(*arguments: str | Path) -> tuple[int, str]:
+        bars_of_others = os.environ.get("TQDM_DISABLE")
         code = gguf_to_folder.main([*map(str, arguments)])
+        assert os.environ.get("TQDM_DISABLE") == bars_of_others
         out, err = capsys.readouterr()
         bars = re.compile(r"^.*\r.*\n", re.M)  # of a library that other tests loaded
         return code, out + bars.sub("", err)
