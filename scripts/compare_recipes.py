@@ -22,12 +22,10 @@ every candidate is kept that breaks no rule and is novel at 0.7.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product, zip_longest
@@ -38,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
+from scripts.reading.records import as_object, object_in
 from self_instruct_workshop import (
     RECIPES,
     Config,
@@ -191,11 +190,7 @@ def limits(folder: Path, run: dict) -> dict:
 
 def settings_in(path: Path) -> dict:
     """The settings in a run.json; empty where they cannot be read."""
-    told = None
-    with suppress(OSError, ValueError):
-        told = json.loads(path.read_text(encoding="utf-8"))
-    settings = told.get("settings") if isinstance(told, dict) else None
-    return settings if isinstance(settings, dict) else {}
+    return as_object(object_in(path).get("settings"))
 
 
 def read_seeds(path: str, run: dict, language: str) -> list[Task]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import self_instruct_workshop as workshop
 from scripts.helping import data, page, said, scores, trained
 from scripts.helping.scores import Measured
+from scripts.reading.records import object_in
 from scripts.training import shared
 from self_instruct_workshop import Reply, UsageError
 
@@ -70,11 +71,7 @@ def check_same(study: Study) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """The results in a folder; {} where there are none that can be read."""
-    try:
-        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return object_in(folder / RESULTS)
 
 
 def write(study: Study) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.reading.records import as_object, object_in
 
 MARK = "scripts/overlap.py"
 NAME = "overlap.json"
@@ -36,18 +37,13 @@ def digest_of_lines(lines: list[str]) -> str:
 
 def read(path: Path) -> dict:
     """The record of a check; empty where there is none, or the file is not ours."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    is_ours = isinstance(value, dict) and value.get("made_by") == MARK
-    return value if is_ours else {}
+    value = object_in(path)
+    return value if value.get("made_by") == MARK else {}
 
 
 def written_by(record: dict, name: str) -> list[str]:
     """The digests that a file of this name may have, if a check wrote it."""
-    written = record.get("written")
-    digests = written.get(name) if isinstance(written, dict) else None
+    digests = as_object(record.get("written")).get(name)
     return digests if isinstance(digests, list) else []
 
 

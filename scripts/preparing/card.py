@@ -17,8 +17,9 @@ from typing import Any
 from scripts.overlapping import record as overlap
 from scripts.preparing.choose import instructions
 from scripts.preparing.formats import FORMATS
-from scripts.preparing.origin import judge_beside, notice, outdated, record_beside, writers_beside
+from scripts.preparing.origin import judge_beside, notice, outdated, writers_beside
 from scripts.preparing.tokens import Tokens
+from scripts.reading.records import object_in
 from scripts.reading.rows import Row
 from self_instruct_workshop import one_line
 
@@ -143,7 +144,7 @@ def preferred_by(options: argparse.Namespace) -> str:
     """Who preferred the chosen answers. The names of sheets, which may be people's, stay out."""
     if options.sheet:
         return f"people, in filled sheets: {len(options.sheet)}"
-    return str(record_beside(options.file, "judge.json").get("model") or "a judge, a model")
+    return str(object_in(options.file.parent / "judge.json").get("model") or "a judge, a model")
 
 
 # How a path or an address begins: "/", "~", "../", "C:\", "https://".

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 from pathlib import Path
 
 import self_instruct_workshop as workshop
-from scripts.preparing.origin import as_record, writers_beside
+from scripts.preparing.origin import writers_beside
 from scripts.reading import records as reading
 from scripts.reading.rows import Row, context_of, rows_of
 from self_instruct_workshop import PROVENANCE, RECIPES, WorkshopError
@@ -70,7 +70,7 @@ def with_new_outputs(ids: Ids, path: Path, recipe: str) -> Ids:
     names = ("instruction", "input", "output", "first_output")
     found: Ids = {}
     for _, record in reading.records(path):
-        row = as_record(record)
+        row = reading.as_object(record)
         if all(isinstance(row.get(name), str) for name in names):
             first = {**row, "output": row["first_output"]}
             known = ids.get(identity(first, recipe))

@@ -8,12 +8,10 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
         "  python scripts/prepare_for_finetuning.py --help"
     )
 
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from scripts.overlapping import record as overlap
+from scripts.reading.records import as_object, object_in
 from scripts.reading.rows import Row
 from self_instruct_workshop import DEFAULT_SEEDS, tell
 
@@ -40,26 +38,17 @@ def run_beside(path: Path) -> dict[str, str]:
 
     # Read it.
     place = path.parent / "run.json"
-    told = None
-    try:
-        told = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not place.exists():
         return {}
-    except (OSError, ValueError):
-        pass  # the notice below says so
-
-    # Take what the card names.
-    facts = facts_of(told)
+    facts = facts_of(object_in(place))
     if not facts:
         notice(f"{place} cannot be read: the card does not say who made the data")
     return facts
 
 
-def facts_of(told: Any) -> dict[str, str]:
+def facts_of(told: dict) -> dict[str, str]:
     """The facts in a run.json; empty where one of them is missing."""
     # Is everything there?
-    if not isinstance(told, dict):
-        return {}
     settings = told.get("settings")
     versions = told.get("versions")
     ended_at = told.get("ended_at")
@@ -93,13 +82,13 @@ def source_of(path: Path) -> str:
     claims, _ = overlap.claims(path)
     if claims.get("dropped") is None:
         return path.name
-    return str(record_beside(path, overlap.NAME)["data"]["file"])
+    return str(object_in(path.parent / overlap.NAME)["data"]["file"])
 
 
 def made_of(path: Path, record_name: str, name: str) -> tuple[str, str]:
     """The data that a file beside `path` was made of, and its SHA-256; "" where no record tells."""
-    record = record_beside(path, record_name)
-    if name not in as_record(record.get("files")):
+    record = object_in(path.parent / record_name)
+    if name not in as_object(record.get("files")):
         return "", ""
     data = record.get("data")
     if isinstance(data, dict):  # rewrite.json
@@ -124,9 +113,9 @@ def outdated(path: Path) -> str:
 
 def judge_beside(path: Path) -> str:
     """Who chose the rows, where they are those that scripts/judge.py kept; "" where not."""
-    record = record_beside(path, "judge.json")
-    counts = as_record(record.get("counts"))
-    named = source_of(path) in as_record(record.get("files"))
+    record = object_in(path.parent / "judge.json")
+    counts = as_object(record.get("counts"))
+    named = source_of(path) in as_object(record.get("files"))
     if not named or path.name == "judged.jsonl" or not {"rows", "kept"} <= counts.keys():
         return ""
     keep = record.get("keep")
@@ -141,22 +130,11 @@ def writers_beside(path: Path) -> str:
     name = made_of(path, "judge.json", name)[0] or name
 
     # What rewrite.json says of that.
-    record = record_beside(path, "rewrite.json")
-    counts = as_record(record.get("counts"))
-    if name not in as_record(record.get("files")) or not {"rows", "rewritten"} <= counts.keys():
+    record = object_in(path.parent / "rewrite.json")
+    counts = as_object(record.get("counts"))
+    if name not in as_object(record.get("files")) or not {"rows", "rewritten"} <= counts.keys():
         return ""
     return f"{record.get('model')}: {counts['rewritten']} of {counts['rows']}; the others as above"
-
-
-def record_beside(path: Path, name: str) -> dict:
-    """The JSON object in a file beside another one; {} where there is none."""
-    with suppress(OSError, ValueError, RecursionError):
-        return as_record(json.loads((path.parent / name).read_text(encoding="utf-8")))
-    return {}
-
-
-def as_record(value: Any) -> dict:
-    return value if isinstance(value, dict) else {}
 
 
 def language_of(run: dict[str, str], rows: list[Row]) -> str:

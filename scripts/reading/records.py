@@ -64,6 +64,19 @@ def text_of(path: Path, advice: str = ANOTHER) -> str:
 # JSON.
 
 
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, such as a record that a program left; {} where there is none."""
+    try:
+        return as_object(value_of(path.read_bytes()))
+    except (OSError, ValueError):
+        return {}
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """A value that should be a JSON object; {} where it is another one."""
+    return value if isinstance(value, dict) else {}
+
+
 def json_records(path: Path, text: str) -> list[Record]:
     """The records of an array, or those of the lines.
 

@@ -20,6 +20,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.reading.records import object_in
 from self_instruct_workshop import DATA
 
 Row = dict[str, Any]
@@ -65,9 +66,9 @@ def about(path: Path) -> Row:
     unknown = {"file": path.name, "sources": [], "instructions": ""}
     if path.resolve().parent == (DATA / "backtranslation_sample").resolve():
         return unknown | {"sources": [OWN_SAMPLE], "instructions": "people"}
-    with suppress(OSError, ValueError):
-        record = json.loads(about_path(path).read_text(encoding="utf-8"))
-        if record["sha256"] == sha256(path.read_bytes()).hexdigest():
+    record = object_in(about_path(path))
+    with suppress(OSError):
+        if record.get("sha256") == sha256(path.read_bytes()).hexdigest():
             return unknown | record
     return unknown | of_the_notebook(path)
 

@@ -39,7 +39,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -520,10 +519,7 @@ def trained(model: str | Path) -> Row:
     is_name = isinstance(model, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", model)
     if is_name and not Path(model).exists():
         path = noted_on_hub(str(model))
-    with suppress(OSError, ValueError, TypeError):
-        note = json.loads(Path(path).read_text(encoding="utf-8"))
-        return note if isinstance(note, dict) else {}
-    return {}
+    return reading.object_in(Path(path)) if path else {}
 
 
 @lru_cache(maxsize=16)
