@@ -30,7 +30,7 @@ from scripts.merging.rounds import Pairs, Sizes, choose
 from scripts.merging.statements import BLOCK, KEPT, costs, pairs_among
 from self_instruct_workshop import WorkshopError
 
-KEYS = "key long, id long, size int, place int"
+KEYS = "key long, id long, size int, place int, bits long"
 TEXTS = "id long, coded string"
 PAIRS = "older long, newer long, score double"
 # A round costs seconds, whatever it does: few and large ones.
