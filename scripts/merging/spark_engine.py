@@ -88,12 +88,11 @@ def session(folder: Path, memory: str, master: str) -> Any:
 
 
 def zipped_modules(path: Path) -> Path:
-    """Our modules as one file, for the executors."""
+    """Our modules as one file, for the executors: all, since parts import each other."""
     root = workshop.DATA.parent
-    parts = root / "scripts" / "merging"
-    names = [root / "self_instruct_workshop.py", root / "scripts" / "__init__.py"]
+    parts = sorted((root / "scripts").rglob("*.py"))
     with zipfile.ZipFile(path, "w") as archive:
-        for name in (*names, *sorted(parts.glob("*.py"))):
+        for name in (root / "self_instruct_workshop.py", *parts):
             archive.write(name, name.relative_to(root))
     return path
 
