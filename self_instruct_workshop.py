@@ -4795,16 +4795,22 @@ def list_models(model: Model) -> Any:
 
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
+    import httpx2
     import openai
 
     client = model.client(openai_client)
-    asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
+    asked = {"model": model.model, **parameters}
+    path = "/chat/completions"
+    if RECIPES[model.config.recipe].continues_text:
+        path = "/completions"
+        asked["prompt"] = prompt
+    else:
+        asked["messages"] = as_turns(prompt)
+    # The SDK's `chat.completions.create` looks through every turn for files to upload, which takes
+    # longer than all else that it does.
+    options = {"timeout": model.window.timeout}
     try:
-        if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
-        else:
-            asked["messages"] = as_turns(prompt)
-            answer = client.chat.completions.with_raw_response.create(**asked)
+        answer = client.post(path, cast_to=httpx2.Response, body=asked, options=options)
     except openai.APIStatusError as error:
         return held_back(model, openai_fault(error), parameters)
     except openai.APITimeoutError:
@@ -4813,7 +4819,7 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         raise connection_fault(model, error.__cause__ or error) from None
 
     # An error may come with 200 too, and a page of something else.
-    text = answer.http_response.text
+    text = answer.text
     document = json_or_none(text)
     if document is None and text.startswith("{"):
         raise Transient("200 with a body that is no answer")
