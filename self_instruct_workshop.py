@@ -3751,6 +3751,9 @@ class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
 
 
+CONNECTIONS = 16  # of a client, about; more clients where more requests are in flight
+
+
 class Window:
     """How many requests may be in flight: fewer where a server needs long for each.
 
@@ -3811,8 +3814,9 @@ class Window:
     def next_limit(self) -> int:
         """More after a round of fast answers, one less after a slow one."""
         used = max(self.answers) / self.timeout
+        # At worst they all wait for each other: then twice as many take twice as long.
         if used < 0.25:
-            return 2 * self.limit
+            return int(self.limit * 0.5 / max(used, 1e-3))
         # Half the timeout leaves room for a reply that takes twice as long as others.
         if used < 0.5:
             return self.limit + 1
@@ -3889,7 +3893,8 @@ class Model(AbstractContextManager):
         self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.address = server_address(config, self.provider, variables)
         self.base_url = without_login(self.address)  # as it is shown and written
-        self.sdk_client: Any = None
+        self.sdk_clients: list[Any] = []
+        self.turns = 0  # taken by them so far
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
@@ -3982,21 +3987,32 @@ class Model(AbstractContextManager):
         raise WorkshopError(f"{fault} into .env, {hint}")
 
     def client(self, build: Callable[[Model], Any]) -> Any:
-        """The SDK's client: one for all threads, built when the first request goes out."""
+        """The SDK's client, built when it is first needed.
+
+        Several take turns where many requests are in flight: for each request, a client looks
+        through all of its connections.
+        """
         with self.lock:
-            if self.sdk_client is None:
-                problem = surroundings_problem(self)
-                try:
-                    self.sdk_client = None if problem else build(self)
-                except (ValueError, OSError) as error:
-                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
-                    hint = f" (check {name})" if name else ""
-                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
-                    problem = self.clean(problem)
-                if problem:
-                    self.stop.set()
-                    raise WorkshopError(problem)
-            return self.sdk_client
+            place = self.turns % math.ceil(self.window.limit / CONNECTIONS)
+            self.turns += 1
+            if place >= len(self.sdk_clients):
+                self.sdk_clients.append(self.built_client(build))
+                place = -1
+            return self.sdk_clients[place]
+
+    def built_client(self, build: Callable[[Model], Any]) -> Any:
+        """One more client. Raises WorkshopError where what is around the program prevents it."""
+        problem = surroundings_problem(self)
+        try:
+            if not problem:
+                return build(self)
+        except (ValueError, OSError) as error:
+            name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+            hint = f" (check {name})" if name else ""
+            problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+            problem = self.clean(problem)
+        self.stop.set()
+        raise WorkshopError(problem)
 
     def first_listed(self) -> str:
         """The first model that the server lists. Raises WorkshopError where it lists none."""
@@ -4106,7 +4122,7 @@ class Model(AbstractContextManager):
             reply.text = without_key(self.key, text)
             reply.prompt = prompt
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
+            record = {"version": VERSION, "key": key, **identity, **vars(reply)}
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
             if stage == "generate" and not self.journal.in_rounds:
                 record["plan"] = PLAN
@@ -4806,8 +4822,8 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         asked["prompt"] = prompt
     else:
         asked["messages"] = as_turns(prompt)
-    # The SDK's `chat.completions.create` looks through every turn for files to upload, which takes
-    # longer than all else that it does.
+    # Not chat.completions.create: that goes through each turn, for keys to be renamed, and takes
+    # longer for it than for sending.
     options = {"timeout": model.window.timeout}
     try:
         answer = client.post(path, cast_to=httpx2.Response, body=asked, options=options)

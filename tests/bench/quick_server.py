@@ -3,8 +3,8 @@
     python tests/bench/quick_server.py --delay 0.2        prints its address, ends with its stdin
 
 It answers as tests/helpers/server.py does, but in one process of its own, with one loop and no
-threads, and it makes no faults. `delay` is a number of seconds, or `about_1s`. GET /stats tells what
-it was asked: [seconds since the start, delay, stage] of each request.
+threads, and it makes no faults. `delay` is a number of seconds, or `about_1s`. GET /stats tells
+what it was asked: [seconds since the start, delay, stage] of each request.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def as_text(content: Any) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-MODELS = b'{"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "t"}]}'
+MODELS = (
+    b'{"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "t"}]}'
+)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 

@@ -679,7 +679,7 @@ def test_a_failed_look_up_and_a_full_file_table_cost_nothing(
         with LimitedModel(config, limits(max_tokens_total=10_000)) as model:
             ask(model, 1, 300)  # whatever is imported and opened by the first request is there
             spent = sum(model.purse.spent)
-            model.sdk_client = None
+            model.sdk_clients.clear()
             monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=fault))
             with pytest.raises(RequestFailed, match=r"connection: .*" + fault.strerror):
                 ask(model, 2, 300)
@@ -1002,6 +1002,7 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
     class Bar:
         said: list[str] = []  # noqa: RUF012
         n = 0
+        disable = False
 
         def set_postfix_str(self, text: str, refresh: bool) -> None:
             self.said.append(text)
