@@ -24,10 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers.server import scripted_model
+from helpers.server import scripted_model, words
 
 SPREAD = 0.6  # of the logarithm: one reply of 20 takes over 2.2 times as long as the mean
-PLAIN = "A short answer. " * 20  # to a prompt of no stage
+PLAIN = "A short answer. " * 20  # to whatever, with --plain
 
 
 def about_1s(prompt: str) -> float:
@@ -41,6 +41,16 @@ def stage_of(prompt: str) -> str:
     if last.rstrip(".").isdigit():
         return "generate"
     return "classify" if last.endswith("?") else "instances"
+
+
+def answer_to_camel(prompt: str) -> str:
+    """What CAMEL's prompts ask for: one task, or whether one is classification; "": another's."""
+    dice = random.Random(prompt)
+    if "produce exactly one new task" in prompt:
+        return words(dice, chinese=False, verb=True)
+    if "Respond in the following structured format" in prompt:
+        return json.dumps({"answer": dice.random() < 0.5})
+    return ""
 
 
 class Scripted:
@@ -62,7 +72,7 @@ class Scripted:
         prompt = "\n\n".join(as_text(turn["content"]) for turn in turns)
         delay = self.delay(prompt) if callable(self.delay) else self.delay
         self.asked.append((time.monotonic() - self.started, delay, stage_of(prompt)))
-        text = PLAIN if self.plain else self.answer(prompt, body)
+        text = PLAIN if self.plain else answer_to_camel(prompt) or self.answer(prompt, body)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": message}
         tokens = (len(prompt) // 4, len(text) // 4)
