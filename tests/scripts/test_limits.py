@@ -998,11 +998,14 @@ def test_an_unknown_price_is_not_0(settings: Settings, wire: str) -> None:
     )
 
 
-def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wire: str) -> None:
+@pytest.mark.parametrize("disabled", [False, True])
+def test_the_bar_tells_what_is_spent_and_what_it_will_be(
+    settings: Settings, wire: str, disabled: bool
+) -> None:
     class Bar:
         said: list[str] = []  # noqa: RUF012
         n = 0
-        disable = False
+        disable = disabled
 
         def set_postfix_str(self, text: str, refresh: bool) -> None:
             self.said.append(text)
@@ -1020,7 +1023,7 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
     spent = sum(model.purse.spent)
     in_all = spent + 1000
     said = f"{spent} of {in_all:,} tokens, ${spent / 1e6:.4f} of ${in_all / 1e6:.4f}"
-    assert Bar.said == [said]
+    assert Bar.said == ([] if disabled else [said])  # nobody sees one that is off
 
 
 # Everything at once.
