@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6397: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6401: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -672,7 +672,7 @@ from copy import copy
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, util
 from ipaddress import ip_address
 from statistics import fmean
@@ -2366,11 +2366,15 @@ def shot_turn(shot: dict, words: dict, recipe: Recipe) -> tuple[str, str]:
 
 def read_instances(config: Config, task: Task, reply: Reply) -> tuple[Pairs, Pairs]:
     """The instances of a reply, and those that were cut off at max_tokens."""
-    read = RECIPES[config.recipe].read_instances
     labelled = bool(task.is_classification)
-    found = read(reply.text, labelled, False)
-    whole = read(reply.text, labelled, True) if reply.cut else found
-    return whole, found[len(whole) :]
+    found = pairs_read(config.recipe, reply.text, labelled, False)
+    whole = pairs_read(config.recipe, reply.text, labelled, True) if reply.cut else found
+    return [*whole], [*found[len(whole) :]]
+
+
+@lru_cache(maxsize=1024)  # three ask for the pairs of a reply, soon after one another
+def pairs_read(recipe: str, text: str, labelled: bool, truncated: bool) -> tuple:
+    return tuple(RECIPES[recipe].read_instances(text, labelled, truncated))
 
 
 def broken_form(config: Config, task: Task, reply: Reply) -> str:
