@@ -112,6 +112,7 @@ def measure(program: Path, delay: str, concurrency: int, wanted: int) -> Measure
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--instructions", type=int, help="another number of them")
     parser.add_argument("--program", type=Path, default=PROGRAM)
     parser.add_argument("--waste", action="store_true", help="stage by stage")
     chosen = parser.parse_args()
@@ -123,6 +124,7 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|")
     for name in chosen.only:
         delay, concurrency, wanted = CASES[name]
+        wanted = chosen.instructions or wanted
         it = measure(chosen.program, delay, concurrency, wanted)
         times = f"{it.ideal:.1f} s | {it.seconds:.1f} s | {it.ratio:.2f}"
         each = f"{1000 * it.cpu / it.requests:.2f}"
