@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6375: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6401: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -672,7 +672,7 @@ from copy import copy
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, util
 from ipaddress import ip_address
 from statistics import fmean
@@ -2366,11 +2366,15 @@ def shot_turn(shot: dict, words: dict, recipe: Recipe) -> tuple[str, str]:
 
 def read_instances(config: Config, task: Task, reply: Reply) -> tuple[Pairs, Pairs]:
     """The instances of a reply, and those that were cut off at max_tokens."""
-    read = RECIPES[config.recipe].read_instances
     labelled = bool(task.is_classification)
-    found = read(reply.text, labelled, False)
-    whole = read(reply.text, labelled, True) if reply.cut else found
-    return whole, found[len(whole) :]
+    found = pairs_read(config.recipe, reply.text, labelled, False)
+    whole = pairs_read(config.recipe, reply.text, labelled, True) if reply.cut else found
+    return [*whole], [*found[len(whole) :]]
+
+
+@lru_cache(maxsize=1024)  # three ask for the pairs of a reply, soon after one another
+def pairs_read(recipe: str, text: str, labelled: bool, truncated: bool) -> tuple:
+    return tuple(RECIPES[recipe].read_instances(text, labelled, truncated))
 
 
 def broken_form(config: Config, task: Task, reply: Reply) -> str:
@@ -3751,6 +3755,9 @@ class ParameterRefused(Exception):
     """The model does not take a parameter, args[0]."""
 
 
+CONNECTIONS = 16  # of a client, about; more clients where more requests are in flight
+
+
 class Window:
     """How many requests may be in flight: fewer where a server needs long for each.
 
@@ -3811,8 +3818,9 @@ class Window:
     def next_limit(self) -> int:
         """More after a round of fast answers, one less after a slow one."""
         used = max(self.answers) / self.timeout
+        # At worst they all wait for each other: then twice as many take twice as long.
         if used < 0.25:
-            return 2 * self.limit
+            return int(self.limit * 0.5 / max(used, 1e-3))
         # Half the timeout leaves room for a reply that takes twice as long as others.
         if used < 0.5:
             return self.limit + 1
@@ -3889,7 +3897,8 @@ class Model(AbstractContextManager):
         self.key = keys.get(self.provider.key or "LOCAL_API_KEY", "")
         self.address = server_address(config, self.provider, variables)
         self.base_url = without_login(self.address)  # as it is shown and written
-        self.sdk_client: Any = None
+        self.sdk_clients: list[Any] = []
+        self.turns = 0  # taken by them so far
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
@@ -3982,21 +3991,32 @@ class Model(AbstractContextManager):
         raise WorkshopError(f"{fault} into .env, {hint}")
 
     def client(self, build: Callable[[Model], Any]) -> Any:
-        """The SDK's client: one for all threads, built when the first request goes out."""
+        """The SDK's client, built when it is first needed.
+
+        Several take turns where many requests are in flight: for each request, a client looks
+        through all of its connections.
+        """
         with self.lock:
-            if self.sdk_client is None:
-                problem = surroundings_problem(self)
-                try:
-                    self.sdk_client = None if problem else build(self)
-                except (ValueError, OSError) as error:
-                    name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
-                    hint = f" (check {name})" if name else ""
-                    problem = f"no connection can be made to {self.base_url}{hint}: {error}"
-                    problem = self.clean(problem)
-                if problem:
-                    self.stop.set()
-                    raise WorkshopError(problem)
-            return self.sdk_client
+            place = self.turns % math.ceil(self.window.limit / CONNECTIONS)
+            self.turns += 1
+            if place >= len(self.sdk_clients):
+                self.sdk_clients.append(self.built_client(build))
+                place = -1
+            return self.sdk_clients[place]
+
+    def built_client(self, build: Callable[[Model], Any]) -> Any:
+        """One more client. Raises WorkshopError where what is around the program prevents it."""
+        problem = surroundings_problem(self)
+        try:
+            if not problem:
+                return build(self)
+        except (ValueError, OSError) as error:
+            name = set_variable("SSL_CERT_FILE", "SSL_CERT_DIR")
+            hint = f" (check {name})" if name else ""
+            problem = f"no connection can be made to {self.base_url}{hint}: {error}"
+            problem = self.clean(problem)
+        self.stop.set()
+        raise WorkshopError(problem)
 
     def first_listed(self) -> str:
         """The first model that the server lists. Raises WorkshopError where it lists none."""
@@ -4106,7 +4126,7 @@ class Model(AbstractContextManager):
             reply.text = without_key(self.key, text)
             reply.prompt = prompt
             reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = {"version": VERSION, "key": key, **identity, **asdict(reply)}
+            record = {"version": VERSION, "key": key, **identity, **vars(reply)}
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
             if stage == "generate" and not self.journal.in_rounds:
                 record["plan"] = PLAN
@@ -4795,16 +4815,22 @@ def list_models(model: Model) -> Any:
 
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
+    import httpx2
     import openai
 
     client = model.client(openai_client)
-    asked = {"model": model.model, "extra_body": parameters, "timeout": model.window.timeout}
+    asked = {"model": model.model, **parameters}
+    path = "/chat/completions"
+    if RECIPES[model.config.recipe].continues_text:
+        path = "/completions"
+        asked["prompt"] = prompt
+    else:
+        asked["messages"] = as_turns(prompt)
+    # Not chat.completions.create: that goes through each turn, for keys to be renamed, and takes
+    # longer for it than for sending.
+    options = {"timeout": model.window.timeout}
     try:
-        if RECIPES[model.config.recipe].continues_text:
-            answer = client.completions.with_raw_response.create(**asked, prompt=prompt)
-        else:
-            asked["messages"] = as_turns(prompt)
-            answer = client.chat.completions.with_raw_response.create(**asked)
+        answer = client.post(path, cast_to=httpx2.Response, body=asked, options=options)
     except openai.APIStatusError as error:
         return held_back(model, openai_fault(error), parameters)
     except openai.APITimeoutError:
@@ -4813,7 +4839,7 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
         raise connection_fault(model, error.__cause__ or error) from None
 
     # An error may come with 200 too, and a page of something else.
-    text = answer.http_response.text
+    text = answer.text
     document = json_or_none(text)
     if document is None and text.startswith("{"):
         raise Transient("200 with a body that is no answer")

@@ -558,7 +558,7 @@ class LimitedModel(workshop.Model):
         if self.stage == "generate" and self.bar is not None:
             self.so_far.made = self.bar.n
         reply = super().ask_once(*question)
-        if self.bar is not None:
+        if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix_str(self.status(), refresh=False)
         return reply
 

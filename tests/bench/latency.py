@@ -1,13 +1,17 @@
 """How well a run keeps its requests in flight, on servers of three kinds.
 
-    python tests/bench/latency.py                  all cases: about 20 minutes
+    python tests/bench/latency.py                  all cases: about 8 minutes
     python tests/bench/latency.py --only 1s/64     one of them
     python tests/bench/latency.py --program OTHER/self_instruct.py        of another checkout
+    python tests/bench/latency.py --only 1s/64 --waste     where the time went, stage by stage
 
 The ideal time is the sum of all delays of the server, divided by the requests in flight. What
 comes on top is the start of the program, its own work, and waiting: stage 1 begins with one
 request, and at the end of a stage only the slowest are left. Also printed: CPU seconds of the
 program for each request, and the most memory it held.
+
+A server of 20 ms with 8 in flight would answer 400 requests a second, with 64 in flight 3,200:
+there the client's own work is the limit, and the ratio says how far that is from the ideal.
 """
 
 from __future__ import annotations
@@ -17,38 +21,32 @@ import json
 import math
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers.server import Server, scripted_model
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from quick_server import asked_of, quick_server
 
 PROGRAM = Path(__file__).resolve().parents[2] / "self_instruct.py"
-SPREAD = 0.6  # of the logarithm: one reply of 20 takes over 2.2 times as long as the mean
-
-
-def about_1s(prompt: str) -> float:
-    """Seconds for a reply: lognormal with mean 1, the same for the same prompt."""
-    return random.Random(prompt).lognormvariate(-SPREAD * SPREAD / 2, SPREAD)
-
-
-DELAYS: dict[str, float | Callable[[str], float]] = {"20ms": 0.02, "200ms": 0.2, "1s": about_1s}
-# Delay, requests in flight, instructions: ideal times of 10 s and more.
+DELAYS = {"20ms": "0.02", "200ms": "0.2", "1s": "about_1s"}
+# Delay, requests in flight, instructions: ideal times of over 10 s, or as many requests as a
+# client on two cores sends in half a minute.
 CASES = {
-    "20ms/8": ("20ms", 8, 1500),
-    "200ms/8": ("200ms", 8, 300),
-    "200ms/64": ("200ms", 64, 2500),
-    "1s/8": ("1s", 8, 100),
-    "1s/64": ("1s", 64, 1000),
-    "1s/256": ("1s", 256, 4000),
+    "20ms/8": ("20ms", 8, 4000),
+    "20ms/64": ("20ms", 64, 8000),
+    "20ms/256": ("20ms", 256, 8000),
+    "200ms/8": ("200ms", 8, 1500),
+    "200ms/64": ("200ms", 64, 8000),
+    "200ms/256": ("200ms", 256, 8000),
+    "1s/8": ("1s", 8, 400),
+    "1s/64": ("1s", 64, 3000),
+    "1s/256": ("1s", 256, 12000),
 }
 
 
@@ -59,13 +57,33 @@ class Measured:
     seconds: float
     cpu: float
     megabytes: float
-    requests: int
     rows: int
-    ideal: float
+    asked: list[tuple[float, float, str]]  # when, delay, stage
+    concurrency: int
+
+    @property
+    def requests(self) -> int:
+        return len(self.asked)
+
+    @property
+    def ideal(self) -> float:
+        return math.fsum(delay for _, delay, _ in self.asked) / self.concurrency
 
     @property
     def ratio(self) -> float:
         return self.seconds / self.ideal
+
+    def waste(self) -> str:
+        """Stage by stage: its requests, how long it took, and how long it would have taken."""
+        lines = []
+        for stage, of_stage in groupby(self.asked, key=lambda request: request[2]):
+            requests = [*of_stage]
+            took = max(at + delay for at, delay, _ in requests) - requests[0][0]
+            ideal = math.fsum(delay for _, delay, _ in requests) / self.concurrency
+            slowest = max(delay for _, delay, _ in requests)
+            times = f"{took:.1f} s, ideal {ideal:.1f} s, slowest reply {slowest:.1f} s"
+            lines.append(f"    {stage}: {len(requests)} requests, {times}")
+        return "\n".join(lines)
 
 
 def run(command: list[str]) -> tuple[float, float, float]:
@@ -83,22 +101,20 @@ def run(command: list[str]) -> tuple[float, float, float]:
 def measure(program: Path, delay: str, concurrency: int, wanted: int) -> Measured:
     """One run against a server of its own."""
     flags = ["--num-instructions", str(wanted), "--concurrency", str(concurrency)]
-    with (
-        Server(scripted_model(), delay=DELAYS[delay]) as server,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        flags += ["--provider", "local", "--base-url", f"{server.url}/v1", "--work-dir", folder]
+    flags += ["--provider", "local", "--model", "m"]
+    with quick_server(DELAYS[delay]) as address, tempfile.TemporaryDirectory() as folder:
+        flags += ["--base-url", address, "--work-dir", folder]
         took = run([sys.executable, str(program), *flags])
-        posts = [request for request in server.requests if request["method"] == "POST"]
         counts = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))["counts"]
-    ideal = math.fsum(post["delay"] for post in posts) / concurrency
-    return Measured(*took, len(posts), counts["filter"]["out"], ideal)
+        return Measured(*took, counts["filter"]["out"], asked_of(address), concurrency)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--instructions", type=int, help="another number of them")
     parser.add_argument("--program", type=Path, default=PROGRAM)
+    parser.add_argument("--waste", action="store_true", help="stage by stage")
     chosen = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("openai", "rapidfuzz", "numpy"))
     print(f"on {os.cpu_count()} CPUs, Python {platform.python_version()}, {packages}")
@@ -108,11 +124,14 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|")
     for name in chosen.only:
         delay, concurrency, wanted = CASES[name]
+        wanted = chosen.instructions or wanted
         it = measure(chosen.program, delay, concurrency, wanted)
         times = f"{it.ideal:.1f} s | {it.seconds:.1f} s | {it.ratio:.2f}"
         each = f"{1000 * it.cpu / it.requests:.2f}"
         said = f"| {name} | {wanted} | {it.requests} | {times} | {each} | {it.megabytes:.0f} |"
         print(said, flush=True)
+        if chosen.waste:
+            print(it.waste(), flush=True)
     return 0
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -624,6 +625,40 @@ def test_more_requests_are_in_flight_when_it_goes_well_and_half_as_many_after_a_
     for _ in range(40):
         one.answered(50.0)
     assert one.limit == 1
+
+
+def test_after_fast_answers_so_many_go_out_that_half_the_timeout_is_enough() -> None:
+    one = window(concurrency=256)
+    one.answered(1.0)
+    assert one.limit == 30
+    for _ in range(30):
+        one.answered(3.0)
+    assert one.limit == 256, "30 in 3 s: 300 would take 30 s at worst"
+
+    one = window(concurrency=256)
+    one.answered(1.0)
+    for _ in range(30):
+        one.answered(10.0)
+    assert one.limit == 90
+
+
+def test_many_requests_in_flight_share_a_few_clients(settings: Settings) -> None:
+    with (
+        Server(lambda prompt, body: f"Yes to {prompt}", delay=0.02) as server,
+        Model(settings(**local(server), concurrency=40)) as model,
+    ):
+        ask(model, 0)
+        assert len(model.sdk_clients) == 1
+        model.window.set_limit(40)
+        replies = [*model.ask_each("instances", partial(ask, model), [*range(1, 120)])]
+        assert all(str(number) in reply.text for number, reply in replies)
+        assert len(model.sdk_clients) == 3
+        assert 20 < server.max_in_flight <= 40
+
+        # One is as good as another for a server that wants few at once.
+        model.window.set_limit(8)
+        client = model.client(workshop.openai_client)
+        assert all(model.client(workshop.openai_client) is client for _ in range(9))
 
 
 def test_where_one_at_a_time_is_too_slow_the_timeout_grows_up_to_the_deadline() -> None:

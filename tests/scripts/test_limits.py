@@ -679,7 +679,7 @@ def test_a_failed_look_up_and_a_full_file_table_cost_nothing(
         with LimitedModel(config, limits(max_tokens_total=10_000)) as model:
             ask(model, 1, 300)  # whatever is imported and opened by the first request is there
             spent = sum(model.purse.spent)
-            model.sdk_client = None
+            model.sdk_clients.clear()
             monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=fault))
             with pytest.raises(RequestFailed, match=r"connection: .*" + fault.strerror):
                 ask(model, 2, 300)
@@ -998,10 +998,14 @@ def test_an_unknown_price_is_not_0(settings: Settings, wire: str) -> None:
     )
 
 
-def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wire: str) -> None:
+@pytest.mark.parametrize("disabled", [False, True])
+def test_the_bar_tells_what_is_spent_and_what_it_will_be(
+    settings: Settings, wire: str, disabled: bool
+) -> None:
     class Bar:
         said: list[str] = []  # noqa: RUF012
         n = 0
+        disable = disabled
 
         def set_postfix_str(self, text: str, refresh: bool) -> None:
             self.said.append(text)
@@ -1019,7 +1023,7 @@ def test_the_bar_tells_what_is_spent_and_what_it_will_be(settings: Settings, wir
     spent = sum(model.purse.spent)
     in_all = spent + 1000
     said = f"{spent} of {in_all:,} tokens, ${spent / 1e6:.4f} of ${in_all / 1e6:.4f}"
-    assert Bar.said == [said]
+    assert Bar.said == ([] if disabled else [said])  # nobody sees one that is off
 
 
 # Everything at once.
