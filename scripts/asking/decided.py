@@ -71,7 +71,7 @@ def recall(model: Model, stage: str, tasks: list[Task], results: Results) -> lis
     if stage == "classify" and results.agreement["trusted"]:
         model.of(stage).ask_about_lists([])
     if known["tokens"]:
-        model.tokens[stage] = Counter(known["tokens"] | {"asked_now": 0})
+        model.tokens[stage] = Counter(known["tokens"])
     return done
 
 
@@ -84,11 +84,12 @@ def remember(model: Model, stage: str, results: Results) -> None:
     if stage in model.decided or stage in undone or not results.rows(stage):
         return
     rejected = [row for row in results.rejected if row["stage"] == stage]
+    tokens = model.tokens.get(stage)
     entry = {
         "inputs": inputs(model, stage, results),
         "file": rows_digest(results.each_row(stage)),
         "rejected": rows_digest(rejected),
-        "tokens": dict(model.tokens.get(stage, {})),
+        "tokens": tokens | {"asked_now": 0} if tokens else {},  # as the next run counts
     }
     if stage == "generate":
         entry["novelty"] = results.novelty[-10:]
@@ -107,7 +108,7 @@ def known_of(earlier: dict, stage: str) -> dict:
     if not isinstance(entry, dict):
         return {}
     said = {name: value for name, value in entry.items() if name != "sum"}
-    return said if entry.get("sum") == digest(said) else {}
+    return entry if entry.get("sum") == digest(said) else {}
 
 
 def inputs(model: Model, stage: str, results: Results) -> str:
