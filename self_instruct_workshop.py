@@ -3519,7 +3519,7 @@ class Journal:
         self.file.seek(start)
         line = b""
         while b"\n" not in line:
-            part = self.file.read(1 << 16)
+            part = self.file.read(max(1 << 12, len(line)))  # most lines are shorter
             line += part
             if not part:
                 break

@@ -1,4 +1,4 @@
-"""What is taken from a finished run's files, and that nothing tells it from what is decided anew."""
+"""What is taken from the files of a finished run is what would be decided anew."""
 
 from __future__ import annotations
 
