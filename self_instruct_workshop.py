@@ -2404,8 +2404,8 @@ def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
     for shot in instance_shots(config, task):
         for instance in shot["instances"]:
             shown, answer = folded(instance["input"]), folded(instance["output"])
-            same_input = shown and (shown == given or (is_long(shown) and shown in source))
-            if same_input or (is_long(answer) and answer in target):
+            same_input = shown and (shown == given or (shown in source and is_long(shown)))
+            if same_input or (answer in target and is_long(answer)):
                 return f"{instance['input']} -> {instance['output']}"
     return ""
 
