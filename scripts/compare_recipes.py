@@ -2,7 +2,7 @@
 makes of them.
 
     python scripts/compare_recipes.py                                a second; data/workshop
-    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      a minute for 50,000 replies
+    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      40 s for 50,000 replies
     python scripts/compare_recipes.py --language zh                  the page in Chinese
 
 It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
