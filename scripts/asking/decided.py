@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import self_instruct_workshop as workshop
-from self_instruct_workshop import STAGES, STEP_FILES, Model, Results, Task
+from self_instruct_workshop import STAGES, STEP_FILES, Results, Task
 
 # Settings that change where files are, or how fast replies come, and no decision.
 HOW = {"work_dir", "output_path", "overwrite", "until", "concurrency", "max_attempts"}
@@ -43,7 +43,7 @@ CODE = Path(__file__).resolve().parents[1]  # scripts/
 TURNS = ("requests", "kept", "rejected")  # what `Turns` counts by topic
 
 
-def recall(model: Model, stage: str, tasks: list[Task], results: Results) -> list | None:
+def recall(model: Any, stage: str, tasks: list[Task], results: Results) -> list | None:
     """What the stage returns, with its results filled in; None where it must decide.
 
     The stages before it must be in `model.decided`.
@@ -75,7 +75,7 @@ def recall(model: Model, stage: str, tasks: list[Task], results: Results) -> lis
     return done
 
 
-def remember(model: Model, stage: str, results: Results) -> None:
+def remember(model: Any, stage: str, results: Results) -> None:
     """Note in `model.decided` what a stage that has ended was decided from, if that is known.
 
     A question without a reply, which may get one next time, is none of it.
@@ -111,14 +111,14 @@ def known_of(earlier: dict, stage: str) -> dict:
     return entry if entry.get("sum") == digest(said) else {}
 
 
-def inputs(model: Model, stage: str, results: Results) -> str:
+def inputs(model: Any, stage: str, results: Results) -> str:
     """A digest of all that a stage decides from; "" where that cannot be told.
 
     What the stages before it came to is part of that.
     """
     config = model.config
     before = [model.decided.get(name, {}) for name in STAGES[: STAGES.index(stage)]]
-    if config.responses or not all(before):
+    if config.responses or not program() or not all(before):
         return ""
     settings = {name: value for name, value in asdict(config).items() if name not in HOW}
     told = {
@@ -135,10 +135,13 @@ def inputs(model: Model, stage: str, results: Results) -> str:
 
 @cache
 def program() -> str:
-    """A digest of what decides: the code, the data it reads, and what it stands on."""
+    """A digest of what decides: the code, the data it reads, what it stands on; "": not known."""
     paths = [Path(workshop.__file__), *CODE.glob("asking/*.py"), *CODE.glob("scale/*.py")]
     paths += workshop.DATA.glob("*.json*")
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    try:
+        versions = {name: metadata.version(name) for name in PACKAGES}
+    except metadata.PackageNotFoundError:
+        return ""
     versions |= {"python": sys.version, "unicode": unicodedata.unidata_version}
     return digest([{path.name: file_digest(path) for path in sorted(paths)}, versions])
 

@@ -98,6 +98,7 @@ def assert_same(taken: tuple, anew: tuple) -> None:
         ("--classify-together", "4"),
         ("--instances-per-instruction", "3", "--seed", "7"),
         ("--topics", "topics.json"),
+        ("--max-tokens-total", "25000"),
     ],
     ids=lambda flags: " ".join(flags) or "default",
 )
@@ -252,11 +253,11 @@ def test_another_topics_file_is_decided_anew(tmp_path: Path, capsys: Say) -> Non
     assert run.decides() == list(STAGES)
 
 
-def test_another_program_decides_anew(
-    finished: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_another_program_decides_anew(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decided, "program", lambda: "that of next week")
     assert finished.decides() == list(STAGES) and finished.decides() == []
+    monkeypatch.setattr(decided, "program", lambda: "")  # not known
+    assert finished.decides() == list(STAGES) == finished.decides()
 
 
 @pytest.mark.parametrize("what", ["module", "data", "package"])
