@@ -201,9 +201,11 @@ def explain(config: workshop.Config, options: argparse.Namespace) -> int:
     return explain(config, options.explain, partial(limited_run, options=options))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
+    """Do what the arguments say. `is_program`: nothing of what runs was changed in memory."""
     parser = command_line()
     options = parser.parse_args(arguments)
+    options.is_program = is_program
     try:
         config = settings(options)
     except workshop.UsageError as error:
@@ -219,4 +221,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    workshop.leave(main())
+    workshop.leave(main(is_program=True))

@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6401: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6489: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2294,10 +2294,16 @@ def alpaca_instances(record: dict) -> list[dict]:
 
 @cache
 def read_data(name: str, language: str = "") -> list[dict]:
-    """The rows of data/NAME.jsonl, of one language or all."""
-    lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    rows = [json.loads(line) for line in lines]
+    """The rows of data/NAME.jsonl, of one language or all. They are not to be changed."""
+    path = DATA / f"{name}.jsonl"
+    rows = data_rows(path, path.stat().st_mtime_ns)
     return [row for row in rows if language in ("", row.get("language"))]
+
+
+@cache
+def data_rows(path: Path, changed_at: int) -> list[dict]:
+    """All rows of a file in data/. Each prompt needs some, so the file is parsed once."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").strip().split("\n")]
 
 
 def wording(config: Config, stage: str, english: dict) -> dict:
@@ -2402,8 +2408,8 @@ def copied_from(config: Config, task: Task, pair: tuple[str, str]) -> str:
     for shot in instance_shots(config, task):
         for instance in shot["instances"]:
             shown, answer = folded(instance["input"]), folded(instance["output"])
-            same_input = shown and (shown == given or (is_long(shown) and shown in source))
-            if same_input or (is_long(answer) and answer in target):
+            same_input = shown and (shown == given or (shown in source and is_long(shown)))
+            if same_input or (answer in target and is_long(answer)):
                 return f"{instance['input']} -> {instance['output']}"
     return ""
 
@@ -3011,6 +3017,13 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_rows(path: Path) -> Iterator[dict]:
+    """The rows of a file that `write_rows` has written; none where there is no file."""
+    if path.exists():
+        with open(path, encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
 def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
     """Write all of it at the end of an unbuffered file, or nothing; return where it starts.
 
@@ -3193,8 +3206,8 @@ def give_up_kept(model: Model, results: Results) -> None:
         return
     kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
-    views = {name: results.rows(stage) for stage, name in zip(STAGES, STEP_FILES, strict=True)}
-    lost = any(misses_rows(path, views[path.name]) for path in steps)
+    stage_of = dict(zip(STEP_FILES, STAGES, strict=True))
+    lost = any(misses_rows(path, results.rows(stage_of[path.name])) for path in steps)
     if kept and not lost and not was_of_another(model, results):
         for path in kept:
             path.unlink(missing_ok=True)
@@ -3441,8 +3454,10 @@ class Journal:
     responses.torn: nothing was made of it yet. Raises WorkshopError where another line is damaged.
     """
 
-    def __init__(self, path: Path, mode: str = "a+b") -> None:
+    def __init__(self, path: Path, mode: str = "a+b", hear: Callable | None = None) -> None:
+        """`hear` is told of each record that stands there: so nobody else need parse the file."""
         self.path = path
+        self.hear = hear or (lambda record: None)
         self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.torn = False  # a torn last line was cut off
@@ -3450,6 +3465,7 @@ class Journal:
         self.written = self.synced = 0  # bytes that are in the file, and on disk for certain
         self.fault: OSError | None = None  # of the disk: what it has, nobody knows
         self.starts: dict[str, int] = {}  # key -> offset in bytes of the newest reply to it
+        self.digests: defaultdict[str, Any] = defaultdict(sha256)  # stage -> of its lines so far
         self.in_rounds = False  # stage 1 was planned in rounds, as earlier programs did it
         self.file = open(path, mode, buffering=0)  # noqa: SIM115
         try:
@@ -3472,7 +3488,13 @@ class Journal:
                 self.in_rounds |= record.get("stage") == "generate" and "plan" not in record
                 for key in (record["key"], *record.get("answers", {})):
                     self.starts[key] = start
+                self.take_in(record, line)
+                self.hear(record)
                 start += len(line)
+
+    def take_in(self, record: dict, line: bytes) -> None:
+        """Add a line to the digest of its stage."""
+        self.digests[str(record.get("stage"))].update(line.rstrip(b"\n") + b"\n")
 
     def cut_off(self, start: int, line: bytes) -> None:
         """Move a torn last line to responses.torn; where that fails (OSError), it stays here."""
@@ -3501,7 +3523,7 @@ class Journal:
         self.file.seek(start)
         line = b""
         while b"\n" not in line:
-            part = self.file.read(1 << 16)
+            part = self.file.read(max(1 << 12, len(line)))  # most lines are shorter
             line += part
             if not part:
                 break
@@ -3517,6 +3539,8 @@ class Journal:
         with self.lock:
             start = append_whole(self.file, b"".join(lines), sync=False)
             end = self.written = start + sum(map(len, lines))
+            for record, line in zip(records, lines, strict=True):
+                self.take_in(record, line)
         self.sync(end)
         with self.lock:
             for record, line in zip(records, lines, strict=True):
@@ -3656,7 +3680,7 @@ def answer_of_list(record: dict, key: str) -> dict:
     return derived_record(record, key, instruction, record["answers"][key])
 
 
-def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
+def open_journal(folder: Path, responses: str, hear: Callable | None = None) -> tuple[Any, Journal]:
     """Make and lock the folder, and open its journal, or another one to read only.
 
     Raises WorkshopError.
@@ -3667,8 +3691,8 @@ def open_journal(folder: Path, responses: str) -> tuple[Any, Journal]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder)
         if responses:
-            return lock, Journal(Path(responses), "rb")
-        return lock, Journal(folder / "responses.jsonl")
+            return lock, Journal(Path(responses), "rb", hear)
+        return lock, Journal(folder / "responses.jsonl", hear=hear)
     except OSError as error:
         problem = f"cannot write to {folder} ({error.strerror}): choose another --work-dir"
     except WorkshopError as error:
@@ -3865,13 +3889,16 @@ class Model(AbstractContextManager):
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
         self.tokens: dict[str, Counter[str]] = {}
         self.counted: set[str] = set()  # the keys of the replies in there
+        self.unanswered: set[str] = set()  # stages with a question that was sent and has no reply
+        self.decided: dict[str, dict] = {}  # stage -> what it was decided from, for run.json
         self.others: dict[str, Model] = {}  # stage -> who answers it, where that is another
         self.first: Model | None = None  # of such another one: the run's own model
 
         # Who answers, and the journal.
         self.introduce(config)
         self.name_model()
-        self.folder_lock, self.journal = open_journal(Path(config.work_dir), config.responses)
+        folder = Path(config.work_dir)
+        self.folder_lock, self.journal = open_journal(folder, config.responses, self.hear)
         if config.responses:
             record = first_record(config.responses)
             self.name = record["provider"]
@@ -4121,7 +4148,11 @@ class Model(AbstractContextManager):
             prompt = record["prompt"] if record else prompt
             if self.provider.base_url:
                 self.window.enter(stage)
-            reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
+            try:
+                reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
+            except RequestFailed:
+                self.unanswered.add(stage)
+                raise
             text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.text = without_key(self.key, text)
             reply.prompt = prompt
@@ -4282,7 +4313,7 @@ class Model(AbstractContextManager):
             self.faults[re.split(r"[:{<]", what)[0].strip()[:40]] += 1
             self.failed_in_a_row += last
         # Before the first answer of a run, one failure is enough to end it.
-        allowed = self.config.patience if self.counted else 1
+        allowed = self.config.patience if self.tokens else 1
         if last and self.failed_in_a_row < allowed:
             raise RequestFailed(what)
         if last:
@@ -4344,6 +4375,22 @@ class Model(AbstractContextManager):
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
         return {}
+
+    # Whoever can prove that a stage would decide as it has before may take that from its file:
+    # scripts/asking/decided.py does. Here every stage decides.
+
+    def hear(self, record: dict) -> None:
+        """A record that the journal holds when it is opened."""
+
+    def recall(self, stage: str, tasks: list, results: Results) -> list | None:
+        """What a stage that need not decide again returns, with its results; None: let it decide.
+
+        `results.files` then has the stage.
+        """
+        return None
+
+    def remember(self, stage: str, results: Results) -> None:
+        """Note in `decided` what a stage that has ended was decided from."""
 
 
 def without_key(key: str, text: str) -> str:
@@ -5640,6 +5687,7 @@ class Results:
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
+    files: dict[str, Path] = field(default_factory=dict)  # stage -> where its rows are, not here
     is_new_dataset: bool = False  # whether the dataset is another one than stood there before
     kept_in: str = ""  # the folder with the files of the run that this one replaced
     started: float = field(default_factory=time.monotonic)
@@ -5685,21 +5733,46 @@ class Results:
             row |= {"evidence": why[0], "score": why[1]}
             self.rejected.append(row)
 
+    def through(self, stage: str) -> list[Task]:
+        """The tasks that came through a stage, but for those whose notes still wait."""
+        unfinished = {task.id for task, _, _ in self.waiting} if stage == "generate" else set()
+        return [task for task in self.tasks if stage in task.notes and task.id not in unfinished]
+
     def rows(self, stage: str) -> list[dict]:
         """The rows of a stage's step file: a view of the tasks that came through it."""
         if stage == "filter":
             return self.dataset
+        if stage in self.files:
+            return list(read_rows(self.files[stage]))
         columns = ["id", "instruction", "is_classification", "instances"]
         columns = columns[: STAGES.index(stage) + 2]
         rows = []
-        unfinished = {task.id for task, _, _ in self.waiting} if stage == "generate" else set()
-        for task in self.tasks:
-            if stage in task.notes and task.id not in unfinished:
-                row = {name: getattr(task, name) for name in columns}
-                rows.append(row | task.notes[stage])
+        for task in self.through(stage):
+            row = {name: getattr(task, name) for name in columns}
+            rows.append(row | task.notes[stage])
         if stage == "generate":
             return with_each_prompt_once(rows)
         return typed_rows(rows) if stage == "instances" else rows
+
+    def each_row(self, stage: str) -> Iterable[dict]:
+        """The same one after the other, without all in memory where they are in a file."""
+        return read_rows(self.files[stage]) if stage in self.files else self.rows(stage)
+
+    def leave_to_file(self, stage: str, path: Path) -> None:
+        """Keep, of what a step file says, only what later stages read.
+
+        Of 50,000 tasks the rest would be half of the memory.
+        """
+        if stage not in self.files:
+            self.files[stage] = path
+            for task in self.tasks:
+                if stage in task.notes:
+                    notes = task.notes[stage]
+                    task.notes[stage] = {name: notes[name] for name in READ_LATER[stage]}
+
+
+# By stage: the notes of a task that a later stage reads.
+READ_LATER = {"generate": (), "classify": ("labels",), "instances": ("second_answers",)}
 
 
 def with_each_prompt_once(rows: list[dict]) -> list[dict]:
@@ -5741,23 +5814,32 @@ def candidate_notes(reply: Reply, request_idx: int, nearest: list, mean: float) 
 def run_stage(stage: str, config: Config, model: Model, tasks: list, results: Results) -> list:
     """One stage. Its step file is written when it ends, and also when it breaks off."""
     number = STAGES.index(stage)
+    if number:
+        before = Path(config.work_dir) / STEP_FILES[number - 1]
+        results.leave_to_file(STAGES[number - 1], before)
     ended = False
     try:
-        tasks = STAGE_FUNCTIONS[number](config, model, tasks, results)
+        done = model.recall(stage, tasks, results)
+        if done is None:
+            done = STAGE_FUNCTIONS[number](config, model, tasks, results)
         ended = True
-        return tasks
+        return done
     except KeyboardInterrupt as stop:
         # Say how far it came.
-        done = len(results.rows(stage))
+        ready = len(results.rows(stage))
         total = len(results.tasks) if number else config.num_instructions
-        so_far = f"{done} of {total} done, {total - done} left"
+        so_far = f"{ready} of {total} done, {total - ready} left"
         stop.args += (f"stage {number + 1}, {stage}: {so_far}",)
         raise
     finally:
         model.check_folder()
         keep_foreign(config, results)
-        write_view(stage, config, model, results, ended)
+        if stage in results.files:
+            results.written.append(STEP_FILES[number])  # it stands there as it would be written
+        else:
+            write_view(stage, config, model, results, ended)
         if ended:
+            model.remember(stage, results)
             summary = summary_of(config, model, results)
             write_json(Path(config.work_dir) / "run.json", summary)
 
@@ -5964,12 +6046,16 @@ def stage_page(stage: str, config: Config, model: Model, results: Results) -> st
 
 def shown_of(stage: str, results: Results) -> list[dict]:
     """The rows of a step file to be shown: one, or one of each kind where kinds matter."""
-    made = [row for row in results.rows(stage) if row.get("instances") != []]
-    labelled = [row for row in made if row.get("is_classification")]
-    others = [row for row in made if not row.get("is_classification")]
     if stage == "filter":
         return []
-    return [*labelled[:1], *others[:1]] if stage == "classify" else [*labelled, *others][:1]
+    first: dict[bool, dict] = {}  # the first row that is classification, and the first that is not
+    for row in results.each_row(stage):
+        if row.get("instances") != []:
+            first.setdefault(bool(row.get("is_classification")), row)
+        if stage == "generate" or len(first) == 2:
+            break
+    shown = [first[kind] for kind in (True, False) if kind in first]
+    return shown if stage == "classify" else shown[:1]
 
 
 def made_lines(stage: str, config: Config, row: dict) -> list[str]:
@@ -6102,6 +6188,7 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "status": results.status,
         "settings": asdict(config) | who_answers(model),
         "versions": versions,
+        **({"decided": model.decided} if model.decided else {}),
         "counts": counts | count(model, results),
         **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
@@ -6143,8 +6230,9 @@ def count(model: Model, results: Results) -> dict[str, dict]:
 
     counts: dict[str, dict] = {}
     for stage, rejected in rules.items():
-        # A task without any instance ends in stage 3.
-        out = sum(row.get("instances") != [] for row in results.rows(stage))
+        out = len(results.dataset if stage == "filter" else results.through(stage))
+        if stage == "instances":  # a task without any ends here
+            out = sum(bool(task.instances) for task in results.through(stage))
         undone = sum(failed == stage for failed, _ in model.undone)
         came = out + rejected.total() + (undone if stage != "generate" else 0)
         named = dict(rejected.most_common())
@@ -6152,7 +6240,7 @@ def count(model: Model, results: Results) -> dict[str, dict]:
 
     last_ten = results.novelty[-10:] or [0]
     counts["generate"]["new_per_request"] = round(fmean(last_ten), 1)
-    flags = Counter(row["is_classification"] for row in results.rows("classify"))
+    flags = Counter(task.is_classification for task in results.through("classify"))
     counts["classify"]["classification"] = flags[True]
     counts["classify"]["not_classification"] = flags[False]
     counts["classify"]["unknown"] = flags[None]

@@ -2,7 +2,7 @@
 makes of them.
 
     python scripts/compare_recipes.py                                a second; data/workshop
-    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      a minute for 50,000 replies
+    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      40 s for 50,000 replies
     python scripts/compare_recipes.py --language zh                  the page in Chinese
 
 It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
@@ -30,7 +30,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -86,38 +86,71 @@ NOT_THE_RUN = {
 }
 
 
-def open_run(path: Path) -> tuple[Journal, dict, Keys]:
-    """The journal, what all questions of its newest run share, and the key of each reply.
+class Said(NamedTuple):
+    """What a record says beside its texts, or of a list's record what it says of one question."""
+
+    is_whole: bool
+    stage: str
+    shared: dict  # in stage 1, all that the questions of a run share; later provider, model, recipe
+    questions: list[tuple[Any, str]]  # with the key of each
+    sample: int
+    attempt: int
+    reply: str  # the key of the reply that it came from
+
+
+def open_run(path: Path) -> tuple[Journal, dict, Keys, int]:
+    """The journal, what all questions of its newest run share, the key of each reply, and from
+    how many replies these come.
 
     Raises WorkshopError for a file that cannot be read, or has no reply of stage 1.
     """
-    # Open the journal, to read it only.
+    # Open the journal, to read it only, and note what each record is: of a key, the newest one.
+    said: dict[str, Said] = {}
+
+    def hear(record: dict) -> None:
+        for single in workshop.single_records(record):
+            said.pop(single["key"], None)
+            said[single["key"]] = said_by(single)
+
     try:
-        journal = Journal(path, "rb")
+        journal = Journal(path, "rb", hear)
     except OSError as error:
         problem = f"cannot read {path} ({error.strerror})"
         raise workshop.WorkshopError(f"{problem}: give the folder of a run") from None
 
     # Find the newest run, and its replies.
-    newest_first = sorted(journal.starts, key=lambda key: -journal.starts[key])
-    run = newest_run(journal, newest_first)
-    return journal, run, keys_of(journal, newest_first, run, others_of(path.parent, run))
+    run = newest_run(journal, said)
+    keys = keys_of(said, run, others_of(path.parent, run))
+    return journal, run, keys, len({said[key].reply for key in keys.values()})
 
 
-def newest_run(journal: Journal, newest_first: list[str]) -> dict:
+def said_by(record: dict) -> Said:
+    """What is kept of a record in memory."""
+    if not is_whole(record):
+        return Said(False, "", {}, [], 0, 0, "")
+    names = ("provider", "model", "recipe")
+    if record["stage"] == "generate":
+        names = tuple(name for name in record if name not in NOT_THE_RUN)
+    shared = {name: record[name] for name in names}
+    questions = questions_of(record)
+    reply = record.get("part_of", record["key"])
+    sample = record.get("sample", 0)
+    return Said(True, record["stage"], shared, questions, sample, record["attempt"], reply)
+
+
+def newest_run(journal: Journal, said: dict[str, Said]) -> dict:
     """What all questions share of the run that has the newest reply of stage 1.
 
     Raises WorkshopError where there is none, and where a record is not whole.
     """
     # Look at all records: each must be whole.
     run = {}
-    for key in newest_first:
-        record = journal.get(key)
-        if not is_whole(record):
+    for key, record in reversed(said.items()):
+        if not record.is_whole:
             line = f"the line with the key {one_line(key)} is no reply"
             raise workshop.WorkshopError(f"{journal.path}: {line}: delete that line")
-        if record["stage"] == "generate" and not run:
-            run = {name: record[name] for name in record if name not in NOT_THE_RUN}
+        if record.stage == "generate" and not run:
+            run = record.shared
 
     # One of them must be of stage 1.
     if not run:
@@ -134,14 +167,13 @@ def others_of(folder: Path, run: dict) -> dict[str, tuple]:
     return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
 
 
-def keys_of(journal: Journal, newest_first: list[str], run: dict, who: dict[str, tuple]) -> Keys:
+def keys_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> Keys:
     """The keys of the run's replies. Of two replies to a question, the newer one counts."""
     keys: Keys = {}
-    for record in map(journal.get, newest_first):
+    for record in reversed(said.values()):
         if belongs(record, run, who):
-            for question, key in questions_of(record):
-                sample = record.get("sample", 0)
-                keys.setdefault((record["stage"], question, sample, record["attempt"]), key)
+            for question, key in record.questions:
+                keys.setdefault((record.stage, question, record.sample, record.attempt), key)
     return keys
 
 
@@ -153,13 +185,14 @@ def is_whole(record: dict) -> bool:
     return needed <= record.keys()
 
 
-def belongs(record: dict, run: dict, who: dict[str, tuple]) -> bool:
+def belongs(record: Said, run: dict, who: dict[str, tuple]) -> bool:
     """Whether a record is of this run. In stages 2 and 3 its model and its recipe tell."""
-    if record["stage"] == "generate":
-        shared = (*run, "topics")  # which only a run with topics has
-        return all(record.get(name) == run.get(name) for name in shared)
-    asked = (record["provider"], record["model"])
-    return asked == who.get(record["stage"]) and record["recipe"] == run["recipe"]
+    shared = record.shared
+    if record.stage == "generate":
+        names = (*run, "topics")  # which only a run with topics has
+        return all(shared.get(name) == run.get(name) for name in names)
+    asked = (shared["provider"], shared["model"])
+    return asked == who.get(record.stage) and shared["recipe"] == run["recipe"]
 
 
 def questions_of(record: dict) -> list[tuple[Any, str]]:
@@ -232,6 +265,16 @@ class Recorded(Model):
         self.read: dict[tuple[str, Any], tuple[str, dict[str, Outcome]]] = {}
         self.cut: Counter[str] = Counter()  # stage -> replies that max_tokens cut
         self.columns: dict[str, dict[str, int]] = {}  # stage -> this recipe's figures
+
+    def ask_each(self, stage: str, ask: Callable, items: list) -> Iterator[tuple]:
+        """As in a run, one after the other: nothing is waited for."""
+        for item in items:
+            reply = None
+            try:
+                reply = ask(item)
+            except RequestFailed as failure:
+                self.undone.append((stage, str(failure)))
+            yield item, reply
 
     def ask_once(
         self, stage: str, attempt: int, prompt: str, parameters: dict, question: dict
@@ -588,7 +631,7 @@ def compare(folder: Path, seed_file: str, language: str = "") -> str:
     """All tables, and five examples, in English or in Chinese; "": as the terminal speaks."""
     say = partial(workshop.spoken, language=language)
     # Open the run.
-    journal, run, keys = open_run(folder / "responses.jsonl")
+    journal, run, keys, replies = open_run(folder / "responses.jsonl")
     told = limits(folder, run)
     seeds = read_seeds(seed_file, run, language)
     models = {}
@@ -603,11 +646,9 @@ def compare(folder: Path, seed_file: str, language: str = "") -> str:
     kept = [task.instruction for task in models[run["recipe"]].results.tasks]
     for model in models.values():
         answer(model, kept, seeds)
-    records = [journal.get(key) for key in keys.values()]
     journal.file.close()
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
-    replies = len({record.get("part_of", record["key"]) for record in records})
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
     parts = [say(f"{replies} replies of {who}, as each recipe reads them")]
     for stage in TITLES:

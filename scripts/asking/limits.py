@@ -34,10 +34,10 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import self_instruct_workshop as workshop
-from scripts.asking import together
+from scripts.asking import decided, together
 from scripts.asking.jobs import reserved_by_jobs
 from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
@@ -320,6 +320,16 @@ class Purse:
         return {"prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
 
 
+class Paid(NamedTuple):
+    """A reply that was paid for, by its tokens of the prompt and of the reply."""
+
+    who: tuple[str, str]
+    stage: str
+    most: tuple[int, int]  # what was reserved
+    told: tuple[int, int]  # what the server says; 0: nothing
+    in_batch: bool
+
+
 class LimitedModel(workshop.Model):
     """A Model that keeps to limits: `run(config, model_class=partial(LimitedModel, options=...))`.
 
@@ -347,6 +357,7 @@ class LimitedModel(workshop.Model):
         self.so_far = SimpleNamespace(made=0, in_lists={})
         # Of this thread's request: its number in the ledger, its size, ...
         self.here = threading.local()
+        self.paid: list[Paid] = []  # what the journal holds when it is opened
 
         # The names of all models are known from here on.
         super().__init__(config)
@@ -386,17 +397,26 @@ class LimitedModel(workshop.Model):
             other.purse.price = price_of(*who, self.options, of_run=False)
         return other
 
+    def hear(self, record: dict) -> None:
+        """Note the size of a reply that the journal holds."""
+        # The tokens of one answer out of a list are counted with the list's reply.
+        is_whole = record.keys() >= WHOSE and "part_of" not in record
+        if is_whole and record["stage"] in self.stages:
+            who_was_asked = (record["provider"], record["model"])
+            most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
+            prompt, reply = (workshop.token_count(record[name]) for name in SIZES)
+            told = (prompt, reply)
+            self.paid.append(Paid(who_was_asked, record["stage"], most, told, "batch" in record))
+
     def count_earlier(self) -> None:
         """Count what earlier runs have paid for: the journal's replies, and what got lost."""
-        for record in records(self.config):
-            model = self.models.get((record["provider"], record["model"]))
-            # The tokens of one answer out of a list are counted with the list's reply.
-            if model and record["stage"] in self.stages and "part_of" not in record:
-                most = (bytes_of(record["prompt"]) + FRAME, record["max_tokens"])
-                told = [workshop.token_count(record[name]) for name in SIZES]
-                used = model.used(*told, most)
-                model.purse.learn(most, used)
-                model.purse.count(record["stage"], *used, in_batch="batch" in record)
+        for paid in self.paid:
+            model = self.models.get(paid.who)
+            if model:
+                used = model.used(*paid.told, paid.most)
+                model.purse.learn(paid.most, used)
+                model.purse.count(paid.stage, *used, in_batch=paid.in_batch)
+        self.paid = []
 
         # Of what got lost, the ledger knows.
         for who_was_asked, model in self.models.items():
@@ -538,13 +558,27 @@ class LimitedModel(workshop.Model):
         if stage in workshop.STAGES[1:]:
             self.so_far.made = len(items)
         if stage == "classify":
-            seeds = workshop.load_seed_tasks(workshop.seed_path(self.config), self.config.language)
-            self.so_far.in_lists = together.ask_about_all(self, items, self.together, seeds)
+            self.ask_about_lists(items)
         self.in_advance(stage, ask, items)
         return super().ask_each(stage, ask, items)
 
+    def ask_about_lists(self, tasks: list) -> None:
+        """Ask about the tasks in lists, as far as the journal does not know them."""
+        seeds = workshop.load_seed_tasks(workshop.seed_path(self.config), self.config.language)
+        self.so_far.in_lists = together.ask_about_all(self, tasks, self.together, seeds)
+
     def in_advance(self, stage: str, ask: Callable, items: list) -> None:
         """What is done before a stage asks; batch.py has its questions answered in batches."""
+
+    def recall(self, stage: str, tasks: list, results: workshop.Results) -> list | None:
+        """As decided.py has it, where the program that runs is that of its files."""
+        if getattr(self.options, "is_program", False):
+            return decided.recall(self, stage, tasks, results)
+        return None
+
+    def remember(self, stage: str, results: workshop.Results) -> None:
+        if getattr(self.options, "is_program", False):
+            decided.remember(self, stage, results)
 
     def refuse(self, name: str) -> None:
         """As before; a SlowDown, which is no refusal, has no name."""

@@ -3,12 +3,14 @@ size."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.runs import quiet, rows
 
+import self_instruct_workshop
 from self_instruct_workshop import (
     STEP_FILES,
     Config,
@@ -17,6 +19,7 @@ from self_instruct_workshop import (
     Task,
     candidate_notes,
     funnel,
+    read_data,
     shown_of,
     take_instances,
     write_rows,
@@ -132,3 +135,31 @@ def test_the_end_of_a_run_names_only_files_that_are_there(settings: Settings) ->
 def test_the_screen_shows_no_instance_of_a_task_that_has_none() -> None:
     results = Results(tasks=tasks(2))
     assert [row["instruction"] for row in shown_of("instances", results)] == ["Task 2"]
+
+
+@pytest.mark.parametrize("stage", ["generate", "instances"])
+def test_rows_that_were_left_to_their_file_are_the_same_rows(tmp_path: Path, stage: str) -> None:
+    results = Results(tasks=tasks(3))
+    known = results.rows(stage)
+    shown = shown_of(stage, results)
+    write_rows(tmp_path / "step.jsonl", known)
+    results.leave_to_file(stage, tmp_path / "step.jsonl")
+    assert results.rows(stage) == list(results.each_row(stage)) == known
+    assert shown_of(stage, results) == shown and len(results.through(stage)) == 6
+
+    # In memory is what later stages read.
+    kept = {name for task in results.tasks for name in task.notes[stage]}
+    assert kept == ({"second_answers"} if stage == "instances" else set())
+    (tmp_path / "step.jsonl").unlink()
+    assert results.rows(stage) == []
+
+
+def test_a_file_in_data_that_changes_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_instruct_workshop, "DATA", tmp_path)
+    for text in ("old", "new and longer"):
+        write_rows(tmp_path / "texts.jsonl", [{"language": "en", "text": text}])
+        os.utime(tmp_path / "texts.jsonl", ns=(0, len(text) * 10**9))
+        assert [row["text"] for row in read_data("texts", "en")] == [text]
+    assert read_data("texts", "zh") == []

@@ -64,6 +64,38 @@ def test_a_record_is_on_disk_before_append_returns(path: Path) -> None:
     assert path.read_bytes() == before + to_json(record("d")).encode()
 
 
+def digests(journal: Journal) -> dict[str, str]:
+    return {stage: found.hexdigest() for stage, found in journal.digests.items()}
+
+
+def test_each_stage_has_one_digest_while_it_is_written_and_after_reopening(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "responses.jsonl")
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(60):
+            row = {"stage": ("generate", "classify")[n % 2], **record(f"key {n}", "long " * n)}
+            pool.submit(journal.append, row)
+    assert digests(journal) == digests(Journal(journal.path))
+    assert sorted(digests(journal)) == ["classify", "generate"]
+
+    # A byte of one stage is no matter of the other; a last line without its end is the same line.
+    before = digests(journal)
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-1])
+    assert digests(Journal(journal.path)) == before
+    at = whole.index(b'"classify"')
+    at = whole.index(b'"hello"' if b'"hello"' in whole[at:] else b"long", at)
+    journal.path.write_bytes(whole[:at] + b"L" + whole[at + 1 :])
+    after = digests(Journal(journal.path))
+    assert [stage for stage in before if before[stage] != after[stage]] == ["classify"]
+
+
+def test_who_listens_hears_each_record_as_it_is_read_and_none_that_is_written(path: Path) -> None:
+    heard: list[dict] = []
+    journal = Journal(path, hear=heard.append)
+    journal.append(record("d"))
+    assert heard == [record(key) for key in "abc"]
+
+
 def test_of_two_replies_to_one_question_the_newer_wins(path: Path) -> None:
     journal = Journal(path)
     journal.append(record("a", "newer"))
