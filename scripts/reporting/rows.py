@@ -9,9 +9,10 @@ import base64
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -19,7 +20,7 @@ from scripts.reporting.run import Run, records, reply_of
 from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
-REPLIES = 40  # replies in a packed piece, which is unpacked only when somebody asks for one of them
+REPLIES = 200  # replies in a packed piece, unpacked only when somebody asks for one of them
 MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHOWN = (  # what the page shows of a reply
@@ -38,6 +39,10 @@ SHOWN = (  # what the page shows of a reply
 # --------------------------------------------------------------------------------------------------
 # Packing: a report of 50,000 rows must stay small enough for a browser.
 
+LARGEST = 25_000_000  # bytes of a report; larger ones open slowly, and no mail takes them
+REST = 2_500_000  # bytes of it that are no rows and no replies: plotly, script, style, figures
+MOST_ROWS = 16_000_000  # bytes of it that rows may take; replies have what is left
+
 
 def packed(items: Iterable[list], size: int) -> Iterator[str]:
     """Pieces of `size` items as JSON, compressed, in letters that HTML leaves alone."""
@@ -53,10 +58,59 @@ def packed(items: Iterable[list], size: int) -> Iterator[str]:
 
 
 def pack(piece: list) -> str:
-    """One piece: JSON, gzip, base64. The same items always give the same text."""
-    text = json.dumps(piece, ensure_ascii=False, separators=(",", ":"))
+    """One piece, as JSON. The same items always give the same text."""
+    return pack_text(json.dumps(piece, ensure_ascii=False, separators=(",", ":")))
+
+
+def pack_text(text: str) -> str:
+    """A text: gzip, base64. The page's script unpacks it."""
     data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
     return base64.b64encode(data).decode()
+
+
+def pieces_of(rows: list[list], replies: list[str]) -> tuple[int, dict[str, list[str]]]:
+    """How many rows the page holds, and the pieces of rows and of replies that it has room for.
+
+    Rows that are too many are chosen evenly. Of the replies, the first ones stay.
+    """
+    # One share of all rows is a guess at what fits, as their lengths differ: so try again.
+    shown = rows
+    pieces = list(packed(shown, ROWS))
+    while size(pieces) > MOST_ROWS:
+        share = 0.95 * MOST_ROWS / size(pieces) * len(shown) / len(rows)
+        shown = evenly(rows, share)
+        pieces = list(packed(shown, ROWS))
+
+    # The replies have the rest of the room.
+    room = LARGEST - REST - size(pieces)
+    return len(shown), {"rows": pieces, "replies": first_that_fit(replies, room)}
+
+
+def size(pieces: list[str]) -> int:
+    """Bytes of packed pieces, which are ASCII."""
+    return sum(map(len, pieces))
+
+
+def evenly(rows: list[list], share: float) -> list[list]:
+    """A share of the rows of each kind (status, stage and rule), at even distances.
+
+    The first one of each kind is among them, so no kind is lost.
+    """
+    chosen = []
+    seen: Counter[tuple] = Counter()
+    for row in rows:
+        kind = tuple(row[:3])
+        number = seen[kind]
+        seen[kind] += 1
+        if number == 0 or int(number * share) < int((number + 1) * share):
+            chosen.append(row)
+    return chosen
+
+
+def first_that_fit(pieces: list[str], room: int) -> list[str]:
+    """The pieces, up to the first one for which there is no room, in bytes."""
+    ends = accumulate(map(len, pieces))
+    return [piece for piece, end in zip(pieces, ends, strict=True) if end <= room]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -73,6 +127,7 @@ class Replies:
     candidates: dict[int, list[str]] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)  # numbers of replies that were cut off
     pieces: list[str] = field(default_factory=list)  # all replies, packed
+    count: int = 0  # how many replies there are
 
     def note(self, number: int, record: dict, recipe: str) -> None:
         """Remember what a reply answered, and what it holds.
@@ -80,6 +135,7 @@ class Replies:
         A second try joins the first, and so do second answers. A later reply to the same question
         stands beside the earlier.
         """
+        self.count = number + 1
         stage = record["stage"]
         reply = reply_of(record, recipe)
         if reply.cut:
