@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.reporting.run import Run, records, reply_of
+from scripts.reporting.run import Run, records, reply_of, shared
 from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
@@ -44,17 +44,17 @@ REST = 2_500_000  # bytes of it that are no rows and no replies: plotly, script,
 MOST_ROWS = 16_000_000  # bytes of it that rows may take; replies have what is left
 
 
-def packed(items: Iterable[list], size: int) -> Iterator[str]:
-    """Pieces of `size` items as JSON, compressed, in letters that HTML leaves alone."""
-    # A piece goes out as soon as it is full.
-    piece: list[list] = []
+def groups_of(items: Iterable[list], number: int) -> Iterator[list[list]]:
+    """The items in groups of so many; the last one may have fewer."""
+    # A group goes out as soon as it is full.
+    group: list[list] = []
     for item in items:
-        piece.append(item)
-        if len(piece) == size:
-            yield pack(piece)
-            piece = []
-    if piece:
-        yield pack(piece)
+        group.append(item)
+        if len(group) == number:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def pack(piece: list) -> str:
@@ -63,7 +63,7 @@ def pack(piece: list) -> str:
 
 
 def pack_text(text: str) -> str:
-    """A text: gzip, base64. The page's script unpacks it."""
+    """A text, compressed, in letters that HTML leaves alone. The page's script unpacks it."""
     data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
     return base64.b64encode(data).decode()
 
@@ -75,11 +75,11 @@ def pieces_of(rows: list[list], replies: list[str]) -> tuple[int, dict[str, list
     """
     # One share of all rows is a guess at what fits, as their lengths differ: so try again.
     shown = rows
-    pieces = list(packed(shown, ROWS))
+    pieces = [pack(group) for group in groups_of(shown, ROWS)]
     while size(pieces) > MOST_ROWS:
         share = 0.95 * MOST_ROWS / size(pieces) * len(shown) / len(rows)
         shown = evenly(rows, share)
-        pieces = list(packed(shown, ROWS))
+        pieces = [pack(group) for group in groups_of(shown, ROWS)]
 
     # The replies have the rest of the room.
     room = LARGEST - REST - size(pieces)
@@ -121,12 +121,13 @@ def first_that_fit(pieces: list[str], room: int) -> list[str]:
 class Replies:
     """Which reply answered what: numbers of replies, in the order in which they are packed."""
 
-    # (stage, instruction or request) -> groups of tries: the last text, and the numbers of all
+    # (stage, instruction or request) -> groups of tries: the last text, and the numbers of all.
+    # A stage-1 reply is never looked for by its text, so that is left out.
     groups: dict[tuple, list[tuple[str, list[int]]]] = field(default_factory=dict)
     # request of stage 1 -> the instructions that its reply holds
     candidates: dict[int, list[str]] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)  # numbers of replies that were cut off
-    pieces: list[str] = field(default_factory=list)  # all replies, packed
+    pieces: list[str] = field(default_factory=list)  # packed replies, as many as can have room
     count: int = 0  # how many replies there are
 
     def note(self, number: int, record: dict, recipe: str) -> None:
@@ -142,20 +143,22 @@ class Replies:
             self.cut.add(number)
 
         # One reply may answer questions about several instructions.
+        own_text = "" if stage == "generate" else shared(reply.text)
         alone = record.get("instruction", record.get("request_idx"))
         for what in record.get("instructions") or [alone]:
             groups = self.groups.setdefault((stage, what), [])
             is_retry = bool((record.get("attempt") or record.get("sample")) and groups)
             text, earlier = groups.pop() if is_retry else ("", [])
             is_answer = is_retry and (record.get("sample") or 0) >= workshop.ANSWERS
-            groups.append((text if is_answer else reply.text, [*earlier, number]))
+            text = text if is_answer else own_text
+            groups.append((text, [*earlier, number]))
 
         # Read the instructions of a stage-1 reply once more, as the run read them.
         request = record.get("request_idx")
         if stage == "generate" and isinstance(request, int):
             first = workshop.dangling_number(reply.prompt)
             found = workshop.parse_instructions(reply.text, recipe=recipe, first=first)
-            self.candidates[request] = found
+            self.candidates[request] = shared(found)
 
     def to(self, stage: str, what: str | int | None, text: str | None = None) -> list[int]:
         """The replies to a question; of several, those that ended in this text, else the newest."""
@@ -167,7 +170,7 @@ class Replies:
 
 
 def read_replies(run: Run) -> Replies:
-    """Read and pack them all, one by one: of a long run they are too many to keep."""
+    """Read them all, one by one, and pack them: of a long run they are too many to keep."""
     replies = Replies()
     recipe = run.settings.get("recipe", "modern")
 
@@ -181,7 +184,10 @@ def read_replies(run: Run) -> Replies:
             told = record | {"prompt": workshop.as_text(record.get("prompt") or "")}
             yield [told.get(name) for name in SHOWN]
 
-    replies.pieces = list(packed(shown(), REPLIES))
+    # What no page has room for is noted, but not packed.
+    for group in groups_of(shown(), REPLIES):
+        if size(replies.pieces) < LARGEST - REST:
+            replies.pieces.append(pack(group))
     return replies
 
 

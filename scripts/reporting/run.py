@@ -309,11 +309,17 @@ def read_lines(
 
 
 def slim(row: dict, names: tuple[str, ...]) -> dict:
-    """A row with these names alone. A text that stands in many rows is in memory once."""
-    values = {name: row[name] for name in names if name in row}
-    return {
-        name: sys.intern(value) if type(value) is str else value for name, value in values.items()
-    }
+    """A row with these names alone, its texts shared with other rows."""
+    return {name: shared(row[name]) for name in names if name in row}
+
+
+def shared(value: Any) -> Any:
+    """The same value; a text in it that other rows have too is in memory once."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {name: shared(one) for name, one in value.items()}
+    return [shared(one) for one in value] if isinstance(value, list) else value
 
 
 def each_line(path: Path, needed: tuple[str, ...]) -> Iterator[dict]:
