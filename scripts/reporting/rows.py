@@ -75,10 +75,13 @@ def pieces_of(rows: list[list], replies: list[str]) -> tuple[int, dict[str, list
     """
     # One share of all rows is a guess at what fits, as their lengths differ: so try again.
     shown = rows
-    pieces = [pack(group) for group in groups_of(shown, ROWS)]
+    pieces = [pack(group) for group in groups_of(rows, ROWS)]
     while size(pieces) > MOST_ROWS:
         share = 0.95 * MOST_ROWS / size(pieces) * len(shown) / len(rows)
-        shown = evenly(rows, share)
+        fewer = evenly(rows, share)
+        if len(fewer) == len(shown):
+            break  # every row is of a kind of its own
+        shown = fewer
         pieces = [pack(group) for group in groups_of(shown, ROWS)]
 
     # The replies have the rest of the room.
