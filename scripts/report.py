@@ -17,13 +17,10 @@ page's own scripts, by their hashes. Figures that run.json has are taken from th
 from __future__ import annotations
 
 import argparse
-import base64
-import html
 import json
 import re
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -33,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
+from scripts.pages.frame import as_data, html_head
 from scripts.reporting.numbers import numbers
 from scripts.reporting.rows import REPLIES, Rows, pack_text, pieces_of, read_replies
 from scripts.reporting.run import Run, read_run
@@ -142,46 +140,19 @@ def page(title: str, language: str, shown: dict, pieces: Pieces, plotly: str) ->
     script lies packed in it, as a third of its size; the page's own script unpacks it.
     """
     # A "</script" within a script would end it too early.
-    style = part("page.css")
-    script = inside_script(part("page.js"))
+    script = part("page.js").replace("</script", r"<\/script")
     before, after = part("page.html").split("$pieces")
 
     # Every name here is a place in page.html.
+    in_html = {"zh": "zh-CN"}.get(language, language)
     yield Template(before).substitute(
-        title=html.escape(title),
-        language={"zh": "zh-CN"}.get(language, language),
-        policy=policy([script, plotly], style),
-        style=style,
+        head=html_head(title, in_html, [script, plotly], part("page.css")),
         unused=unused_styles(plotly),
-        numbers=json.dumps(shown, ensure_ascii=False).replace("<", r"\u003c"),
+        numbers=as_data(shown),
         script=script,
     )
     yield from piece_tags({"plotly": [pack_text(plotly)], **pieces})
     yield after
-
-
-def inside_script(text: str) -> str:
-    """JavaScript that can stand between <script> and </script>."""
-    return text.replace("</script", r"<\/script")
-
-
-def policy(scripts: list[str], style: str) -> str:
-    """The Content-Security-Policy of a page with these scripts and this style."""
-    # Nothing is allowed, except what is listed here by the hash of its text.
-    rules = {
-        "default-src": "'none'",
-        "script-src": " ".join(allowed(script) for script in scripts),
-        "style-src": f"{allowed(style)} {allowed('')}",  # plotly fills an empty <style> by script
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
-def allowed(text: str) -> str:
-    """The source expression that allows a script or a style with exactly this text."""
-    digest = sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def unused_styles(plotly: str) -> str:

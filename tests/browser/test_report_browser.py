@@ -559,8 +559,9 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(
     with Server(lambda prompt, body: "") as server:
         page = browser.new_page()
         page.goto(report("hostile")[0].as_uri())
+        until(page, "done")  # the page's own scripts are through
         page.evaluate(INTRUDE, server.url)
-        time.sleep(0.5)
+        time.sleep(1)
         stopped = {*page.evaluate("window.stopped")}
         assert {
             "script-src-elem",
