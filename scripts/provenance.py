@@ -51,6 +51,14 @@ ROW = ("instruction", "input", "output")
 ANSWERS = ("valid_task", "input_fits", "output_right", "model")  # of a judge
 JUDGED = "judged.jsonl"
 
+# What is read of each row of the first three stages; of the dataset it is all.
+REPLY = ("instruction", "response", "metadata")
+READ = {
+    "generate": ("id", "request_idx", "topic", "run", *REPLY),
+    "classify": ("is_classification", *REPLY),
+    "instances": ("instances", "second_answers", *REPLY),
+}
+
 Key = tuple[str, Any]  # a stage, and the instruction or the number of the request
 
 
@@ -80,7 +88,7 @@ def write_provenance(folder: Path) -> Path:
         raise WorkshopError(f"{foreign}: move it away, then run the same command")
     lock = workshop.locked(folder)
     try:
-        run = read_run(folder)
+        run = read_run(folder, READ)
         try:
             rows = provenance_rows(run)
         finally:

@@ -4,9 +4,11 @@ its raw replies.
     pip install -r scripts/requirements-report.txt
     python scripts/report.py                    of data/workshop; seconds; a double click opens it
     python scripts/report.py --work-dir MY_RUN --language zh --out my_run.html
-                                                half a minute for 50,000 rows
+                                                a quarter of a minute for 50,000 rows
 
-The file needs no network and no server: plotly's script and the data stand in it. What a model
+The file needs no network and no server: plotly's script and the data stand in it, packed. It has
+at most 25 MB: where rows or replies are too many for that, the page says how many it holds, and
+where all of them are. Counts and pictures are of all of them. What a model
 wrote is data: it is shown as text. The page's Content-Security-Policy lets nothing run but the
 page's own scripts, by their hashes. Figures that run.json has are taken from there.
 `self_instruct.py --report` does the same.
@@ -15,13 +17,10 @@ page's own scripts, by their hashes. Figures that run.json has are taken from th
 from __future__ import annotations
 
 import argparse
-import base64
-import html
 import json
 import re
 import sys
-from collections.abc import Iterable
-from hashlib import sha256
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -31,14 +30,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
+from scripts.pages.frame import as_data, html_head
 from scripts.reporting.numbers import numbers
-from scripts.reporting.rows import REPLIES, ROWS, Rows, packed, read_replies
+from scripts.reporting.rows import REPLIES, Rows, pack_text, pieces_of, read_replies
 from scripts.reporting.run import Run, read_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
 PARTS = Path(__file__).resolve().parent / "reporting"  # the template, its style, script and words
 
-Pieces = dict[str, Iterable[str]]  # "rows" and "replies" -> their packed pieces
+# What the report needs of each row. With all that a run writes, 50,000 rows take 500 MB more.
+READ = {
+    "generate": ("id", "instruction", "request_idx", "topic"),
+    "classify": ("instruction", "is_classification", "response"),
+    "instances": ("instruction", "is_classification", "instances", "response"),
+    "filter": ("instruction", "input", "output"),
+    "rejected": ("stage", "rule", "instruction", "input", "output", "evidence", "score"),
+}
+
+Pieces = dict[str, list[str]]  # "rows" and "replies" -> their packed pieces
 
 
 def write_report(folder: Path, out: Path | None = None, language: str = "") -> Path:
@@ -56,7 +65,7 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     settings = workshop.earlier_run(folder).get("settings")
     chinese = isinstance(settings, dict) and settings.get("language") == "zh"
     plotly = plotly_script("jieba" if chinese else "textblob")
-    run = read_run(folder)
+    run = read_run(folder, READ)
     try:
         shown, pieces = contents(run)
     finally:
@@ -72,7 +81,7 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     # Write the file whole, so that a half one never stands there.
     text = page(title, language, {"words": words, **shown}, pieces, plotly)
     try:
-        workshop.write_whole(path, [text, "\n"])
+        workshop.write_whole(path, text)
     except OSError as error:
         problem = f"cannot write {path} ({error.strerror})"
         raise WorkshopError(f"{problem}: name another file by scripts/report.py --out") from None
@@ -112,8 +121,11 @@ def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
 
     # The page must know how many rows there are, and in which piece a reply stands.
     rows = list(Rows(run, replies).all())
-    shown |= {"rows": len(rows), "replies_in_a_piece": REPLIES}
-    return shown, {"rows": packed(rows, ROWS), "replies": replies.pieces}
+    held, pieces = pieces_of(rows, replies.pieces)
+    shown |= {"rows": held, "all_rows": len(rows)}
+    shown |= {"replies": min(replies.count, REPLIES * len(pieces["replies"]))}
+    shown |= {"all_replies": replies.count, "replies_in_a_piece": REPLIES}
+    return shown, pieces
 
 
 def part(name: str) -> str:
@@ -121,54 +133,26 @@ def part(name: str) -> str:
     return (PARTS / name).read_text(encoding="utf-8")
 
 
-def page(title: str, language: str, shown: dict, pieces: Pieces, plotly: str) -> str:
-    """Fill in the template and return the page.
+def page(title: str, language: str, shown: dict, pieces: Pieces, plotly: str) -> Iterator[str]:
+    """Fill in the template; the page comes in parts, as a long one is too large to copy.
 
-    Of the scripts and the styles in it, those run that the policy names by their hashes.
+    Of the scripts and the styles in it, those run that the policy names by their hashes. Plotly's
+    script lies packed in it, as a third of its size; the page's own script unpacks it.
     """
     # A "</script" within a script would end it too early.
-    style = part("page.css")
-    script = inside_script(part("page.js"))
-    plotly = inside_script(plotly)
-    charts = "charts();"
+    script = part("page.js").replace("</script", r"<\/script")
+    before, after = part("page.html").split("$pieces")
 
     # Every name here is a place in page.html.
-    return Template(part("page.html")).substitute(
-        title=html.escape(title),
-        language={"zh": "zh-CN"}.get(language, language),
-        policy=policy([script, plotly, charts], style),
-        style=style,
+    in_html = {"zh": "zh-CN"}.get(language, language)
+    yield Template(before).substitute(
+        head=html_head(title, in_html, [script, plotly], part("page.css")),
         unused=unused_styles(plotly),
-        numbers=json.dumps(shown, ensure_ascii=False).replace("<", r"\u003c"),
+        numbers=as_data(shown),
         script=script,
-        plotly=plotly,
-        charts=charts,
-        pieces="\n".join(piece_tags(pieces)),
     )
-
-
-def inside_script(text: str) -> str:
-    """JavaScript that can stand between <script> and </script>."""
-    return text.replace("</script", r"<\/script")
-
-
-def policy(scripts: list[str], style: str) -> str:
-    """The Content-Security-Policy of a page with these scripts and this style."""
-    # Nothing is allowed, except what is listed here by the hash of its text.
-    rules = {
-        "default-src": "'none'",
-        "script-src": " ".join(allowed(script) for script in scripts),
-        "style-src": f"{allowed(style)} {allowed('')}",  # plotly fills an empty <style> by script
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
-def allowed(text: str) -> str:
-    """The source expression that allows a script or a style with exactly this text."""
-    digest = sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+    yield from piece_tags({"plotly": [pack_text(plotly)], **pieces})
+    yield after
 
 
 def unused_styles(plotly: str) -> str:
@@ -181,13 +165,11 @@ def unused_styles(plotly: str) -> str:
     return "".join(f'<template id="{name}"></template>' for name in sorted(set(ids)))
 
 
-def piece_tags(pieces: Pieces) -> list[str]:
+def piece_tags(pieces: Pieces) -> Iterator[str]:
     """An element for each packed piece, which the page's script unpacks."""
-    tags = []
     for name, texts in pieces.items():
         for number, text in enumerate(texts):
-            tags.append(f'<script type="text/plain" id="{name}-{number}">{text}</script>')
-    return tags
+            yield f'<script type="text/plain" id="{name}-{number}">{text}</script>\n'
 
 
 def command_line() -> argparse.ArgumentParser:

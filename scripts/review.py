@@ -24,7 +24,6 @@ same holds for what follows a semicolon or a line break, where other programs be
 from __future__ import annotations
 
 import argparse
-import base64
 import csv
 import html
 import io
@@ -47,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
+from scripts.pages.frame import allowed, as_data
 from scripts.reading import records as reading
 from scripts.reading.records import value_or_none
 from scripts.reading.rows import rows_of
@@ -280,14 +280,13 @@ def html_page(sheet: dict, cards: list[str], words: Words) -> str:
         **sheet,
         "words": {part: words[part] for part in ("status", "kept", "lost", "sure")},
     }
-    data = json.dumps(sheet, ensure_ascii=False).replace("<", "\\u003c")
     template = (PARTS / "sheet.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         words,
         script_hash=content_hash(template, "script"),
         style_hash=content_hash(template, "style"),
         cards="\n".join(cards),
-        sheet=data,
+        sheet=as_data(sheet),
     )
 
 
@@ -332,7 +331,7 @@ def notes_field(row_id: str, words: Words) -> str:
 def content_hash(template: str, tag: str) -> str:
     """What the Content-Security-Policy says of the one script, or style, that may act."""
     content = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.S)[1]
-    return "sha256-" + base64.b64encode(sha256(content.encode()).digest()).decode()
+    return allowed(content)
 
 
 def sample_command(options: argparse.Namespace, _: Config) -> None:

@@ -1,8 +1,4 @@
-"""The card of a measurement, and its page: one HTML file that needs no network.
-
-What a model wrote is data. It stands in the page as JSON, and the page's script shows it as text.
-The Content-Security-Policy lets nothing run or load but that script and one style, by their hashes.
-"""
+"""The card of a measurement, and its page: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -11,17 +7,15 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
         "page.py is a part of scripts/did_it_help.py: run  python scripts/did_it_help.py --help"
     )
 
-import base64
 import html
-import json
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from scripts.helping import said
 from scripts.helping.said import Results
+from scripts.pages.frame import as_data, html_head
 
 PARTS = Path(__file__).resolve().parent
 COLOURS = ("#1d5fbf", "#c2410c", "#1a7f5a", "#7c3aed", "#8a6d00", "#be185d")  # of the curves
@@ -91,18 +85,16 @@ def of_dataset(results: Results, dataset: dict[str, Any]) -> str:
 def html_page(results: Results, rows: list[dict[str, Any]]) -> str:
     """The page: the verdict, the table, the curves, and all answers side by side."""
     words = said.words_of(results)
-    style, script = part("page.css"), part("page.js")
+    script = part("page.js")
+    title = f"{words['title']} {results['base']}"
     facts = [
         f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts_of(results)
     ]
     paragraphs = [f"<p>{escaped(text)}</p>" for text in said.paragraphs(results)]
     return Template(part("page.html")).substitute(
-        language=words["lang"],
-        policy=policy(script, style),
-        style=style,
+        head=html_head(title, words["lang"], [script], part("page.css")),
         script=script,
         title=escaped(words["title"]),
-        base=escaped(results["base"]),
         paragraphs="\n".join(paragraphs),
         table=as_html(results),
         measured=escaped(words["measured"]),
@@ -121,23 +113,6 @@ def part(name: str) -> str:
 
 def escaped(text: str) -> str:
     return html.escape(text, quote=True)
-
-
-def policy(script: str, style: str) -> str:
-    """The Content-Security-Policy: this script and this style, and nothing from anywhere."""
-    rules = ["default-src 'none'", f"script-src {allowed(script)}", f"style-src {allowed(style)}"]
-    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
-
-
-def allowed(text: str) -> str:
-    """The source expression that allows a script or a style with exactly this text."""
-    digest = sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def as_data(value: Any) -> str:
-    """JSON that can stand in a page: no tag can begin in it."""
-    return json.dumps(value, ensure_ascii=False).replace("<", r"\u003c")
 
 
 def as_html(results: Results) -> str:

@@ -274,6 +274,19 @@ function showSettings() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Packed pieces of this page: base64 of gzip.
+
+async function unpackText(id) {
+  const letters = atob(byId(id).textContent);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).text();
+}
+
+const unpack = async (id) => JSON.parse(await unpackText(id));
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Charts, by plotly. It reads a little markup in labels, so that model text loses its meaning as such before.
 
 const label = (text, length = 40) => {
@@ -567,7 +580,10 @@ function tokensChart() {
   ]);
 }
 
-function charts() {
+// Plotly's script runs once it stands in the page: the policy knows its hash.
+async function charts() {
+  const script = make("script", "", await unpackText("plotly-0"));
+  document.head.append(script);
   funnelChart();
   tokensChart();
   histogram("seed", "y_instructions", "x_rouge", 2);
@@ -588,12 +604,6 @@ let fitting = [],
   at = 0,
   done = false;
 
-async function unpack(id) {
-  const bytes = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
-}
-
 async function readRows() {
   for (let n = 0; byId("rows-" + n); n++) {
     for (const line of await unpack("rows-" + n)) {
@@ -607,6 +617,15 @@ async function readRows() {
   }
   done = true;
   find(at);
+}
+
+// Where the page has no room for all rows or replies, it says so.
+function showSamplesNote() {
+  const parts = [];
+  if (told.rows < told.all_rows) parts.push(words("rows_part", { n: number(told.rows), all: number(told.all_rows) }));
+  if (told.replies < told.all_replies)
+    parts.push(words("replies_part", { n: number(told.replies), all: number(told.all_replies) }));
+  byId("samples-note").textContent = parts.join(SPACE);
 }
 
 // What turned rows away: [stage, rule, number] of the run's stages, and of a judge behind them.
@@ -740,11 +759,14 @@ function rawButton(numbers) {
 }
 
 async function reply(n) {
+  if (n >= told.replies) return null; // there was no room for it
   const size = told.replies_in_a_piece;
   return (await unpack("replies-" + Math.floor(n / size)))[n % size];
 }
 
-function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text]) {
+function rawParts(found) {
+  if (!found) return [make("div", "quiet", words("reply_elsewhere"))];
+  const [stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text] = found;
   const facts = [stageName(stage)];
   if (attempt) facts.push(words("attempt"));
   if (finish) facts.push(words("finish", { why: visible(finish) }));
@@ -767,6 +789,19 @@ function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, l
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+// The charts first, as they stand above; if they fail, the rows are read all the same.
+async function start() {
+  if (typeof DecompressionStream === "undefined") {
+    byId("notices").append(make("li", "", words("too_old")));
+    return;
+  }
+  try {
+    await charts();
+  } finally {
+    await readRows();
+  }
+}
 
 function watch() {
   let waiting;
@@ -791,7 +826,7 @@ function watch() {
     redraw();
   });
   dark.addEventListener("change", redraw);
-  document.addEventListener("DOMContentLoaded", readRows);
+  document.addEventListener("DOMContentLoaded", start);
 }
 
 showHead();
@@ -804,4 +839,5 @@ showHelped();
 showTokens();
 showSettings();
 fillFilters();
+showSamplesNote();
 watch();

@@ -9,17 +9,18 @@ import base64
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import self_instruct_workshop as workshop
-from scripts.reporting.run import Run, records, reply_of
+from scripts.reporting.run import Run, records, reply_of, shared
 from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
-REPLIES = 40  # replies in a packed piece, which is unpacked only when somebody asks for one of them
+REPLIES = 200  # replies in a packed piece, unpacked only when somebody asks for one of them
 MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHOWN = (  # what the page shows of a reply
@@ -38,25 +39,81 @@ SHOWN = (  # what the page shows of a reply
 # --------------------------------------------------------------------------------------------------
 # Packing: a report of 50,000 rows must stay small enough for a browser.
 
+LARGEST = 25_000_000  # bytes of a report; larger ones open slowly, and no mail takes them
+REST = 2_500_000  # bytes of it that are no rows and no replies: plotly, script, style, figures
+MOST_ROWS = 16_000_000  # bytes of it that rows may take; replies have what is left
 
-def packed(items: Iterable[list], size: int) -> Iterator[str]:
-    """Pieces of `size` items as JSON, compressed, in letters that HTML leaves alone."""
-    # A piece goes out as soon as it is full.
-    piece: list[list] = []
+
+def groups_of(items: Iterable[list], number: int) -> Iterator[list[list]]:
+    """The items in groups of so many; the last one may have fewer."""
+    # A group goes out as soon as it is full.
+    group: list[list] = []
     for item in items:
-        piece.append(item)
-        if len(piece) == size:
-            yield pack(piece)
-            piece = []
-    if piece:
-        yield pack(piece)
+        group.append(item)
+        if len(group) == number:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def pack(piece: list) -> str:
-    """One piece: JSON, gzip, base64. The same items always give the same text."""
-    text = json.dumps(piece, ensure_ascii=False, separators=(",", ":"))
+    """One piece, as JSON. The same items always give the same text."""
+    return pack_text(json.dumps(piece, ensure_ascii=False, separators=(",", ":")))
+
+
+def pack_text(text: str) -> str:
+    """A text, compressed, in letters that HTML leaves alone. The page's script unpacks it."""
     data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
     return base64.b64encode(data).decode()
+
+
+def pieces_of(rows: list[list], replies: list[str]) -> tuple[int, dict[str, list[str]]]:
+    """How many rows the page holds, and the pieces of rows and of replies that it has room for.
+
+    Rows that are too many are chosen evenly. Of the replies, the first ones stay.
+    """
+    # One share of all rows is a guess at what fits, as their lengths differ: so try again.
+    shown = rows
+    pieces = [pack(group) for group in groups_of(rows, ROWS)]
+    while size(pieces) > MOST_ROWS:
+        share = 0.95 * MOST_ROWS / size(pieces) * len(shown) / len(rows)
+        fewer = evenly(rows, share)
+        if len(fewer) == len(shown):
+            break  # every row is of a kind of its own
+        shown = fewer
+        pieces = [pack(group) for group in groups_of(shown, ROWS)]
+
+    # The replies have the rest of the room.
+    room = LARGEST - REST - size(pieces)
+    return len(shown), {"rows": pieces, "replies": first_that_fit(replies, room)}
+
+
+def size(pieces: list[str]) -> int:
+    """Bytes of packed pieces, which are ASCII."""
+    return sum(map(len, pieces))
+
+
+def evenly(rows: list[list], share: float) -> list[list]:
+    """A share of the rows of each kind (status, stage and rule), at even distances.
+
+    The first one of each kind is among them, so no kind is lost.
+    """
+    chosen = []
+    seen: Counter[tuple] = Counter()
+    for row in rows:
+        kind = tuple(row[:3])
+        number = seen[kind]
+        seen[kind] += 1
+        if number == 0 or int(number * share) < int((number + 1) * share):
+            chosen.append(row)
+    return chosen
+
+
+def first_that_fit(pieces: list[str], room: int) -> list[str]:
+    """The pieces, up to the first one for which there is no room, in bytes."""
+    ends = accumulate(map(len, pieces))
+    return [piece for piece, end in zip(pieces, ends, strict=True) if end <= room]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -67,12 +124,14 @@ def pack(piece: list) -> str:
 class Replies:
     """Which reply answered what: numbers of replies, in the order in which they are packed."""
 
-    # (stage, instruction or request) -> groups of tries: the last text, and the numbers of all
+    # (stage, instruction or request) -> groups of tries: the last text, and the numbers of all.
+    # A stage-1 reply is never looked for by its text, so that is left out.
     groups: dict[tuple, list[tuple[str, list[int]]]] = field(default_factory=dict)
     # request of stage 1 -> the instructions that its reply holds
     candidates: dict[int, list[str]] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)  # numbers of replies that were cut off
-    pieces: list[str] = field(default_factory=list)  # all replies, packed
+    pieces: list[str] = field(default_factory=list)  # packed replies, as many as can have room
+    count: int = 0  # how many replies there are
 
     def note(self, number: int, record: dict, recipe: str) -> None:
         """Remember what a reply answered, and what it holds.
@@ -80,26 +139,29 @@ class Replies:
         A second try joins the first, and so do second answers. A later reply to the same question
         stands beside the earlier.
         """
+        self.count = number + 1
         stage = record["stage"]
         reply = reply_of(record, recipe)
         if reply.cut:
             self.cut.add(number)
 
         # One reply may answer questions about several instructions.
+        own_text = "" if stage == "generate" else shared(reply.text)
         alone = record.get("instruction", record.get("request_idx"))
         for what in record.get("instructions") or [alone]:
             groups = self.groups.setdefault((stage, what), [])
             is_retry = bool((record.get("attempt") or record.get("sample")) and groups)
             text, earlier = groups.pop() if is_retry else ("", [])
             is_answer = is_retry and (record.get("sample") or 0) >= workshop.ANSWERS
-            groups.append((text if is_answer else reply.text, [*earlier, number]))
+            text = text if is_answer else own_text
+            groups.append((text, [*earlier, number]))
 
         # Read the instructions of a stage-1 reply once more, as the run read them.
         request = record.get("request_idx")
         if stage == "generate" and isinstance(request, int):
             first = workshop.dangling_number(reply.prompt)
             found = workshop.parse_instructions(reply.text, recipe=recipe, first=first)
-            self.candidates[request] = found
+            self.candidates[request] = shared(found)
 
     def to(self, stage: str, what: str | int | None, text: str | None = None) -> list[int]:
         """The replies to a question; of several, those that ended in this text, else the newest."""
@@ -111,7 +173,7 @@ class Replies:
 
 
 def read_replies(run: Run) -> Replies:
-    """Read and pack them all, one by one: of a long run they are too many to keep."""
+    """Read them all, one by one, and pack them: of a long run they are too many to keep."""
     replies = Replies()
     recipe = run.settings.get("recipe", "modern")
 
@@ -125,7 +187,10 @@ def read_replies(run: Run) -> Replies:
             told = record | {"prompt": workshop.as_text(record.get("prompt") or "")}
             yield [told.get(name) for name in SHOWN]
 
-    replies.pieces = list(packed(shown(), REPLIES))
+    # What no page has room for is noted, but not packed.
+    for group in groups_of(shown(), REPLIES):
+        if size(replies.pieces) < LARGEST - REST:
+            replies.pieces.append(pack(group))
     return replies
 
 

@@ -6,8 +6,10 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("run.py is a part of scripts/report.py: run  python scripts/report.py --help")
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -28,6 +30,7 @@ from self_instruct_workshop import (
 )
 
 WHO = ("provider", "model", "recipe")
+Names = dict[str, tuple[str, ...]]  # stage, or "rejected" -> names in its rows
 TEXT = ("instruction",)  # what each row of a file has at least
 NEEDED = {
     "filter": ("instruction", "input", "output"),
@@ -129,15 +132,17 @@ class Run:
         return [stage for stage in STAGES if stage in self.steps or stage == "generate"][-1]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, only: Names | None = None) -> Run:
     """Read what a run has left.
 
-    Raises WorkshopError where nothing is there, or a file is damaged.
+    `only` names what is kept of the rows of a stage, to save memory: 50,000 whole rows take 500
+    MB. Raises WorkshopError where nothing is there, or a file is damaged.
     """
     # Each of these files may be missing, but not all of them.
-    steps = read_steps(folder)
+    only = only or {}
+    steps = read_steps(folder, only)
     summary = read_summary(folder / "run.json")
-    journal = open_journal(folder, summary, steps)
+    journal = open_journal(folder, summary)
     if not (steps or summary or journal):
         problem = f"{folder} holds no run: run self_instruct.py first"
         raise WorkshopError(f"{problem}, or name its folder with --work-dir")
@@ -145,7 +150,8 @@ def read_run(folder: Path) -> Run:
     # Without run.json nobody knows which run rejected.jsonl is of.
     rejected = []
     if summary and (folder / "rejected.jsonl").exists():
-        rejected = read_lines(folder / "rejected.jsonl", NEEDED["rejected"])
+        names = only.get("rejected", ())
+        rejected = read_lines(folder / "rejected.jsonl", NEEDED["rejected"], names)
 
     # Without run.json, settings come from the journal and counts from the step files.
     settings = summary.get("settings") or newest_settings(journal)
@@ -230,12 +236,13 @@ def read_rewrite(folder: Path) -> tuple[dict, list[dict]]:
     return (record, rows) if same and whole else ({}, [])
 
 
-def read_steps(folder: Path) -> dict[str, list[dict]]:
+def read_steps(folder: Path, only: Names) -> dict[str, list[dict]]:
     """The rows of each step file that is there, by stage."""
     steps = {}
     for stage, name in zip(STAGES, STEP_FILES, strict=True):
         if (folder / name).exists():
-            steps[stage] = read_lines(folder / name, NEEDED.get(stage, TEXT))
+            needed = NEEDED.get(stage, TEXT)
+            steps[stage] = read_lines(folder / name, needed, only.get(stage, ()))
     return steps
 
 
@@ -293,13 +300,34 @@ def is_number(value: Any, whole: bool) -> bool:
     return is_one and 0 <= value <= LARGEST  # NaN is not
 
 
-def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
-    """The rows of a JSON Lines file.
+def read_lines(
+    path: Path, needed: tuple[str, ...], names: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file, with these names alone where some are given."""
+    rows = each_line(path, needed)
+    return [slim(row, names) for row in rows] if names else list(rows)
+
+
+def slim(row: dict, names: tuple[str, ...]) -> dict:
+    """A row with these names alone, its texts shared with other rows."""
+    return {name: shared(row[name]) for name in names if name in row}
+
+
+def shared(value: Any) -> Any:
+    """The same value; a text in it that other rows have too is in memory once."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {name: shared(one) for name, one in value.items()}
+    return [shared(one) for one in value] if isinstance(value, list) else value
+
+
+def each_line(path: Path, needed: tuple[str, ...]) -> Iterator[dict]:
+    """The rows of a JSON Lines file, one by one.
 
     Raises WorkshopError at the first line that is no record with the texts that are needed.
     """
     # Bytes that are no UTF-8 become the replacement sign: one of them spoils no report.
-    rows = []
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             row = parsed(line)
@@ -308,8 +336,7 @@ def read_lines(path: Path, needed: tuple[str, ...]) -> list[dict]:
                 raise WorkshopError(
                     f"{problem}, which rewrites the file and pays for nothing twice"
                 )
-            rows.append(row)
-    return rows
+            yield row
 
 
 def has_texts(row: Any, names: tuple[str, ...]) -> bool:
@@ -317,7 +344,7 @@ def has_texts(row: Any, names: tuple[str, ...]) -> bool:
     return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names)
 
 
-def open_journal(folder: Path, summary: dict, steps: dict) -> Journal | None:
+def open_journal(folder: Path, summary: dict) -> Journal | None:
     """The run's journal, or None where there is none or an empty one.
 
     Of a replayed run it is the journal that the run answered from.
@@ -333,22 +360,23 @@ def open_journal(folder: Path, summary: dict, steps: dict) -> Journal | None:
     # A journal without replies is as good as none. One in another place must be the run's: a
     # run.json that somebody else wrote may name any file, and a report shows all of it.
     journal = Journal(path, "rb")
-    fits = not elsewhere or has_first_reply(journal, steps)
+    fits = not elsewhere or has_first_reply(journal, folder)
     if not journal.starts or not fits:
         journal.file.close()
         return None
     return journal
 
 
-def has_first_reply(journal: Journal, steps: dict) -> bool:
+def has_first_reply(journal: Journal, folder: Path) -> bool:
     """Whether a journal has the reply from which the run's first instruction comes."""
     # The step file has its text and its time, which nobody knows who has not read the journal.
-    rows = steps.get("generate", [])
-    metadata = record_of(rows[0].get("metadata")) if rows else {}
+    path = folder / STEP_FILES[0]
+    first_row = next(each_line(path, TEXT), {}) if path.exists() else {}
+    metadata = record_of(first_row.get("metadata"))
     choices = record_of(metadata.get("response")).get("choices")
     first = record_of(choices[0]) if isinstance(choices, list) and choices else {}
     wanted = (first.get("text"), metadata.get("created_at"))
-    found = map(journal.get, journal.starts)
+    found = newest_replies(journal)
     return any((record["text"], record.get("created_at")) == wanted for record in found)
 
 
@@ -453,12 +481,27 @@ def records(run: Run) -> Iterator[dict]:
         return
 
     # What the reply to a list says to a single task is a part of that reply.
-    starts = run.journal.starts
     wanted = {**run.settings, "seed_tasks": run.digest, "topics": run.topics}
-    for key in sorted(starts, key=starts.get):
-        record = {"stage": "", **run.journal.get(key)}
-        if "part_of" not in record and is_of_run(record, wanted):
-            yield record
+    for record in newest_replies(run.journal):
+        if "part_of" not in record and is_of_run({"stage": "", **record}, wanted):
+            yield {"stage": "", **record}
+
+
+def newest_replies(journal: Journal) -> Iterator[dict]:
+    """The newest reply to each question, in the order in which they came.
+
+    The file is read once from start to end, which is faster than to look up each reply. What the
+    journal has not read itself, such as a line that a run is writing now, is left out.
+    """
+    start = 0
+    with open(journal.path, "rb") as lines:
+        for line in lines:
+            record = record_of(workshop.json_or_none(line))
+            if journal.starts.get(record.get("key", "")) == start:
+                for name in ("prompt_tokens", "reply_tokens"):
+                    record[name] = workshop.token_count(record[name])
+                yield record
+            start += len(line)
 
 
 def is_of_run(record: dict, wanted: dict) -> bool:
@@ -478,9 +521,10 @@ def is_of_run(record: dict, wanted: dict) -> bool:
 
 def views(run: Run) -> Iterator[dict]:
     """What step files keep of the replies, as records of a journal."""
-    # Several instructions of stage 1 come from one request: take its reply once.
+    # The rows in memory may lack what is asked for here: read the files again. Several
+    # instructions of stage 1 come from one request: take its reply once.
     seen = set()
-    for row in run.steps.get("generate", []):
+    for row in whole_rows(run, "generate"):
         request = row.get("request_idx")
         if request not in seen:
             seen.add(request)
@@ -488,7 +532,7 @@ def views(run: Run) -> Iterator[dict]:
 
     # Each task of stages 2 and 3 has a reply of its own.
     for stage in ("classify", "instances"):
-        for row in run.steps.get(stage, []):
+        for row in whole_rows(run, stage):
             metadata = row.get("metadata") or {}
             yield {
                 "stage": stage,
@@ -496,6 +540,13 @@ def views(run: Run) -> Iterator[dict]:
                 "finish_reason": metadata.get("finish_reason", ""),
                 "text": row.get("response", ""),
             }
+
+
+def whole_rows(run: Run, stage: str) -> Iterator[dict]:
+    """The rows of a step file with all that they have, read once more; none where it is not."""
+    path = run.folder / STEP_FILES[STAGES.index(stage)]
+    if stage in run.steps:
+        yield from each_line(path, TEXT)
 
 
 def completion(row: dict) -> Iterator[dict]:
@@ -522,9 +573,15 @@ def reply_of(record: dict, recipe: str) -> Reply:
     """A record's reply as the run read it."""
     text = str(record["text"])
     reply = Reply(text, record.get("finish_reason", ""), prompt=record.get("prompt", ""))
-    sampling = workshop.parameters(workshop.Config(recipe=recipe), record["stage"])
-    reply.stop_at(sampling.get("stop", []))
+    reply.stop_at([*stops(recipe, record["stage"])])
     return reply
+
+
+@cache
+def stops(recipe: str, stage: str) -> tuple[str, ...]:
+    """The texts at which a stage's replies end."""
+    sampling = workshop.parameters(workshop.Config(recipe=recipe), stage)
+    return tuple(sampling.get("stop", []))
 
 
 def shareable(settings: dict) -> dict:

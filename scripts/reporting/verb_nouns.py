@@ -179,6 +179,7 @@ def may_precede(word: str, tag: str) -> bool:
     return tag in BEFORE_A_NOUN or word.lower() in VAGUE
 
 
+@cache
 def singular(noun: str, tag: str) -> str:
     """The singular of a noun that is tagged as a plural."""
     from textblob.en.inflect import singularize

@@ -23,7 +23,9 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
+from scripts import report as program  # noqa: E402
 from scripts.report import write_report  # noqa: E402
+from scripts.reporting import rows  # noqa: E402
 
 REPORTS: dict[str, tuple[Path, dict]] = {}
 
@@ -163,7 +165,9 @@ def look(browser: object, report: Callable) -> Iterator[Callable]:
     window."""
     contexts, trouble = [], []
 
-    def open_page(kind: str, width: int = 1280, theme: str = "light", wait: bool = True) -> object:
+    def open_page(
+        kind: str | Path, width: int = 1280, theme: str = "light", wait: bool = True
+    ) -> object:
         contexts.append(
             browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
         )
@@ -179,7 +183,7 @@ def look(browser: object, report: Callable) -> Iterator[Callable]:
             "request",
             lambda request: trouble.append(request.url) if request.url != page.url else None,
         )
-        path = report(kind)[0]
+        path = kind if isinstance(kind, Path) else report(kind)[0]
         page.goto(path.as_uri(), wait_until="commit")
         if wait:
             until(page, "document.readyState === 'complete' && done")
@@ -555,8 +559,9 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(
     with Server(lambda prompt, body: "") as server:
         page = browser.new_page()
         page.goto(report("hostile")[0].as_uri())
+        until(page, "done")  # the page's own scripts are through
         page.evaluate(INTRUDE, server.url)
-        time.sleep(0.5)
+        time.sleep(1)
         stopped = {*page.evaluate("window.stopped")}
         assert {
             "script-src-elem",
@@ -596,6 +601,68 @@ def test_fifty_thousand_rows_are_in_view_within_two_seconds(
     page.locator("#search").fill("number 24999.")
     until(page, "fitting.length === 2", seconds=5)
     assert path.stat().st_size < 20e6
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_page_without_room_for_all_says_how_many_it_holds(
+    language: str,
+    width: int,
+    look: Callable,
+    report: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = report(language)[0].parent
+    room = {"MOST_ROWS": 6_000, "LARGEST": rows.REST + 20_000, "REPLIES": 5, "ROWS": 10}
+    for name, number in room.items():
+        monkeypatch.setattr(rows, name, number)
+    monkeypatch.setattr(program, "REPLIES", room["REPLIES"])
+    path = write_report(folder, tmp_path / "part.html")
+    told = Page(path).numbers
+    assert told["rows"] < told["all_rows"] and told["replies"] < told["all_replies"]
+    page = look(path, width)
+
+    # The note has all four numbers, and counts are still those of all rows.
+    note = page.locator("#samples-note").inner_text()
+    numbers = [told[name] for name in ("rows", "all_rows", "replies", "all_replies")]
+    assert sorted(map(int, re.findall(r"\d+", note))) == sorted(numbers)
+    assert count_in(page.locator("#key-figures dd").first.inner_text()) == 60
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    # A row whose last reply has no room says so, beside those that have.
+    number = next(n for n, row in enumerate(Page(path).rows) if row[10][-1] >= told["replies"])
+    page.evaluate(f"(at = Math.floor({number} / PAGE), showPage())")
+    item = page.locator("#results > li").nth(number % 50)
+    item.locator("button.link").click()
+    lacking = told["words"]["reply_elsewhere"]
+    until(page, f"document.getElementById('results').innerText.includes({json.dumps(lacking)})")
+    has = sum(one < told["replies"] for one in Page(path).rows[number][10])
+    assert item.locator("pre").count() == 2 * has
+
+
+def test_a_whole_page_has_no_note_of_parts(look: Callable) -> None:
+    page = look("en")
+    assert page.locator("#samples-note").text_content() == ""
+    assert not page.locator("#samples-note").is_visible()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_browser_that_cannot_unpack_shows_the_tables_and_says_why(
+    language: str, browser: object, report: Callable
+) -> None:
+    path, summary = report(language)
+    page = browser.new_page()
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(path.as_uri())
+    until(page, "document.querySelectorAll('#notices li').length > 0")
+    assert page.locator("#notices li").last.inner_text() == Page(path).numbers["words"]["too_old"]
+    kept = count_in(page.locator("#key-figures dd").first.inner_text())
+    assert kept == summary["counts"]["generate"]["out"]
+    assert page.locator("#funnel-table tr").count() > 4 and trouble == []
+    page.close()
 
 
 # --------------------------------------------------------------------------------------------------

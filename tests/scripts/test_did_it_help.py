@@ -16,6 +16,7 @@ from helpers.runs import ROOT
 from scripts import prepare_for_finetuning
 from scripts.helping import data, heldout, page, said, scores
 from scripts.helping.heldout import Question
+from scripts.pages import frame
 from scripts.preparing.formats import FORMATS
 from self_instruct_workshop import (
     DEFAULT_SEEDS,
@@ -521,7 +522,7 @@ def test_what_a_model_wrote_is_text_on_the_page_and_nothing_is_fetched() -> None
     assert html.count("</script>") == 2
     assert not re.search(r"<[^>]*(?:src|href)\s*=|url\(|@import|https?://", html)
     scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
-    assert all(page.allowed(text) in html for text in scripts) and len(scripts) == 1
+    assert all(frame.allowed(text) in html for text in scripts) and len(scripts) == 1
 
 
 def test_a_curve_falls_from_left_to_right() -> None:

@@ -4,17 +4,19 @@ in a browser."""
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
-from helpers.report_runs import HOSTILE, Page, hostile_run
+from helpers.report_runs import HOSTILE, Page, big_run, hostile_run
 from helpers.runs import ROOT, stage_of
 from helpers.server import Server, scripted_model
 
@@ -25,11 +27,15 @@ from self_instruct_workshop import STAGES, STEP_FILES, Config, InstructionPool, 
 for package in ("plotly", "textblob", "jieba"):
     pytest.importorskip(package)
 
+from plotly.offline import get_plotlyjs  # noqa: E402
+
 from scripts import judge, report, rewrite  # noqa: E402
 from scripts.helping.data import fingerprints, read_dataset  # noqa: E402
 from scripts.report import write_report  # noqa: E402
+from scripts.reporting import rows as report_rows  # noqa: E402
 from scripts.reporting import verb_nouns  # noqa: E402
 from scripts.reporting.numbers import histogram, words  # noqa: E402
+from scripts.reporting.run import newest_replies  # noqa: E402
 
 KINDS = {
     "en": {"num_instructions": 60},
@@ -38,6 +44,7 @@ KINDS = {
     "cut": {"num_instructions": 60, "max_tokens": 45},
     **{f"until {stage}": {"num_instructions": 24, "until": stage} for stage in STAGES[:3]},
 }
+MOST_OF_A_TASK = 4000  # bytes of memory that a report takes for each task of a run
 RUNS: dict[str, tuple[Path, dict]] = {}
 
 
@@ -707,7 +714,11 @@ def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(
     policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)[1]
     rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    assert rules["script-src"].split() == hashes("script", text)
+    plotly = re.search(r'<script type="text/plain" id="plotly-0">([^<]*)</script>', text)[1]
+    unpacked = gzip.decompress(base64.b64decode(plotly)).decode()
+    assert unpacked == get_plotlyjs()
+    scripts = [*hashes("script", text), *hashes("script", f"<script>{unpacked}</script>")]
+    assert rules["script-src"].split() == scripts and len(scripts) == 2
     assert set(hashes("style", text)) < {*rules["style-src"].split()}
     assert "unsafe" not in policy and "http:" not in policy and "connect" not in policy
     assert text.index("Content-Security-Policy") < text.index("<style") < text.index("<script")
@@ -726,15 +737,13 @@ def test_hostile_text_stands_in_the_file_as_data_alone(tmp_path: Path) -> None:
     summary = hostile_run(tmp_path / "<b>&work")
     page = page_of(tmp_path / "<b>&work", tmp_path)
     page_scripts = re.findall(r"<script>(.*?)</script>", page.text, re.S)
-    assert len(page_scripts) == 3 and not any("hacked" in script for script in page_scripts)
+    assert len(page_scripts) == 1 and "hacked" not in page_scripts[0]
     around = re.sub(r"<script\b.*?</script>", "", page.text, flags=re.S)
     assert (
         "hacked" not in around
         and "<title>Self-Instruct report: &lt;b&gt;&amp;work</title>" in around
     )
-    assert page.text.count("<script") == page.text.count("</script>") + page.text.count(
-        r"<\/script"
-    )
+    assert page.text.count("<script") == page.text.count("</script>")
     assert summary["counts"]["generate"]["out"] >= 7
     assert {row["instruction"] for row in page.of()} == {" ".join(text.split()) for text in HOSTILE}
 
@@ -1095,3 +1104,126 @@ def test_what_a_model_learnt_is_shown_where_it_learnt_from_these_rows(
     if shown:
         assert shown["paragraphs"] == ["The data helped."]
         assert shown["table"][1] == ["before", "0.1"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Long runs.
+
+
+@every_kind
+def test_what_is_not_read_of_a_row_is_not_shown(
+    kind: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = practice(kind)
+    page = page_of(folder, tmp_path).text
+    monkeypatch.setattr(report, "READ", {})  # whole rows
+    assert page_of(folder, tmp_path).text == page
+
+
+def test_of_a_journal_the_newest_reply_to_each_question_is_read(
+    practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    path = folder / "responses.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    again = json.loads(lines[3]) | {"text": "said again"}
+    newer = json.dumps(again, ensure_ascii=False) + "\n"
+    path.write_text("".join([*lines, newer, lines[5][:40]]), encoding="utf-8", newline="\n")
+    journal = workshop.Journal(path, "rb")
+    try:
+        found = list(newest_replies(journal))
+        keys = sorted(journal.starts, key=journal.starts.__getitem__)
+        assert found == [journal.get(key) for key in keys]
+    finally:
+        journal.file.close()
+    assert found[-1]["text"] == "said again" and len(found) == len(lines)
+
+
+ROOM = {"LARGEST": 40_000, "REST": 10_000, "MOST_ROWS": 6_000, "ROWS": 10, "REPLIES": 5}
+
+
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_where_rows_and_replies_are_too_many_the_page_holds_a_part_and_says_so(
+    kind: str, practice: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = practice(kind)
+    whole = page_of(folder, tmp_path)
+    monkeypatch.setattr(report, "REPLIES", ROOM["REPLIES"])
+    for name, number in ROOM.items():
+        monkeypatch.setattr(report_rows, name, number)
+    page = page_of(folder, tmp_path)
+
+    # What the page says of itself is so.
+    told = page.numbers
+    assert told["rows"] == len(page.rows) < told["all_rows"] == len(whole.rows)
+    assert told["replies"] == len(page.replies) < told["all_replies"] == len(whole.replies)
+
+    # Rows of every kind, an even share of each; and the first replies.
+    assert {tuple(row[:3]) for row in page.rows} == {tuple(row[:3]) for row in whole.rows}
+    left = iter(whole.rows)
+    assert all(row in left for row in page.rows)
+    most = Counter(row[0] for row in whole.rows)["kept"]
+    places = [n for n, row in enumerate(whole.rows[:most]) if row in page.rows]
+    gaps = [after - before for before, after in pairwise(places)]
+    assert max(gaps) - min(gaps) <= 1
+    assert page.replies == whole.replies[: len(page.replies)]
+
+    # It keeps to its limit, and its counts and pictures are of all rows.
+    packed = re.findall(r'id="(?:rows|replies)-\d+">([^<]*)<', page.text)
+    assert sum(map(len, packed)) <= ROOM["LARGEST"] - ROOM["REST"]
+    parts = {"rows", "replies", "replies_in_a_piece"}
+    for name in told.keys() - parts:
+        assert told[name] == whole.numbers[name], name
+
+
+def test_a_page_that_has_room_holds_everything(practice: Callable, tmp_path: Path) -> None:
+    told = page_of(practice("en")[0], tmp_path).numbers
+    assert told["rows"] == told["all_rows"] > 0 and told["replies"] == told["all_replies"] > 0
+
+
+def test_rows_that_are_all_of_a_kind_of_their_own_end_the_search_for_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report_rows, "MOST_ROWS", 100)
+    rows = [["rejected", "generate", f"rule {n}", "a text"] for n in range(50)]
+    assert report_rows.pieces_of(rows, [])[0] == 50
+
+
+def test_the_largest_page_has_25_megabytes_with_its_plotly_and_its_style(
+    practice: Callable, tmp_path: Path
+) -> None:
+    page = page_of(practice("en")[0], tmp_path)
+    packed = re.findall(r'id="(?:rows|replies)-\d+">([^<]*)<', page.text)
+    rest = len(page.text.encode()) - sum(map(len, packed))
+    tags = 100 * 1000  # bytes of the elements around the pieces, of which there are few hundred
+    assert rest + tags < report_rows.REST and report_rows.LARGEST == 25e6
+
+
+def test_a_long_run_is_not_held_whole_in_memory(tmp_path: Path) -> None:
+    peaks = {}
+    for tasks in (200, 2200):
+        folder = tmp_path / str(tasks)
+        folder.mkdir()
+        big_run(folder, tasks)
+        with_neighbours(folder)
+        write_report(folder)  # what is loaded once is no part of the measurement
+        tracemalloc.start()
+        try:
+            write_report(folder)
+            peaks[tasks] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    each = (peaks[2200] - peaks[200]) / 2000
+    assert each < MOST_OF_A_TASK, f"{each:.0f} bytes a task"
+
+
+def with_neighbours(folder: Path) -> None:
+    """Add to step 1 what a run notes beside each instruction: ten neighbours and the reply."""
+    path = folder / STEP_FILES[0]
+    rows = read(folder, STEP_FILES[0])
+    for number, row in enumerate(rows):
+        near = [{"instruction": f"{number} {n} " + "near " * 20, "score": 0.1} for n in range(10)]
+        text = f"{number} " + "said " * 200
+        row["most_similar"] = near
+        row["metadata"] = {"response": {"choices": [{"text": text}]}}
+    workshop.write_whole(path, map(workshop.to_json, rows))

@@ -1,0 +1,1 @@
+"""What the pages of companions share: a head, colours, and rules that keep data from acting."""
