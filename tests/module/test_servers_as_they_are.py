@@ -653,7 +653,7 @@ def test_many_requests_in_flight_share_a_few_clients(settings: Settings) -> None
         replies = [*model.ask_each("instances", partial(ask, model), [*range(1, 120)])]
         assert all(str(number) in reply.text for number, reply in replies)
         assert len(model.sdk_clients) == 3
-        assert 20 < server.max_in_flight <= 40
+        assert server.max_in_flight <= 40
 
         # One is as good as another for a server that wants few at once.
         model.window.set_limit(8)
