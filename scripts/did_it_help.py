@@ -93,6 +93,8 @@ def did_it_help(options: argparse.Namespace) -> int:
     # What is to be done? A measurement with other settings is not touched.
     study = planned(options)
     record.check_same(study)
+    with_what_is_there(options)
+    study.learners = learners_of(study)
     say_plan(study)
 
     # Ask the base, then train and ask one model after the other.
@@ -111,7 +113,7 @@ def did_it_help(options: argparse.Namespace) -> int:
 
 
 def planned(options: argparse.Namespace) -> Study:
-    """Read the data, choose the questions, and plan the models."""
+    """Read the data, and choose the questions."""
     # The data, and the questions that are not in it.
     if options.sample:
         from scripts.inverse_sft import sample_model
@@ -132,9 +134,16 @@ def planned(options: argparse.Namespace) -> Study:
     chat = trained.chat_form(options)
     short, long = trained.fitting(options, held_out.questions)
     held_out.questions = short
-    study = Study(options, datasets, held_out, language, chat, [], too_long=len(long))
-    study.learners = learners_of(study)
-    return study
+    return Study(options, datasets, held_out, language, chat, [], too_long=len(long))
+
+
+def with_what_is_there(options: argparse.Namespace) -> None:
+    """The models of the folder stay in its table, though no flag asks for them now."""
+    results = record.read(options.out)
+    groups = {dataset["group"] for dataset in results.get("datasets", [])}
+    options.upper_bound |= "people" in groups
+    options.shuffled |= any(group.startswith("shuffled-") for group in groups)
+    options.repeat = max(options.repeat, len(results.get("seeds", [])))
 
 
 def name_by_folder(datasets: list[Dataset], paths: list[Path]) -> None:

@@ -24,15 +24,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from scripts.reading.rows import NoTalk, turns_of
-from scripts.training import shared
+from scripts.reading.rows import rows_of
+from scripts.training import shapes, shared
 from scripts.training.shared import Row
 from self_instruct_workshop import WorkshopError
 
-NAMES = ("train.jsonl", "train.json")  # what prepare_for_finetuning.py writes into its folder
 SEVERAL = "more than one question and answer"
 EMPTY = "without a question or an answer"
 UNREAD = "a turn that is no text, or of another role"
+WHY = {  # a rule that rows_of names
+    "not_text": UNREAD,
+    "other_role": UNREAD,
+    "history_unreadable": UNREAD,
+    "empty_turn": EMPTY,
+    "last_turn_unanswered": EMPTY,
+}
 
 
 @dataclass
@@ -52,16 +58,7 @@ def read_dataset(path: Path) -> Dataset:
     Of a folder, only the part to train on is read. Raises WorkshopError where there is no such
     file, a record has another shape, or no row is left.
     """
-    # Which file?
-    file = path
-    if path.is_dir():
-        found = [path / name for name in NAMES if (path / name).is_file()]
-        if not found:
-            problem = f"{path} holds neither {' nor '.join(NAMES)}"
-            raise WorkshopError(f"{problem}: name a folder of prepare_for_finetuning.py")
-        file = found[0]
-
-    # Read its rows.
+    file = shapes.train_file(path)
     dataset = Dataset(path.stem, "", [], file=file.name)
     for number, record in enumerate(shared.read(file), 1):
         for pair in pairs_of(f"{file}, record {number}", record):
@@ -89,64 +86,31 @@ def pairs_of(where: str, record: Any) -> list[tuple[str, str] | str]:
 
     Raises WorkshopError where a record has none of the known shapes.
     """
-    shapes = (of_task, of_turns, of_prompt)
-    if isinstance(record, dict):
-        for shape in shapes:
-            found = shape(record)
-            if found is not None:
-                return found
-    known = "instruction and output, messages, conversations, or prompt and completion"
-    raise WorkshopError(f"{where} has none of these: {known}: is it the right file?")
+    record = record if isinstance(record, dict) else {}
+    if record.get("instruction") == "":
+        return [EMPTY]
+    try:
+        rows = None if "chosen" in record else rows_of(where, record)
+    except WorkshopError:
+        rows = None
+    if rows is None:
+        known = "instruction and output, messages, conversations, or prompt and completion"
+        problem = f"{where} has none of these: {known}"
+        raise WorkshopError(f"{problem}: is it the right file?")
+    return [pair_of(row, isinstance(record.get("prompt"), str)) for row in rows] or [EMPTY]
 
 
-def of_task(record: Row) -> list[tuple[str, str] | str] | None:
-    """The pairs of a row in the Alpaca shape, or of a task with instances; None: another shape."""
-    instruction = record.get("instruction")
-    instances = record.get("instances", [record])
-    if not isinstance(instruction, str) or not isinstance(instances, list):
-        return None
-    if record.get("history"):
-        return [SEVERAL]
-    found = []
-    for instance in instances:
-        if not isinstance(instance, dict) or "output" not in instance:
-            return None
-        parts = (record.get("system"), instruction, instance.get("input"))
-        found.append((joined(parts), str(instance["output"] or "")))
-    return found
+def pair_of(row: Row, is_shaped: bool) -> tuple[str, str] | str:
+    """The question and the answer of a row, or why it is left out. A system text comes first."""
+    if "rule" in row or "history" in row:
+        return WHY.get(row.get("rule"), SEVERAL)
+    question = without_shape(row["instruction"]) if is_shaped else row["instruction"]
+    return joined((row.get("system"), question, row["input"])), row["output"]
 
 
 def joined(parts: tuple) -> str:
     """The texts that are there, with a blank line between them."""
     return "\n\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
-
-
-def of_turns(record: Row) -> list[tuple[str, str] | str] | None:
-    """The pair of a chat; a system text stands in front of the question. None: another shape."""
-    turns = record.get("messages", record.get("conversations"))
-    if turns is None and isinstance(record.get("prompt"), list):
-        turns = [*record["prompt"], *(record.get("completion") or [])]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        return None
-    if "chosen" in record:
-        return None
-    try:
-        said = list(turns_of(record))
-    except NoTalk:
-        return [UNREAD]
-    system = tuple(text for role, text in said if role == "system")
-    talk = [(role, text) for role, text in said if role != "system"]
-    if [role for role, _ in talk] != ["user", "assistant"]:
-        return [SEVERAL]
-    return [(joined((*system, talk[0][1])), talk[1][1])]
-
-
-def of_prompt(record: Row) -> list[tuple[str, str] | str] | None:
-    """The pair of a prompt and a completion that are texts; None: another shape."""
-    prompt, completion = record.get("prompt"), record.get("completion")
-    if not isinstance(prompt, str) or not isinstance(completion, str):
-        return None
-    return [(without_shape(prompt), completion)]
 
 
 def without_shape(prompt: str) -> str:

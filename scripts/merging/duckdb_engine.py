@@ -55,7 +55,7 @@ class Tables:
         self.coded = marks.coded_texts(texts, recipe)
         self.order = marks.order_of_marks(self.coded)
         for name in (*BLOCK, *KEPT):
-            columns = "key BIGINT, id BIGINT, size INTEGER, place INTEGER"
+            columns = "key BIGINT, id BIGINT, size INTEGER, place INTEGER, bits BIGINT"
             database.execute(f"CREATE TABLE {name} ({columns})")
         database.execute("CREATE TABLE chosen (id BIGINT)")
 

@@ -16,6 +16,9 @@ Two texts that can be similar have a key in common, one as the longer and one as
 join on the keys finds them. A token that every third text has is among the rarest marks of few, and
 then it has few lengths: it makes no long lists. (Prefix filter with positions: Bayardo et al. 2007,
 Xiao et al. 2008.)
+
+With each key goes a signature of its text: 64 bits, those of its marks set. A bit that only one of
+two texts has is a mark that the other lacks. So a join sees of most pairs that they share too few.
 """
 
 from __future__ import annotations
@@ -94,7 +97,8 @@ def order_of_marks(coded: list[str]) -> Order:
 def keys_of(ids: np.ndarray, coded: list[str], order: Order, limit: float) -> tuple[Columns, ...]:
     """The keys of texts as the longer ones and as the shorter ones.
 
-    Columns `key`, `id`, `size` (tokens of the text) and `place` (of the mark among its marks).
+    Columns `key`, `id`, `size` (tokens of the text), `place` (of the mark among its marks) and
+    `bits` (the text's signature).
     """
     share = max(limit, 1e-9)
     marks, owners = marks_of(coded)
@@ -105,6 +109,7 @@ def keys_of(ids: np.ndarray, coded: list[str], order: Order, limit: float) -> tu
     sizes = np.array([len(text) for text in coded], np.int64)
     places = np.arange(len(ranks)) - np.repeat(sizes.cumsum() - sizes, sizes)
     m = sizes[owners]
+    bits = signatures(ranks, owners, len(coded))
 
     # The longest other text that can share this mark and those behind it, and no more.
     longest = np.floor(2 * (m - places) / share - m + ROUNDING).astype(np.int64)
@@ -113,7 +118,7 @@ def keys_of(ids: np.ndarray, coded: list[str], order: Order, limit: float) -> tu
     # As the shorter one: the other is at least as long.
     can = longest >= m
     short = {"key": ranks[can] * LENGTHS + m[can], "id": ids[owners[can]]}
-    short |= {"size": m[can], "place": places[can]}
+    short |= {"size": m[can], "place": places[can], "bits": bits[owners[can]]}
 
     # As the longer one: a key for each length from the shortest to the longest, at most its own.
     times = np.maximum(np.minimum(longest, m) - np.maximum(shortest, 1) + 1, 0)
@@ -121,7 +126,14 @@ def keys_of(ids: np.ndarray, coded: list[str], order: Order, limit: float) -> tu
     shortest = np.repeat(np.maximum(shortest, 1), times)
     step = np.arange(len(ranks)) - np.repeat(times.cumsum() - times, times)
     long = {"key": ranks * LENGTHS + shortest + step, "id": ids[owners], "size": m}
-    return long | {"place": places}, short
+    return long | {"place": places, "bits": bits[owners]}, short
+
+
+def signatures(ranks: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
+    """64 bits for each of `count` texts: those of its marks are set, by their ranks."""
+    bits = np.zeros(count, np.uint64)
+    np.bitwise_or.at(bits, owners, np.uint64(1) << (ranks % 64).astype(np.uint64))
+    return bits.view(np.int64)
 
 
 def scores_of(ours: list[str], theirs: list[str], recipe: str) -> np.ndarray:

@@ -30,7 +30,7 @@ from scripts.merging.rounds import Pairs, Sizes, choose
 from scripts.merging.statements import BLOCK, KEPT, costs, pairs_among
 from self_instruct_workshop import WorkshopError
 
-KEYS = "key long, id long, size int, place int"
+KEYS = "key long, id long, size int, place int, bits long"
 TEXTS = "id long, coded string"
 PAIRS = "older long, newer long, score double"
 # A round costs seconds, whatever it does: few and large ones.
@@ -88,12 +88,11 @@ def session(folder: Path, memory: str, master: str) -> Any:
 
 
 def zipped_modules(path: Path) -> Path:
-    """Our modules as one file, for the executors."""
+    """Our modules as one file, for the executors: all, since parts import each other."""
     root = workshop.DATA.parent
-    parts = root / "scripts" / "merging"
-    names = [root / "self_instruct_workshop.py", root / "scripts" / "__init__.py"]
+    parts = sorted((root / "scripts").rglob("*.py"))
     with zipfile.ZipFile(path, "w") as archive:
-        for name in (*names, *sorted(parts.glob("*.py"))):
+        for name in (root / "self_instruct_workshop.py", *parts):
             archive.write(name, name.relative_to(root))
     return path
 

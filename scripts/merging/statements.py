@@ -23,11 +23,14 @@ AMONG = {  # the longer ones and the shorter ones that are joined
     "late": [(REST[0], PART[1]), (PART[0], REST[1])],
 }
 
-# How many tokens can be shared from this mark on, and how many must be?
+# How many marks must be shared? At most so many can be: those from this one on; and those of a text
+# but for the bits that it has alone, which are its bits without the ones of both.
 JOIN = """
     SELECT least(l.id, s.id) AS older, greatest(l.id, s.id) AS newer
     FROM {long} l JOIN {short} s ON l.key = s.key
     WHERE l.id <> s.id AND least(l.size - l.place, s.size - s.place) >= {share} * (l.size + s.size)
+    AND least(l.size - bit_count(l.bits), s.size - bit_count(s.bits)) + bit_count(l.bits & s.bits)
+        >= {share} * (l.size + s.size)
 """
 COST = """
     SELECT coalesce(sum(CAST(l.n AS DOUBLE) * s.n), 0)

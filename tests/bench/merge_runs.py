@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from helpers.many_texts import recombined  # noqa: E402
 
 FILES = ("step4_final.jsonl", "rejected.jsonl", "step1_instructions.jsonl")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -34,22 +34,6 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 def real_instructions(path: Path) -> list[str]:
     with open(path, encoding="utf-8") as lines:
         return [json.loads(line)["instruction"] for line in lines]
-
-
-def recombined(texts: list[str], total: int) -> list[str]:
-    """The texts, and then first halves with second halves of others, until there are so many."""
-    dice = random.Random(0)
-    found = texts[:total]
-    while len(found) < total:
-        head, tail = dice.choice(texts), dice.choice(texts)
-        found.append(head[: middle(head)] + tail[middle(tail) :])
-    return found
-
-
-def middle(text: str) -> int:
-    """Where the second half begins: at a word."""
-    half = len(text) // 2
-    return text.find(" ", half) + 1 or half
 
 
 def write_runs(texts: list[str], folder: Path, runs: int) -> list[Path]:

@@ -106,6 +106,9 @@ def test_a_chat_in_parts_is_read_and_what_is_no_text_is_left_out(tmp_path: Path)
     asked = [row["instruction"] for row in found.rows]
     assert asked == ["Name a colour.", "Be brief.\n\nHi"]
     assert found.left_out == {data.UNREAD: 2}
+    empty = [{"instruction": "", "output": "x"}, {"instruction": "Name it.", "instances": []}]
+    found = data.read_dataset(written(tmp_path / "some.json", [*empty, rows[0]]))
+    assert len(found.rows) == 1 and found.left_out == {data.EMPTY: 2}
     chosen = {"prompt": [parts], "chosen": [red], "rejected": [red]}
     with pytest.raises(WorkshopError, match="has none of these"):
         data.read_dataset(written(tmp_path / "pairs.json", [chosen]))
@@ -120,7 +123,7 @@ def test_why_rows_are_left_out_is_said_in_the_language_of_the_data() -> None:
 
 
 def test_a_folder_without_a_dataset_and_a_file_without_rows_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(WorkshopError, match=r"neither train\.jsonl nor train\.json"):
+    with pytest.raises(WorkshopError, match=r"neither train\.json nor train\.jsonl"):
         data.read_dataset(tmp_path)
     with pytest.raises(WorkshopError, match="no question with an answer"):
         data.read_dataset(written(tmp_path / "rows.json", []))

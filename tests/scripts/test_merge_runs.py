@@ -697,6 +697,8 @@ def test_a_round_with_too_many_pairs_is_tried_again_with_fewer_texts() -> None:
     assert tried[0] == 1200 and len(tried) < 5
 
 
+# What needs a package that the core has not is slow: it is tested with the companions.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_duckdb_says_the_same(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
@@ -715,6 +717,7 @@ def same_files(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_duckdb_writes_the_same_bytes(runs: Path) -> None:
     pytest.importorskip("duckdb")
     assert merge("run_a", "run_b", "run_c", out="one") == 0
@@ -753,6 +756,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(
     assert not (runs / "merged").exists()
 
 
+@pytest.mark.slow
 def test_a_size_of_memory_that_is_none_is_one_line(
     runs: Path, capsys: pytest.CaptureFixture
 ) -> None:

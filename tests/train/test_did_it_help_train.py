@@ -115,13 +115,19 @@ def test_the_held_out_loss_is_taken_from_the_base_to_the_last_step(measured: Pat
     assert curve[-1][1] < curve[0][1] / 2
 
 
+# A control that was measured stays, though it is not asked for again.
+@pytest.mark.parametrize("control", [["--shuffled"], []], ids=str)
 def test_the_same_command_again_trains_and_asks_nothing(
-    measured: Path, tiny: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    measured: Path,
+    tiny: str,
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    control: list[str],
 ) -> None:
     before = results(measured)
     monkeypatch.setattr(shared, "fit_adapter", None)
     monkeypatch.setattr(shared, "answer_batch", None)
-    more = (files["right"], "--steps", 150, "--shuffled")
+    more = (files["right"], "--steps", 150, *control)
     assert did_it_help.main(flags(tiny, files, measured, *more)) == 0
     assert results(measured) == before
 
