@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6489: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6483: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -2294,16 +2294,10 @@ def alpaca_instances(record: dict) -> list[dict]:
 
 @cache
 def read_data(name: str, language: str = "") -> list[dict]:
-    """The rows of data/NAME.jsonl, of one language or all. They are not to be changed."""
-    path = DATA / f"{name}.jsonl"
-    rows = data_rows(path, path.stat().st_mtime_ns)
+    """The rows of data/NAME.jsonl, of one language or all."""
+    lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    rows = [json.loads(line) for line in lines]
     return [row for row in rows if language in ("", row.get("language"))]
-
-
-@cache
-def data_rows(path: Path, changed_at: int) -> list[dict]:
-    """All rows of a file in data/. Each prompt needs some, so the file is parsed once."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").strip().split("\n")]
 
 
 def wording(config: Config, stage: str, english: dict) -> dict:

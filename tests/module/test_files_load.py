@@ -3,14 +3,12 @@ size."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.runs import quiet, rows
 
-import self_instruct_workshop
 from self_instruct_workshop import (
     STEP_FILES,
     Config,
@@ -19,7 +17,6 @@ from self_instruct_workshop import (
     Task,
     candidate_notes,
     funnel,
-    read_data,
     shown_of,
     take_instances,
     write_rows,
@@ -152,14 +149,3 @@ def test_rows_that_were_left_to_their_file_are_the_same_rows(tmp_path: Path, sta
     assert kept == ({"second_answers"} if stage == "instances" else set())
     (tmp_path / "step.jsonl").unlink()
     assert results.rows(stage) == []
-
-
-def test_a_file_in_data_that_changes_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(self_instruct_workshop, "DATA", tmp_path)
-    for text in ("old", "new and longer"):
-        write_rows(tmp_path / "texts.jsonl", [{"language": "en", "text": text}])
-        os.utime(tmp_path / "texts.jsonl", ns=(0, len(text) * 10**9))
-        assert [row["text"] for row in read_data("texts", "en")] == [text]
-    assert read_data("texts", "zh") == []

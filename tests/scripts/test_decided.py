@@ -73,6 +73,7 @@ class Run:
 
 def equal_to_anew(run: Run, tmp_path: Path, *more: str) -> None:
     """A run that takes what it can is, to the byte, one that decides all of it anew."""
+    shutil.rmtree(tmp_path / "as it was", ignore_errors=True)
     shutil.copytree(run.folder, tmp_path / "as it was")
     taken = run(*more)
     shutil.rmtree(run.folder)
@@ -110,6 +111,22 @@ def test_a_finished_run_again_says_and_writes_what_it_would_if_it_decided_anew(
     run()
     assert run.decides() == []
     equal_to_anew(run, tmp_path)
+
+
+def test_a_run_that_stopped_early_takes_what_it_has_and_goes_on(
+    tmp_path: Path, capsys: Say
+) -> None:
+    run = Run(tmp_path / "work", capsys, *PRACTICE)
+    run("--until", "classify")
+    shutil.copytree(run.folder, tmp_path / "copy")
+    assert run.decides() == [] and (run.folder / STEP_FILES[3]).exists()
+    shutil.rmtree(run.folder)
+    shutil.move(tmp_path / "copy", run.folder)
+    equal_to_anew(run, tmp_path)
+
+    # Back to the second stage: the files behind it are moved away, as if it were decided anew.
+    equal_to_anew(run, tmp_path, "--until", "classify")
+    assert not (run.folder / STEP_FILES[3]).exists()
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["trusted", "not trusted"])
