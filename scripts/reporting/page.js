@@ -615,8 +615,6 @@ async function readRows() {
     else byId("found").textContent = words("loading", { n: number(rows.length), all: number(told.rows) });
     await new Promise((next) => setTimeout(next)); // let the page breathe
   }
-  done = true;
-  find(at);
 }
 
 // Where the page has no room for all rows or replies, it says so.
@@ -790,16 +788,19 @@ function rawParts(found) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// The charts first, as they stand above; if they fail, the rows are read all the same.
+// Rows are read while plotly unpacks; if the charts fail, the rows are there all the same.
 async function start() {
   if (typeof DecompressionStream === "undefined") {
     byId("notices").append(make("li", "", words("too_old")));
     return;
   }
+  const reading = readRows();
   try {
     await charts();
   } finally {
-    await readRows();
+    await reading;
+    done = true;
+    find(at);
   }
 }
 
