@@ -29,6 +29,8 @@ from self_instruct_workshop import Config, WorkshopError
 
 PARTS = Path(__file__).resolve().parent / "explaining"
 RULES = PARTS.parent / "reporting" / "words.json"  # rules in words, as the report has them
+# What is read of each row of step 1; of the other steps it is all.
+READ = {"generate": ("id", "instruction", "request_idx", "most_similar")}
 
 
 def explain(config: Config, wanted: str, run_first: Callable[[Config], dict | int | None]) -> int:
@@ -77,7 +79,7 @@ def page_of(
     from scripts.explaining.stages import Teller
 
     # Look everything up before a word of the page is made.
-    run = read_run(folder)
+    run = read_run(folder, READ)
     try:
         story = tell(run, wanted)
     finally:

@@ -615,8 +615,6 @@ async function readRows() {
     else byId("found").textContent = words("loading", { n: number(rows.length), all: number(told.rows) });
     await new Promise((next) => setTimeout(next)); // let the page breathe
   }
-  done = true;
-  find(at);
 }
 
 // Where the page has no room for all rows or replies, it says so.
@@ -752,7 +750,10 @@ function rawButton(numbers) {
     if (open) return shown.replaceChildren();
     const parts = await Promise.all(numbers.map(reply));
     if (button.getAttribute("aria-expanded") === "false") return;
-    shown.replaceChildren(...parts.flatMap(rawParts));
+    const found = parts.filter(Boolean);
+    const lacking = { n: number(parts.length - found.length), all: number(parts.length) };
+    shown.replaceChildren(...found.flatMap(rawParts));
+    if (found.length < parts.length) shown.append(make("p", "quiet", words("reply_elsewhere", lacking)));
     shown.querySelectorAll("pre").forEach((block) => (block.scrollTop = block.scrollHeight)); // a prompt's task is its end
   });
   return raw;
@@ -764,9 +765,7 @@ async function reply(n) {
   return (await unpack("replies-" + Math.floor(n / size)))[n % size];
 }
 
-function rawParts(found) {
-  if (!found) return [make("div", "quiet", words("reply_elsewhere"))];
-  const [stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text] = found;
+function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text]) {
   const facts = [stageName(stage)];
   if (attempt) facts.push(words("attempt"));
   if (finish) facts.push(words("finish", { why: visible(finish) }));
@@ -790,16 +789,19 @@ function rawParts(found) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// The charts first, as they stand above; if they fail, the rows are read all the same.
+// Rows are read while plotly unpacks; if the charts fail, the rows are there all the same.
 async function start() {
   if (typeof DecompressionStream === "undefined") {
     byId("notices").append(make("li", "", words("too_old")));
     return;
   }
+  const reading = readRows();
   try {
     await charts();
   } finally {
-    await readRows();
+    await reading;
+    done = true;
+    find(at);
   }
 }
 
