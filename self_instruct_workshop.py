@@ -6156,7 +6156,6 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "status": results.status,
         "settings": asdict(config) | who_answers(model),
         "versions": versions,
-        **({"decided": model.decided} if model.decided else {}),
         "counts": counts | count(model, results),
         **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
@@ -6170,6 +6169,7 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "outputs": outputs_now(config, results),
         "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
         "replaces": named_run(results.earlier) if results.kept_in else "",
+        **({"decided": model.decided} if model.decided else {}),
     }
 
 
