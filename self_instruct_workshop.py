@@ -3109,7 +3109,7 @@ def holds_rows(path: Path, rows: list[dict]) -> bool:
         return not lines.readline()
 
 
-def misses_rows(path: Path, rows: list[dict]) -> bool:
+def misses_rows(path: Path, rows: Iterable[dict]) -> bool:
     """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
     new = Counter(row["instruction"] for row in rows)
     with open(path, encoding="utf-8", errors="replace") as lines:
@@ -3197,7 +3197,7 @@ def give_up_kept(model: Model, results: Results) -> None:
     kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
     stage_of = dict(zip(STEP_FILES, STAGES, strict=True))
-    lost = any(misses_rows(path, results.rows(stage_of[path.name])) for path in steps)
+    lost = any(misses_rows(path, results.each_row(stage_of[path.name])) for path in steps)
     if kept and not lost and not was_of_another(model, results):
         for path in kept:
             path.unlink(missing_ok=True)
