@@ -3113,7 +3113,7 @@ def holds_rows(path: Path, rows: list[dict]) -> bool:
         return not lines.readline()
 
 
-def misses_rows(path: Path, rows: list[dict]) -> bool:
+def misses_rows(path: Path, rows: Iterable[dict]) -> bool:
     """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
     new = Counter(row["instruction"] for row in rows)
     with open(path, encoding="utf-8", errors="replace") as lines:
@@ -3201,7 +3201,7 @@ def give_up_kept(model: Model, results: Results) -> None:
     kept = [Path(results.kept_in) / name for name in VIEWS if results.kept_in]
     steps = [path for path in kept if path.name in STEP_FILES and path.exists()]
     stage_of = dict(zip(STEP_FILES, STAGES, strict=True))
-    lost = any(misses_rows(path, results.rows(stage_of[path.name])) for path in steps)
+    lost = any(misses_rows(path, results.each_row(stage_of[path.name])) for path in steps)
     if kept and not lost and not was_of_another(model, results):
         for path in kept:
             path.unlink(missing_ok=True)
@@ -6182,7 +6182,6 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "status": results.status,
         "settings": asdict(config) | who_answers(model),
         "versions": versions,
-        **({"decided": model.decided} if model.decided else {}),
         "counts": counts | count(model, results),
         **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
@@ -6196,6 +6195,7 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         "outputs": outputs_now(config, results),
         "kept_in": results.kept_in and f"earlier/{Path(results.kept_in).name}",
         "replaces": named_run(results.earlier) if results.kept_in else "",
+        **({"decided": model.decided} if model.decided else {}),
     }
 
 

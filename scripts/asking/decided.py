@@ -85,11 +85,12 @@ def remember(model: Any, stage: str, results: Results) -> None:
         return
     rejected = [row for row in results.rejected if row["stage"] == stage]
     tokens = model.tokens.get(stage)
+    used = {**tokens, "asked_now": 0} if tokens else {}  # as the next run counts
     entry = {
         "inputs": inputs(model, stage, results),
         "file": rows_digest(results.each_row(stage)),
         "rejected": rows_digest(rejected),
-        "tokens": tokens | {"asked_now": 0} if tokens else {},  # as the next run counts
+        "tokens": used,
     }
     if stage == "generate":
         entry["novelty"] = results.novelty[-10:]

@@ -119,7 +119,7 @@ def test_a_run_that_stopped_early_takes_what_it_has_and_goes_on(
     run = Run(tmp_path / "work", capsys, *PRACTICE)
     run("--until", "classify")
     shutil.copytree(run.folder, tmp_path / "copy")
-    assert run.decides() == [] and (run.folder / STEP_FILES[3]).exists()
+    assert run.decides() == ["instances", "filter"]
     shutil.rmtree(run.folder)
     shutil.move(tmp_path / "copy", run.folder)
     equal_to_anew(run, tmp_path)
