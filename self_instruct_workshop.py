@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6483: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6485: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3508,6 +3508,8 @@ class Journal:
             if key not in self.starts:
                 return None
             record = json.loads(self.line_at(self.starts[key]))
+        # A lone surrogate, which another program may write as an escape, is no text.
+        record["text"] = record["text"].encode("utf-8", "replace").decode()
         for name in ("prompt_tokens", "reply_tokens"):
             record[name] = token_count(record[name])
         return record if record["key"] == key else answer_of_list(record, key)

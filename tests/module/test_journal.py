@@ -232,6 +232,14 @@ def test_a_reply_with_a_lone_surrogate_reads_the_same_now_and_from_the_journal(
     assert replies[0] == replies[1] == "half of an emoji: ?"
 
 
+def test_a_lone_surrogate_in_a_journal_of_another_program_is_a_question_mark(path: Path) -> None:
+    # Python's own json writes it as an escape, and reads it as what no file in UTF-8 can hold.
+    line = json.dumps(record("x", "Name a colour. \ud83d")) + "\n"
+    path.write_bytes(path.read_bytes() + line.encode("ascii"))
+    text = Journal(path).get("x")["text"]
+    assert text == "Name a colour. ?" and text.encode()
+
+
 def test_a_model_that_writes_lone_surrogates_does_not_break_the_run(settings: Settings) -> None:
     write = scripted_model()
     with Server(lambda prompt, body: write(prompt, body).replace("\n", " \ud83d\n")) as server:
