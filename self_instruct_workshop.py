@@ -1643,10 +1643,15 @@ def compared_in_large(
     index.take(pool.coded)
     known = len(pool)
     pool.ready = {text: pool.code(text) for text in texts}
-    found = index.possible([pool.ready[text] for text in texts])
-    for text, places in zip(texts, found, strict=True):
-        # What joined the pool since then is compared, too.
-        yield text, nearest_of(pool, text, [*places, *range(known, len(pool))], limit)
+    block = [pool.ready[text] for text in texts]
+    all_texts = set(block)
+    for text, found in zip(texts, index.possible(block), strict=True):
+        places = [place for place in found if place < known]
+        # What joined the pool since then is compared, too, if it is one of those found.
+        near = {block[number - known] for number in found[len(places) :]}
+        far = all_texts - near
+        places += [new for new in range(known, len(pool)) if pool.coded[new] not in far]
+        yield text, nearest_of(pool, text, places, limit)
 
 
 def nearest_of(pool: InstructionPool, text: str, places: list[int], limit: float) -> Nearest | None:
@@ -1697,10 +1702,12 @@ class SimilarIndex:
         self.count = len(coded)
 
     def possible(self, coded: list[str]) -> list[list[int]]:
-        """For each coded text, the places in the pool of what may be above the limit, in order."""
+        """For each coded text, what may be above the limit: places in the pool, in order, and
+        behind the last place the numbers of texts before it (here all of them)."""
         block = [self.numbered(text) for text in coded]
         self.ready = dict(zip(coded, block, strict=True))
-        return self.search(block)
+        found = self.search(block)
+        return [[*places, *range(self.count, self.count + i)] for i, places in enumerate(found)]
 
     def numbered(self, coded: str) -> list[int]:
         """The numbers of a text's marks, the rarest first."""
@@ -1739,7 +1746,7 @@ class SimilarIndex:
         self.entries += [array("q") for _ in range(len(self.marks) - len(self.entries))]
 
     def search(self, block: list[list[int]]) -> list[list[int]]:
-        """As `possible`, for texts whose marks are numbered."""
+        """The places in the pool, for texts whose marks are numbered."""
         import numpy as np
 
         self.make_room()
@@ -1867,7 +1874,11 @@ def note_neighbours(pool: InstructionPool, results: Results) -> None:
 def neighbours(pool: InstructionPool, places: list[int]) -> Iterator[tuple[list[Nearest], float]]:
     """Of each of these places in the pool, which rise: the ten most similar before it, and the
     mean of its scores with all before it."""
-    rows = rows_of_many if len(places) >= BLOCK else rows_of_few
+    many = len(places) >= BLOCK
+    if many and FASTER:
+        yield from FASTER["neighbours"](pool, places)
+        return
+    rows = rows_of_many if many else rows_of_few
     for place, scores in zip(places, rows(pool, places), strict=True):
         scores = scores[:place]
         yield pool.top(scores), float(scores.mean())
@@ -1895,12 +1906,11 @@ def rows_of_many(pool: InstructionPool, places: list[int]) -> Iterator[Any]:
     long = (sizes > WORD).nonzero()[0]
     long_coded = [coded[place] for place in long]
     holders = token_holders(coded, sizes)
-    common_tokens = FASTER.get("common_tokens", common_in_order)
     for start in range(0, len(places), BLOCK):
         block = places[start : start + BLOCK]
         far = recipe.scores([coded[place] for place in block], long_coded)
         for place, of_long in zip(block, far, strict=True):
-            common = common_tokens(numbers_of([coded[place]]), *holders, len(coded))
+            common = common_in_order(numbers_of([coded[place]]), *holders, len(coded))
             scores = recipe.score(common, len(coded[place]), sizes)
             scores[long] = of_long
             yield scores

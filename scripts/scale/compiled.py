@@ -3,9 +3,9 @@
     from scripts.scale import speed_up
     speed_up(config.num_instructions)        # before workshop.run, or before `compared`
 
-The answers are those of `SimilarIndex` and `common_in_order` in the module (tests compare them).
-Needs numba (scripts/requirements-scale.txt); what it compiles it keeps beside this file, in
-__pycache__: half a minute at the first time, half a second later.
+The answers are those of the module's own parts (tests compare them). Needs numba
+(scripts/requirements-scale.txt), which nothing else imports: no smaller run waits for it. What it
+compiles it keeps in __pycache__ beside this file: half a minute at the first time, a second later.
 """
 
 from __future__ import annotations
@@ -14,208 +14,449 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
     raise SystemExit("compiled.py is a part of self_instruct.py: run  python self_instruct.py")
 
 import math
-from itertools import chain
-from typing import Any
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, uint64
 
-from self_instruct_workshop import FASTER, SimilarIndex
+from self_instruct_workshop import (
+    FASTER,
+    RECIPES,
+    WORD,
+    InstructionPool,
+    Nearest,
+    Recipe,
+    numbers_of,
+    token_holders,
+)
 
-ROOM = 4  # entries that a new mark gets room for
+# Where this folder cannot be written, numba would write into the user's: then it keeps nothing.
+fast = njit(cache=os.access(Path(__file__).parent, os.W_OK))
+
+ROOM = 4  # entries that a new token gets room for
+MOST = 0x7FFF  # an entry has 15 bits for a length: longer texts count as that long
+PLACE = 0xFFFF_FFFF  # the 32 bits of an entry for the place
+ALL_SET = uint64(0xFFFF_FFFF_FFFF_FFFF)
+K = 10  # neighbours that step 1's file names
 
 
 def use() -> None:
     """Let the module search by these parts from now on."""
-    FASTER.update(index=CompiledIndex, common_tokens=common_in_order)
+    FASTER.update(index=CompiledIndex, neighbours=neighbours_of_many)
 
 
-class CompiledIndex(SimilarIndex):
-    """`SimilarIndex` with all entries in one array.
+# --------------------------------------------------------------------------------------------------
+# Which instructions are more like a text than the limit?
 
-    The entries of a mark stand from starts[mark] on, counts[mark] of them, with rooms[mark] places
-    for them. Where the room is too small they move to the end of the array, with twice the room.
+
+class Arrays(NamedTuple):
+    """All that the index knows. Numbers in brackets: how many values, at least."""
+
+    # Of each token [its number + 1]: where its entries begin, how many they are, for how many
+    # there is room, and in which places of the text that is searched for it stands.
+    starts: Any
+    counts: Any
+    rooms: Any
+    masks: Any
+    # Of each entry: 15 bits for the length of the instruction, 16 for the longest other text,
+    # 32 for the place; and the signature.
+    entries: Any
+    signatures: Any
+    used: Any  # [1] where the room behind the last entry begins
+    # Of each instruction: where its tokens end, and the last text that it was met for.
+    ends: Any
+    met_for: Any
+    tokens: Any  # of all instructions, one behind the other
+
+
+class CompiledIndex:
+    """Finds what `SimilarIndex` finds, by the same rules, and compares it, too.
+
+    A token's number says when it was first seen: the higher, the rarer, nearly always. So a
+    text's tokens are sorted by it, the rarest first, and the first few (`few`) are looked up: two
+    texts that are alike share one of these. This is true of lists as of sets, so a token that
+    comes twice is no special case.
+
+    The entries of a token are sorted by length: what is too short or too long is skipped. An
+    entry says how long the other text may be if they share no rarer token, and it holds the
+    signature. So the instruction itself is read only where much speaks for it. Then the longest
+    common subsequence decides, where the text has at most 64 tokens (else rapidfuzz does it).
     """
 
     def __init__(self, limit: float) -> None:
-        super().__init__(limit)
-        self.starts = np.zeros(1024, np.int64)
-        self.counts = np.zeros(1024, np.int32)
-        self.rooms = np.zeros(1024, np.int32)
-        self.all_entries = np.zeros(1 << 16, np.int64)
-        self.used = 0
-        self.bits = np.zeros(1024, np.uint64)  # the signature of each instruction
-        self.lengths = np.zeros(1024, np.int32)  # its tokens
-        self.found_for = np.zeros(1024, np.int64)  # the last text that it was found for
+        self.limit = limit
+        self.share = max(limit, 1e-9)
+        self.count = 0  # instructions that the index knows
         self.texts = 0  # that were searched for
+        kinds = {"starts": np.int64, "counts": np.int32, "rooms": np.int32, "masks": np.uint64}
+        kinds |= {"entries": np.int64, "signatures": np.uint64, "used": np.int64}
+        kinds |= {"ends": np.int64, "met_for": np.int64, "tokens": np.int32}
+        self.arrays = Arrays(**{name: np.zeros(1, kind) for name, kind in kinds.items()})
 
-    def hold(self, block: list[list[int]]) -> None:
-        """Note new instructions."""
-        marks, ends = flat(block)
-        total = self.count + len(block)
-        for name in ("bits", "lengths", "found_for"):
-            setattr(self, name, grown(getattr(self, name), total))
-        self.make_room()
-        self.all_entries, self.used = hold_texts(
-            marks, ends, self.count, self.share, self.starts, self.counts, self.rooms,
-            self.all_entries, self.used, self.bits, self.lengths,
-        )  # fmt: skip
+    def take(self, coded: list[str]) -> None:
+        """Learn the instructions of the pool that are new to the index."""
+        if len(coded) == self.count:
+            return
+        tokens, ends = self.numbered(coded[self.count :])
+        known = int(self.arrays.ends[self.count - 1]) if self.count else 0
+        self.make_room(ends=len(coded), met_for=len(coded), tokens=known + len(tokens))
+        self.arrays.ends[self.count : len(coded)] = ends + known
+        self.arrays.tokens[known : known + len(tokens)] = tokens
+        self.arrays = hold_texts(self.arrays, tokens, ends, self.count, self.share)
+        self.count = len(coded)
 
-    def search(self, block: list[list[int]]) -> list[list[int]]:
-        """For each text, the places of what may be above the limit, in the order of the pool."""
-        marks, ends = flat(block)
-        self.make_room()
+    def possible(self, coded: list[str]) -> list[list[int]]:
+        """As `SimilarIndex.possible`."""
+        tokens, ends = self.numbered(coded)
         found, found_ends = search_texts(
-            marks, ends, self.texts, self.share, self.starts, self.counts,
-            self.all_entries, self.bits, self.lengths, self.found_for,
-        )  # fmt: skip
-        self.texts += len(block)
-        return [sorted(part.tolist()) for part in np.split(found, found_ends[:-1])]
+            self.arrays, tokens, ends, self.count, self.texts, self.share
+        )
+        self.texts += len(coded)
+        places = found.tolist()
+        return [sorted(places[a:b]) for a, b in pairwise([0, *found_ends.tolist()])]
 
-    def make_room(self) -> None:
-        """Longer arrays, where there are new marks."""
-        for name in ("starts", "counts", "rooms"):
-            setattr(self, name, grown(getattr(self, name), len(self.marks)))
+    def numbered(self, coded: list[str]) -> tuple[Any, Any]:
+        """The tokens of all texts, one behind the other, and where each text ends."""
+        tokens = numbers_of(coded).astype(np.int32)
+        different = int(tokens.max(initial=-1)) + 1
+        self.make_room(starts=different, counts=different, rooms=different, masks=different)
+        return tokens, np.array([len(text) for text in coded], np.int64).cumsum()
+
+    def make_room(self, **sizes: int) -> None:
+        """Longer arrays, where these are too short: at least twice as long, so it is rare."""
+        for name, size in sizes.items():
+            values = getattr(self.arrays, name)
+            if size > len(values):
+                self.arrays = self.arrays._replace(
+                    **{name: longer(values, max(size, 2 * len(values)))}
+                )
 
 
-def flat(block: list[list[int]]) -> tuple[Any, Any]:
-    """The marks of all texts, one behind the other, and where each text ends."""
-    ends = np.array([len(marks) for marks in block], np.int64).cumsum()
-    return np.fromiter(chain.from_iterable(block), np.int64), ends
-
-
-def grown(values: Any, size: int) -> Any:
-    """The array, with room for so many values, and zeros in what is new."""
-    if size <= len(values):
-        return values
-    larger = np.zeros(max(size, 2 * len(values)), values.dtype)
+@fast
+def longer(values, size):
+    """The array, of this size, with zeros in what is new."""
+    larger = np.zeros(size, values.dtype)
     larger[: len(values)] = values
     return larger
 
 
-@njit(cache=True)
+@fast
 def few(m: int, share: float) -> int:
     """As `SimilarIndex.few`."""
-    shortest = math.ceil(m * share / (2 - share) - 1e-6)
-    needed = math.ceil(share * (m + shortest) / 2 - 1e-6)
-    return m - max(1, needed) + 1
+    needed = math.ceil(share * (m + shortest(m, share)) / 2 - 1e-6)
+    return m - max(1, needed) + 1 if m else 0
 
 
-@njit(cache=True)
+@fast
+def shortest(m: int, share: float) -> int:
+    """How short another text may be: if all of it is in common, that is just enough."""
+    return math.ceil(m * share / (2 - share) - 1e-6)
+
+
+@fast
 def longest(m: int, i: int, share: float) -> int:
     """As `SimilarIndex.longest`."""
-    return int(min(2 * (m - i) / share - m + 1e-6, 65535.0))
+    return int(min(2 * (m - i) / share - m + 1e-6, MOST))
 
 
-@njit(cache=True)
-def signature(marks: Any) -> int:
-    """As in the module: 64 bits, those of the marks set."""
+@fast
+def signature(tokens: Any) -> int:
+    """As in the module: 64 bits, those of the tokens set."""
     bits = uint64(0)
-    for mark in marks:
-        bits |= uint64(1) << uint64(mark & 63)
+    for token in tokens:
+        bits |= uint64(1) << uint64(token & 63)
     return bits
 
 
-@njit(cache=True)
+@fast
 def ones(bits: int) -> int:
     """How many bits are set (compilers know this as one instruction of the processor)."""
     bits = bits - ((bits >> uint64(1)) & uint64(0x5555555555555555))
     pairs = (bits >> uint64(2)) & uint64(0x3333333333333333)
     bits = (bits & uint64(0x3333333333333333)) + pairs
     bits = (bits + (bits >> uint64(4))) & uint64(0x0F0F0F0F0F0F0F0F)
-    return (bits * uint64(0x0101010101010101)) >> uint64(56)
+    return np.int64((bits * uint64(0x0101010101010101)) >> uint64(56))
 
 
-@njit(cache=True)
-def hold_texts(
-    marks, ends, place, share, starts, counts, rooms, entries, used, bits, lengths
-):  # fmt: skip
-    """Note texts, the first of them at this place of the pool; return the entries and their end."""
+@fast
+def hold_texts(arrays, tokens, ends, place, share):
+    """Note texts, the first of them at this place of the pool."""
     begin = 0
     for end in ends:
         m = end - begin
-        bits[place] = signature(marks[begin:end])
-        lengths[place] = m
-        for i in range(few(m, share) if m else 0):
-            mark = marks[begin + i]
-            if counts[mark] == rooms[mark]:
-                entries, used = move(mark, starts, counts, rooms, entries, used)
-            entry = place << 32 | min(m, 65535) << 16 | longest(m, i, share)
-            entries[starts[mark] + counts[mark]] = entry
-            counts[mark] += 1
+        bits = signature(tokens[begin:end])
+        rarest = np.sort(tokens[begin:end])[::-1]
+        for i in range(few(m, share)):
+            if i and rarest[i] == rarest[i - 1]:
+                continue
+            entry = min(m, MOST) << 48 | longest(m, i, share) << 32 | place
+            arrays = hold_entry(arrays, rarest[i], entry, bits)
         begin = end
         place += 1
-    return entries, used
+    return arrays
 
 
-@njit(cache=True)
-def move(mark, starts, counts, rooms, entries, used):
-    """Give a mark twice the room, at the end of the entries; these grow where they are full."""
-    room = max(ROOM, 2 * rooms[mark])
-    if used + room > len(entries):
-        larger = np.zeros(max(used + room, len(entries) * 3 // 2), np.int64)
-        larger[:used] = entries[:used]
-        entries = larger
-    start = starts[mark]
-    for i in range(counts[mark]):
+@fast
+def hold_entry(arrays, token, entry, bits):
+    """Put an entry of a token behind those of texts that are no longer."""
+    if arrays.counts[token] == arrays.rooms[token]:
+        arrays = moved(arrays, token)
+    start = arrays.starts[token]
+    stop = start + arrays.counts[token]
+    at = first_from(arrays.entries, start, stop, (entry >> 48) + 1)
+    for i in range(stop, at, -1):
+        arrays.entries[i] = arrays.entries[i - 1]
+        arrays.signatures[i] = arrays.signatures[i - 1]
+    arrays.entries[at] = entry
+    arrays.signatures[at] = bits
+    arrays.counts[token] += 1
+    return arrays
+
+
+@fast
+def moved(arrays, token):
+    """Give a token twice the room, behind all entries; the arrays grow where they are full."""
+    room = max(ROOM, 2 * arrays.rooms[token])
+    used = arrays.used[0]
+    size = used + room
+    entries = arrays.entries
+    signatures = arrays.signatures
+    if size > len(entries):
+        size = max(size, len(entries) * 3 // 2)
+        entries = longer(entries, size)
+        signatures = longer(signatures, size)
+    start = arrays.starts[token]
+    for i in range(arrays.counts[token]):
         entries[used + i] = entries[start + i]
-    starts[mark] = used
-    rooms[mark] = room
-    return entries, used + room
+        signatures[used + i] = signatures[start + i]
+    arrays.starts[token] = used
+    arrays.rooms[token] = room
+    arrays.used[0] = used + room
+    return Arrays(
+        arrays.starts, arrays.counts, arrays.rooms, arrays.masks, entries, signatures,
+        arrays.used, arrays.ends, arrays.met_for, arrays.tokens,
+    )  # fmt: skip
 
 
-@njit(cache=True)
-def search_texts(
-    marks, ends, number, share, starts, counts, entries, bits, lengths, found_for
-):  # fmt: skip
-    """What may be above the limit: the places for all texts, and where those of each text end.
+@fast
+def first_from(entries, start, stop, length):
+    """Where the entries of instructions of this length, or longer ones, begin: by bisection."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if entries[middle] >> 48 < length:
+            start = middle + 1
+        else:
+            stop = middle
+    return start
 
-    `number` counts the texts of all searches: a place is found once for each.
-    """
+
+@fast
+def search_texts(arrays, tokens, ends, count, texts, share):
+    """What is more like each text than the limit, and where that of each text ends: places, and
+    behind the last place (`count`) the numbers of the texts before it. `texts` counts all texts."""
     found = np.zeros(256, np.int64)
     found_ends = np.zeros(len(ends), np.int64)
+    bits = np.zeros(len(ends), np.uint64)
     size = 0
-    begin = 0
     for text in range(len(ends)):
-        end = ends[text]
-        m = end - begin
-        ours = signature(marks[begin:end])
-        number += 1
-        for i in range(few(m, share) if m else 0):
-            mark = marks[begin + i]
-            longest_other = longest(m, i, share)
-            for at in range(starts[mark], starts[mark] + counts[mark]):
-                entry = entries[at]
-                if (entry >> 16 & 65535) > longest_other or (entry & 65535) < min(m, 65535):
-                    continue
-                place = entry >> 32
-                if found_for[place] == number:
-                    continue
-                n = lengths[place]
-                theirs = bits[place]
-                common = min(m - ones(ours & ~theirs), n - ones(theirs & ~ours))
-                if common < share * (m + n) / 2 - 1e-6:
-                    continue
-                found_for[place] = number
-                if size == len(found):
-                    found = np.concatenate((found, np.zeros_like(found)))
-                found[size] = place
-                size += 1
+        ours = tokens_of(tokens, ends, text)
+        bits[text] = signature(ours)
+        set_masks(arrays.masks, ours)
+        found, size = search_pool(arrays, ours, bits[text], texts + text + 1, share, found, size)
+        for other in range(text):
+            theirs = tokens_of(tokens, ends, other)
+            if enough(ours, bits[text], len(theirs), bits[other], share) and alike(
+                ours, arrays.masks, theirs, share
+            ):
+                found, size = noted(found, size, count + other)
+        arrays.masks[ours] = 0
         found_ends[text] = size
-        begin = end
     return found[:size], found_ends
 
 
-@njit(cache=True)
-def common_in_order(tokens, starts, places, masks, count):
-    """As in the module: the longest common subsequence with each instruction, in tokens."""
-    rows = np.full(count, ~uint64(0), np.uint64)
+@fast
+def tokens_of(tokens, ends, text):
+    return tokens[ends[text - 1] if text else 0 : ends[text]]
+
+
+@fast
+def search_pool(arrays, ours, bits, number, share, found, size):
+    """Note the places of instructions that are more like a text than the limit."""
+    m = len(ours)
+    rarest = np.sort(ours)[::-1]
+    least = min(shortest(m, share), MOST)
+    for i in range(few(m, share)):
+        # Of the entries of this token, those that are neither too short nor too long.
+        start = arrays.starts[rarest[i]]
+        stop = start + arrays.counts[rarest[i]]
+        start = first_from(arrays.entries, start, stop, least)
+        stop = first_from(arrays.entries, start, stop, longest(m, i, share) + 1)
+        for at in range(start, stop):
+            entry = arrays.entries[at]
+            if (entry >> 32 & MOST) < min(m, MOST):
+                continue
+            if not enough(ours, bits, entry >> 48, arrays.signatures[at], share):
+                continue
+            # Each instruction once.
+            place = entry & PLACE
+            if arrays.met_for[place] == number:
+                continue
+            arrays.met_for[place] = number
+            if alike(ours, arrays.masks, tokens_of(arrays.tokens, arrays.ends, place), share):
+                found, size = noted(found, size, place)
+    return found, size
+
+
+@fast
+def noted(found, size, place):
+    if size == len(found):
+        found = longer(found, 2 * size)
+    found[size] = place
+    return found, size + 1
+
+
+@fast
+def enough(ours, bits, n, their_bits, share):
+    """Whether the signatures leave enough tokens in common: a bit that only one text has is a
+    token that the other lacks."""
+    m = len(ours)
+    common = min(m - ones(bits & ~their_bits), n - ones(their_bits & ~bits))
+    return common >= share * (m + n) / 2 - 1e-6 or n == MOST
+
+
+@fast
+def alike(ours, masks, theirs, share):
+    """Whether the score may be above the limit, by the longest common subsequence."""
+    m = len(ours)
+    return m > WORD or common_tokens(masks, theirs) >= share * (m + len(theirs)) / 2 - 1e-6
+
+
+@fast
+def set_masks(masks, tokens):
+    """Bit i of masks[t] is set where token i is t."""
+    for i in range(min(len(tokens), WORD)):
+        masks[tokens[i]] |= uint64(1) << uint64(i)
+
+
+@fast
+def common_tokens(masks, theirs):
+    """The length of the longest common subsequence, as `common_in_order` in the module."""
+    row = ALL_SET
+    for token in theirs:
+        hit = row & masks[token]
+        row = (row + hit) | (row - hit)
+    return ones(~row)
+
+
+# --------------------------------------------------------------------------------------------------
+# The ten nearest, and the mean of all scores.
+
+
+def neighbours_of_many(
+    pool: InstructionPool, places: list[int]
+) -> Iterator[tuple[list[Nearest], float]]:
+    """As `neighbours` in the module."""
+    recipe = RECIPES[pool.recipe]
+    coded = pool.coded[: places[-1] + 1]
+    sizes = np.array([len(text) for text in coded])
+    starts, holders, masks = token_holders(coded, sizes)
+    long = LongTexts(recipe, coded, sizes)
+    sizes[long.places] = 0
+    tables: dict[int, Any] = {}
+    rows = np.zeros(len(coded), np.uint64)
+    scores = np.zeros(len(coded))
+    for place in places:
+        tokens = numbers_of([coded[place]])
+        if len(tokens) not in tables:
+            tables[len(tokens)] = score_table(recipe, len(tokens))
+        row = scores[:place]
+        score_row(tokens, starts, holders, masks, rows, sizes, tables[len(tokens)], row)
+        long.score(row, coded[place], tokens)
+        nearest = [(pool.instructions[i], float(row[i])) for i in highest(row)]
+        yield nearest, float(row.mean())
+
+
+class LongTexts:
+    """Instructions of over 64 tokens: their rows do not fit into a machine word. So the text that
+    they are compared with has its bits in one, or rapidfuzz compares them."""
+
+    def __init__(self, recipe: Recipe, coded: list[str], sizes: Any) -> None:
+        self.recipe = recipe
+        self.places = (sizes > WORD).nonzero()[0]
+        self.sizes = sizes[self.places]
+        self.coded = [coded[place] for place in self.places]
+        self.tokens = numbers_of(self.coded)
+        different = max(map(max, filter(None, coded)), default="")  # the highest number of a token
+        self.masks = np.zeros(ord(different or "\0") + 1, np.uint64)
+
+    def score(self, row: Any, coded: str, tokens: Any) -> None:
+        """Put the scores of a text with those before it into its row."""
+        count = int(np.searchsorted(self.places, len(row)))
+        sizes = self.sizes[:count]
+        if len(tokens) > WORD:
+            found = self.recipe.scores([coded], self.coded[:count])[0]
+        else:
+            common = common_with_each(self.masks, tokens, self.tokens, sizes)
+            found = self.recipe.score(common, len(tokens), sizes)
+        row[self.places[:count]] = found
+
+
+def score_table(recipe: Recipe, m: int) -> Any:
+    """The scores of a text of m tokens: an array [tokens of the other, tokens in common]."""
+    numbers = np.arange(WORD + 1)
+    n = np.repeat(numbers, WORD + 1)
+    common = np.tile(numbers, WORD + 1)
+    return recipe.score(common, m, n).reshape(WORD + 1, WORD + 1)
+
+
+@fast
+def score_row(tokens, starts, holders, masks, rows, sizes, table, scores):
+    """The scores of a text with all instructions before it, by `common_in_order` of the module."""
+    count = len(scores)
+    rows[:count] = ALL_SET
     for token in tokens:
         for at in range(starts[token], starts[token + 1]):
-            old = rows[places[at]]
+            place = holders[at]
+            if place >= count:
+                break
+            old = rows[place]
             hit = old & masks[at]
-            rows[places[at]] = (old + hit) | (old - hit)
-    common = np.zeros(count, np.int64)
+            rows[place] = (old + hit) | (old - hit)
     for place in range(count):
-        common[place] = ones(~rows[place])
+        scores[place] = table[sizes[place], ones(~rows[place])]
+
+
+@fast
+def common_with_each(masks, ours, tokens, sizes):
+    """The tokens in common with each of some texts, whose tokens stand one behind the other."""
+    common = np.zeros(len(sizes), np.int64)
+    set_masks(masks, ours)
+    begin = 0
+    for text in range(len(sizes)):
+        end = begin + sizes[text]
+        common[text] = common_tokens(masks, tokens[begin:end])
+        begin = end
+    masks[ours] = 0
     return common
+
+
+@fast
+def highest(scores):
+    """The places of the highest scores, the highest first; of equal ones, the older first."""
+    best = np.zeros(K, np.int64)
+    count = 0
+    for place in range(len(scores)):
+        if count == K and scores[place] <= scores[best[K - 1]]:
+            continue
+        # Those that are lower move down; the last one falls out.
+        at = min(count, K - 1)
+        while at and scores[best[at - 1]] < scores[place]:
+            best[at] = best[at - 1]
+            at -= 1
+        best[at] = place
+        count = min(count + 1, K)
+    return best[:count]
