@@ -57,18 +57,20 @@ class Arrays(NamedTuple):
     """All that the index knows. Numbers in brackets: how many values, at least."""
 
     # Of each token [its number + 1]: where its entries begin, how many they are, for how many
-    # there is room, and in which places of the text that is searched for it stands.
+    # there is room, and how often it stands in the text that is searched for.
     starts: Any
     counts: Any
     rooms: Any
-    masks: Any
+    times: Any
     # Of each entry: 15 bits for the length of the instruction, 16 for the longest other text,
     # 32 for the place; and the signature.
     entries: Any
     signatures: Any
     used: Any  # [1] where the room behind the last entry begins
-    # Of each instruction: where its tokens end, and the last text that it was met for.
+    # Of each instruction: where its tokens end, another signature, and the last text that it was
+    # met for.
     ends: Any
+    second: Any
     met_for: Any
     tokens: Any  # of all instructions, one behind the other
 
@@ -83,8 +85,9 @@ class CompiledIndex:
 
     The entries of a token are sorted by length: what is too short or too long is skipped. An
     entry says how long the other text may be if they share no rarer token, and it holds the
-    signature. So the instruction itself is read only where much speaks for it. Then the longest
-    common subsequence decides, where the text has at most 64 tokens (else rapidfuzz does it).
+    signature. Where that leaves enough tokens in common, a second signature is looked at, and then
+    the tokens themselves are counted. All this is done in whatever order the tokens stand: the
+    few instructions that are left are compared by rapidfuzz, as ever.
     """
 
     def __init__(self, limit: float) -> None:
@@ -92,9 +95,9 @@ class CompiledIndex:
         self.share = max(limit, 1e-9)
         self.count = 0  # instructions that the index knows
         self.texts = 0  # that were searched for
-        kinds = {"starts": np.int64, "counts": np.int32, "rooms": np.int32, "masks": np.uint64}
+        kinds = {"starts": np.int64, "counts": np.int32, "rooms": np.int32, "times": np.int32}
         kinds |= {"entries": np.int64, "signatures": np.uint64, "used": np.int64}
-        kinds |= {"ends": np.int64, "met_for": np.int64, "tokens": np.int32}
+        kinds |= {"ends": np.int64, "second": np.uint64, "met_for": np.int64, "tokens": np.int32}
         self.arrays = Arrays(**{name: np.zeros(1, kind) for name, kind in kinds.items()})
 
     def take(self, coded: list[str]) -> None:
@@ -103,7 +106,8 @@ class CompiledIndex:
             return
         tokens, ends = self.numbered(coded[self.count :])
         known = int(self.arrays.ends[self.count - 1]) if self.count else 0
-        self.make_room(ends=len(coded), met_for=len(coded), tokens=known + len(tokens))
+        total = len(coded)
+        self.make_room(ends=total, second=total, met_for=total, tokens=known + len(tokens))
         self.arrays.ends[self.count : len(coded)] = ends + known
         self.arrays.tokens[known : known + len(tokens)] = tokens
         self.arrays = hold_texts(self.arrays, tokens, ends, self.count, self.share)
@@ -123,7 +127,7 @@ class CompiledIndex:
         """The tokens of all texts, one behind the other, and where each text ends."""
         tokens = numbers_of(coded).astype(np.int32)
         different = int(tokens.max(initial=-1)) + 1
-        self.make_room(starts=different, counts=different, rooms=different, masks=different)
+        self.make_room(starts=different, counts=different, rooms=different, times=different)
         return tokens, np.array([len(text) for text in coded], np.int64).cumsum()
 
     def make_room(self, **sizes: int) -> None:
@@ -173,6 +177,15 @@ def signature(tokens: Any) -> int:
 
 
 @fast
+def second_signature(tokens: Any) -> int:
+    """64 other bits, spread by a product: tokens that share a bit in one seldom do in both."""
+    bits = uint64(0)
+    for token in tokens:
+        bits |= uint64(1) << (uint64(token) * uint64(0x9E3779B97F4A7C15) >> uint64(58))
+    return bits
+
+
+@fast
 def ones(bits: int) -> int:
     """How many bits are set (compilers know this as one instruction of the processor)."""
     bits = bits - ((bits >> uint64(1)) & uint64(0x5555555555555555))
@@ -189,6 +202,7 @@ def hold_texts(arrays, tokens, ends, place, share):
     for end in ends:
         m = end - begin
         bits = signature(tokens[begin:end])
+        arrays.second[place] = second_signature(tokens[begin:end])
         rarest = np.sort(tokens[begin:end])[::-1]
         for i in range(few(m, share)):
             if i and rarest[i] == rarest[i - 1]:
@@ -237,8 +251,8 @@ def moved(arrays, token):
     arrays.rooms[token] = room
     arrays.used[0] = used + room
     return Arrays(
-        arrays.starts, arrays.counts, arrays.rooms, arrays.masks, entries, signatures,
-        arrays.used, arrays.ends, arrays.met_for, arrays.tokens,
+        arrays.starts, arrays.counts, arrays.rooms, arrays.times, entries, signatures,
+        arrays.used, arrays.ends, arrays.second, arrays.met_for, arrays.tokens,
     )  # fmt: skip
 
 
@@ -260,20 +274,15 @@ def search_texts(arrays, tokens, ends, count, texts, share):
     behind the last place (`count`) the numbers of the texts before it. `texts` counts all texts."""
     found = np.zeros(256, np.int64)
     found_ends = np.zeros(len(ends), np.int64)
-    bits = np.zeros(len(ends), np.uint64)
     size = 0
     for text in range(len(ends)):
         ours = tokens_of(tokens, ends, text)
-        bits[text] = signature(ours)
-        set_masks(arrays.masks, ours)
-        found, size = search_pool(arrays, ours, bits[text], texts + text + 1, share, found, size)
-        for other in range(text):
-            theirs = tokens_of(tokens, ends, other)
-            if enough(ours, bits[text], len(theirs), bits[other], share) and alike(
-                ours, arrays.masks, theirs, share
-            ):
-                found, size = noted(found, size, count + other)
-        arrays.masks[ours] = 0
+        for token in ours:
+            arrays.times[token] += 1
+        found, size = search_pool(arrays, ours, texts + text + 1, share, found, size)
+        found, size = search_block(arrays, tokens, ends, text, count, share, found, size)
+        for token in ours:
+            arrays.times[token] = 0
         found_ends[text] = size
     return found[:size], found_ends
 
@@ -284,30 +293,48 @@ def tokens_of(tokens, ends, text):
 
 
 @fast
-def search_pool(arrays, ours, bits, number, share, found, size):
+def search_pool(arrays, ours, number, share, found, size):
     """Note the places of instructions that are more like a text than the limit."""
     m = len(ours)
+    bits = signature(ours)
+    second = second_signature(ours)
+    least = min(m, MOST)
     rarest = np.sort(ours)[::-1]
-    least = min(shortest(m, share), MOST)
     for i in range(few(m, share)):
         # Of the entries of this token, those that are neither too short nor too long.
         start = arrays.starts[rarest[i]]
         stop = start + arrays.counts[rarest[i]]
-        start = first_from(arrays.entries, start, stop, least)
+        start = first_from(arrays.entries, start, stop, min(shortest(m, share), MOST))
         stop = first_from(arrays.entries, start, stop, longest(m, i, share) + 1)
         for at in range(start, stop):
+            # Too long for it, or too few tokens can be in common.
             entry = arrays.entries[at]
-            if (entry >> 32 & MOST) < min(m, MOST):
-                continue
-            if not enough(ours, bits, entry >> 48, arrays.signatures[at], share):
+            n = entry >> 48
+            fits = (entry >> 32 & MOST) >= least
+            fits &= enough(m, bits, n, arrays.signatures[at], share)
+            if not fits:
                 continue
             # Each instruction once.
             place = entry & PLACE
             if arrays.met_for[place] == number:
                 continue
             arrays.met_for[place] = number
-            if alike(ours, arrays.masks, tokens_of(arrays.tokens, arrays.ends, place), share):
-                found, size = noted(found, size, place)
+            if enough(m, second, n, arrays.second[place], share):
+                begin = arrays.ends[place - 1] if place else 0
+                if alike(m, arrays.times, arrays.tokens, begin, arrays.ends[place], share):
+                    found, size = noted(found, size, place)
+    return found, size
+
+
+@fast
+def search_block(arrays, tokens, ends, text, count, share, found, size):
+    """Note the texts of this block before a text that are more like it than the limit."""
+    begin = 0
+    m = ends[text] - (ends[text - 1] if text else 0)
+    for other in range(text):
+        if alike(m, arrays.times, tokens, begin, ends[other], share):
+            found, size = noted(found, size, count + other)
+        begin = ends[other]
     return found, size
 
 
@@ -320,36 +347,26 @@ def noted(found, size, place):
 
 
 @fast
-def enough(ours, bits, n, their_bits, share):
-    """Whether the signatures leave enough tokens in common: a bit that only one text has is a
-    token that the other lacks."""
-    m = len(ours)
+def enough(m, bits, n, their_bits, share):
+    """Whether the signatures of two texts leave enough tokens in common: a bit that only one text
+    has is a token that the other lacks."""
     common = min(m - ones(bits & ~their_bits), n - ones(their_bits & ~bits))
-    return common >= share * (m + n) / 2 - 1e-6 or n == MOST
+    return (common >= share * (m + n) / 2 - 1e-6) | (n == MOST)
 
 
 @fast
-def alike(ours, masks, theirs, share):
-    """Whether the score may be above the limit, by the longest common subsequence."""
-    m = len(ours)
-    return m > WORD or common_tokens(masks, theirs) >= share * (m + len(theirs)) / 2 - 1e-6
-
-
-@fast
-def set_masks(masks, tokens):
-    """Bit i of masks[t] is set where token i is t."""
-    for i in range(min(len(tokens), WORD)):
-        masks[tokens[i]] |= uint64(1) << uint64(i)
-
-
-@fast
-def common_tokens(masks, theirs):
-    """The length of the longest common subsequence, as `common_in_order` in the module."""
-    row = ALL_SET
-    for token in theirs:
-        hit = row & masks[token]
-        row = (row + hit) | (row - hit)
-    return ones(~row)
+def alike(m, times, tokens, begin, end, share):
+    """Whether enough tokens are in common, wherever they stand; the other's are begin to end."""
+    needed = share * (m + end - begin) / 2 - 1e-6
+    if min(m, end - begin) < needed:
+        return False
+    common = 0
+    for at in range(begin, end):
+        common += times[tokens[at]] > 0
+        times[tokens[at]] -= 1
+    for at in range(begin, end):
+        times[tokens[at]] += 1
+    return common >= needed
 
 
 # --------------------------------------------------------------------------------------------------
@@ -434,12 +451,16 @@ def score_row(tokens, starts, holders, masks, rows, sizes, table, scores):
 def common_with_each(masks, ours, tokens, sizes):
     """The tokens in common with each of some texts, whose tokens stand one behind the other."""
     common = np.zeros(len(sizes), np.int64)
-    set_masks(masks, ours)
+    for i in range(len(ours)):
+        masks[ours[i]] |= uint64(1) << uint64(i)
     begin = 0
     for text in range(len(sizes)):
-        end = begin + sizes[text]
-        common[text] = common_tokens(masks, tokens[begin:end])
-        begin = end
+        row = ALL_SET
+        for at in range(begin, begin + sizes[text]):
+            hit = row & masks[tokens[at]]
+            row = (row + hit) | (row - hit)
+        common[text] = ones(~row)
+        begin += sizes[text]
     masks[ours] = 0
     return common
 
