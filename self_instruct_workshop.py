@@ -1646,14 +1646,14 @@ def compared_in_large(
     known = len(pool)
     pool.ready = {text: pool.code(text) for text in texts}
     block = [pool.ready[text] for text in texts]
-    all_texts = set(block)
-    for text, found in zip(texts, index.possible(block), strict=True):
+    before: set[str] = set()  # texts of this block
+    for text, coded, found in zip(texts, block, index.possible(block), strict=True):
         places = [place for place in found if place < known]
-        # What joined the pool since then is compared, too, if it is one of those found.
-        near = {block[number - known] for number in found[len(places) :]}
-        far = all_texts - near
+        # What joined the pool since then is compared, too, but for texts that are not alike.
+        far = before - {block[number - known] for number in found[len(places) :]}
         places += [new for new in range(known, len(pool)) if pool.coded[new] not in far]
         yield text, nearest_of(pool, text, places, limit)
+        before.add(coded)
 
 
 def nearest_of(pool: InstructionPool, text: str, places: list[int], limit: float) -> Nearest | None:
