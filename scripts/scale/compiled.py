@@ -464,21 +464,14 @@ def common_with_each(masks, ours, tokens, sizes):
     common = np.zeros(len(sizes), np.int64)
     for i in range(len(ours)):
         masks[ours[i]] |= uint64(1) << uint64(i)
-    shared = np.zeros(sizes.max() + 1 if len(sizes) else 1, np.uint64)
     begin = 0
     for text in range(len(sizes)):
-        # The masks of the few tokens that both have, in order; the others change nothing.
-        count = 0
-        for at in range(begin, begin + sizes[text]):
-            mask = masks[tokens[at]]
-            shared[count] = mask
-            count += mask != 0
-        begin += sizes[text]
         row = ALL_SET
-        for i in range(count):
-            hit = row & shared[i]
+        for at in range(begin, begin + sizes[text]):
+            hit = row & masks[tokens[at]]
             row = (row + hit) | (row - hit)
         common[text] = ones(~row)
+        begin += sizes[text]
     masks[ours] = 0
     return common
 
