@@ -79,18 +79,21 @@ class Arrays(NamedTuple):
 
 
 class CompiledIndex:
-    """Finds what `SimilarIndex` finds, by the same rules, and compares it, too.
+    """Finds what `SimilarIndex` finds, by the same rules, and leaves less to be compared.
 
-    A token's number says when it was first seen: the higher, the rarer, nearly always. So a
-    text's tokens are sorted by it, the rarest first, and the first few (`few`) are looked up: two
-    texts that are alike share one of these. This is true of lists as of sets, so a token that
-    comes twice is no special case.
+    1. A token's number says when it was first seen: the higher, the rarer, nearly always. So a
+       text's tokens are sorted by it, the rarest first, and the first few (`few`) are looked up:
+       two texts that are alike share one of these (prefix filter, Bayardo et al. 2007). The proof
+       holds for a token that comes twice, too: it is looked up once.
+    2. A token has a list of instructions for each class of lengths, so what is too short or too
+       long is not even read.
+    3. An entry says how long the other text may be if they share no rarer token (positions, Xiao
+       et al. 2008), and it holds the signature.
+    4. What is left is met once, whatever tokens led there. A second signature is looked at, and
+       then the tokens are counted that both have.
 
-    The instructions of a token stand in lists by length: those that are too short or too long are
-    skipped. An entry says how long the other text may be if they share no rarer token, and it
-    holds the signature. Where that leaves enough tokens in common, a second signature is looked
-    at, and then the tokens themselves are counted. All this is done in whatever order the tokens
-    stand: the few instructions that are left are compared by rapidfuzz, as ever.
+    All this is done in whatever order the tokens stand. The few instructions that are left are
+    compared by rapidfuzz, as ever.
     """
 
     def __init__(self, limit: float) -> None:
@@ -313,6 +316,8 @@ def likely(arrays, ours, share):
     places = np.zeros(64, np.int64)
     size = 0
     for i in range(few(m, share)):
+        if i and rarest[i] == rarest[i - 1]:
+            continue
         most = longest(m, i, share)
         lists = rarest[i] * LENGTHS
         for one in range(lists + first_class, lists + length_class(most) + 1):
