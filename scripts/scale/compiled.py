@@ -5,7 +5,8 @@
 
 The answers are those of the module's own parts (tests compare them). Needs numba
 (scripts/requirements-scale.txt), which nothing else imports: no smaller run waits for it. What it
-compiles it keeps in __pycache__ beside this file: half a minute at the first time, a second later.
+compiles it keeps in __pycache__ beside this file: ten seconds or more at the first time, half a
+second later.
 """
 
 from __future__ import annotations
