@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6485: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6498: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1438,6 +1438,8 @@ ANSWERED = re.compile(  # what begins an answer, an example or an explanation be
     |the[ ](?:correct[ ])?answer[ ])
     """
 )
+# What matches that has one of these in it: they are found much faster.
+SIGN_OF_ANSWER = re.compile(r"""[-–—*•] |[:："“例]|```|e\.g\.|example|answer|比如|task [ir]""")
 LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 
@@ -1643,10 +1645,15 @@ def compared_in_large(
     index.take(pool.coded)
     known = len(pool)
     pool.ready = {text: pool.code(text) for text in texts}
-    found = index.possible([pool.ready[text] for text in texts])
-    for text, places in zip(texts, found, strict=True):
-        # What joined the pool since then is compared, too.
-        yield text, nearest_of(pool, text, [*places, *range(known, len(pool))], limit)
+    block = [pool.ready[text] for text in texts]
+    before: set[str] = set()  # texts of this block
+    for text, coded, found in zip(texts, block, index.possible(block), strict=True):
+        places = [place for place in found if place < known]
+        # What joined the pool since then is compared, too, but for texts that are not alike.
+        far = before - {block[number - known] for number in found[len(places) :]}
+        places += [new for new in range(known, len(pool)) if pool.coded[new] not in far]
+        yield text, nearest_of(pool, text, places, limit)
+        before.add(coded)
 
 
 def nearest_of(pool: InstructionPool, text: str, places: list[int], limit: float) -> Nearest | None:
@@ -1697,10 +1704,12 @@ class SimilarIndex:
         self.count = len(coded)
 
     def possible(self, coded: list[str]) -> list[list[int]]:
-        """For each coded text, the places in the pool of what may be above the limit, in order."""
+        """For each coded text, what may be above the limit: places in the pool, in order, and
+        behind the last place the numbers of texts before it (here all of them)."""
         block = [self.numbered(text) for text in coded]
         self.ready = dict(zip(coded, block, strict=True))
-        return self.search(block)
+        found = self.search(block)
+        return [[*places, *range(self.count, self.count + i)] for i, places in enumerate(found)]
 
     def numbered(self, coded: str) -> list[int]:
         """The numbers of a text's marks, the rarest first."""
@@ -1739,7 +1748,7 @@ class SimilarIndex:
         self.entries += [array("q") for _ in range(len(self.marks) - len(self.entries))]
 
     def search(self, block: list[list[int]]) -> list[list[int]]:
-        """As `possible`, for texts whose marks are numbered."""
+        """The places in the pool, for texts whose marks are numbered."""
         import numpy as np
 
         self.make_room()
@@ -1794,7 +1803,8 @@ def known_inside(pool: InstructionPool, candidate: str) -> Iterator[Nearest]:
     """
     inside = pool.fast.setdefault("inside", TextsInside())
     inside.take(pool.instructions)
-    if inside.may_hold(" ".join(candidate.casefold().split())):
+    said = " ".join(candidate.casefold().split())
+    if SIGN_OF_ANSWER.search(said) and inside.may_hold(said):
         yield from pool.nearest(candidate)
 
 
@@ -1820,15 +1830,15 @@ class TextsInside:
         self.count = len(instructions)
 
     def may_hold(self, said: str) -> bool:
-        """Whether one is inside, with something behind it."""
+        """Whether one is inside, with what may begin an answer behind it."""
         # A short one is known by its whole text. It counts at the beginning only.
         for size in range(1, min(self.HEAD, len(said))):
-            if said[:size] in self.sizes:
+            if said[:size] in self.sizes and ANSWERED.match(said, size):
                 return True
         for start in range(len(said) - self.HEAD):
             for size in self.sizes.get(said[start : start + self.HEAD], ()):
-                inside = said[start : start + size]
-                if start + size < len(said) and hash(inside) in self.hashes:
+                end = start + size
+                if ANSWERED.match(said, end) and hash(said[start:end]) in self.hashes:
                     return True
         return False
 
@@ -1867,7 +1877,11 @@ def note_neighbours(pool: InstructionPool, results: Results) -> None:
 def neighbours(pool: InstructionPool, places: list[int]) -> Iterator[tuple[list[Nearest], float]]:
     """Of each of these places in the pool, which rise: the ten most similar before it, and the
     mean of its scores with all before it."""
-    rows = rows_of_many if len(places) >= BLOCK else rows_of_few
+    many = len(places) >= BLOCK
+    if many and FASTER:
+        yield from FASTER["neighbours"](pool, places)
+        return
+    rows = rows_of_many if many else rows_of_few
     for place, scores in zip(places, rows(pool, places), strict=True):
         scores = scores[:place]
         yield pool.top(scores), float(scores.mean())
@@ -1895,12 +1909,11 @@ def rows_of_many(pool: InstructionPool, places: list[int]) -> Iterator[Any]:
     long = (sizes > WORD).nonzero()[0]
     long_coded = [coded[place] for place in long]
     holders = token_holders(coded, sizes)
-    common_tokens = FASTER.get("common_tokens", common_in_order)
     for start in range(0, len(places), BLOCK):
         block = places[start : start + BLOCK]
         far = recipe.scores([coded[place] for place in block], long_coded)
         for place, of_long in zip(block, far, strict=True):
-            common = common_tokens(numbers_of([coded[place]]), *holders, len(coded))
+            common = common_in_order(numbers_of([coded[place]]), *holders, len(coded))
             scores = recipe.score(common, len(coded[place]), sizes)
             scores[long] = of_long
             yield scores

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.many_texts import many
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -35,6 +35,10 @@ from self_instruct_workshop import (
 FEW_WORDS = st.lists(
     st.sampled_from(["a", "b", "c", "d", "e", "the", "Sort", "写", "诗", "."]), max_size=16
 ).map(" ".join)
+ODD_TEXTS = st.text(
+    st.characters() | st.sampled_from(["\ud800", "\udfff", "\x00", "\u0301", "ﬁ", "𠀀", "ก"]),
+    max_size=12,
+)  # any characters at all, halves of surrogate pairs among them
 Decision = tuple[str, tuple[str, float] | None]
 
 
@@ -93,19 +97,55 @@ def test_of_5000_instructions_each_decision_and_its_evidence_is_that_of_all_pair
     assert 10 < turned_away < 5000
 
 
-@settings(max_examples=200, deadline=None)
+FIXTURE_KEPT = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # `parts` is the same for all examples
+
+
+@FIXTURE_KEPT
 @given(
-    st.lists(FEW_WORDS, max_size=30),
-    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 1.0]),
+    st.lists(FEW_WORDS | ODD_TEXTS, max_size=30),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.95, 1.0]),
     st.sampled_from(["modern", "paper"]),
 )
-def test_of_any_few_texts_too(texts: list[str], threshold: float, recipe: str) -> None:
+def test_of_any_few_texts_too(parts: str, texts: list[str], threshold: float, recipe: str) -> None:
     limit = limit_of(recipe, threshold)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workshop, "SMALL", 0)
         patch.setattr(workshop, "BLOCK", 4)
         found = list(by_index(InstructionPool(recipe), texts, limit))
     assert found == list(every_pair(texts, limit, recipe))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_300_near_copies_with_few_words_too(
+    parts: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(seed)
+    words = [f"w{n}" for n in range(dice.choice([3, 12, 60]))]
+    texts = [" ".join(dice.choices(words, k=dice.randint(0, 90))) for _ in range(60)]
+    while len(texts) < 300:
+        copy = dice.choice(texts).split()
+        copy[dice.randint(0, len(copy)) :] = dice.choices(words, k=dice.randint(0, 6))
+        texts.append(" ".join(copy))
+    monkeypatch.setattr(workshop, "SMALL", 0)
+    for threshold in (0.3, 0.5, 0.7, 0.95):
+        for recipe in ("modern", "paper"):
+            limit = limit_of(recipe, threshold)
+            found = list(by_index(InstructionPool(recipe), texts, limit))
+            assert found == list(every_pair(texts, limit, recipe))
+
+
+def test_what_else_joins_in_between_is_compared_too(parts: str) -> None:
+    texts = many("en", 2000)
+    pool = InstructionPool()
+    for text in texts:
+        pool.add(text)
+    candidates = ["Fold a zeppelin out of blue tin.", "Fold a small zeppelin out of blue tin."]
+    found = compared(pool, candidates, limit_of("modern", 0.7))
+    assert next(found) == (candidates[0], None)
+    pool.add("Fold a small zeppelin out of blue tin!")
+    assert next(found) == (candidates[1], ("Fold a small zeppelin out of blue tin!", 1.0))
 
 
 def test_replies_in_pieces_make_no_difference() -> None:
@@ -206,9 +246,9 @@ def test_ten_nearest_and_mean_of_many_are_those_of_one_after_the_other(
     assert_neighbours(pool, [*range(7, 4990, 60), *range(4990, 5000)])
 
 
-@settings(max_examples=60, deadline=None)
+@FIXTURE_KEPT
 @given(st.lists(FEW_WORDS, min_size=2, max_size=80), st.sampled_from(["modern", "paper"]))
-def test_of_any_texts_too(texts: list[str], recipe: str) -> None:
+def test_ten_nearest_and_mean_of_any_texts_too(parts: str, texts: list[str], recipe: str) -> None:
     pool = InstructionPool(recipe)
     for text in texts:
         pool.add(text)
@@ -260,6 +300,14 @@ def test_what_answers_itself_is_found_by_the_texts_inside_as_by_the_ten_nearest(
     candidate = before + known[chosen % len(known)] + behind
     expected = modern_echo_problem(candidate, set(), pool.nearest(candidate))
     assert modern_echo_problem(candidate, set(), known_inside(pool, candidate)) == expected
+
+
+@settings(max_examples=500)
+@given(st.from_regex(workshop.ANSWERED) | st.text(), st.text(max_size=5))
+def test_where_an_answer_may_begin_there_is_a_sign_of_it(text: str, before: str) -> None:
+    said = " ".join((before + text).casefold().split())
+    answers = [place for place in range(len(said)) if workshop.ANSWERED.match(said, place)]
+    assert not answers or workshop.SIGN_OF_ANSWER.search(said)
 
 
 def test_known_inside_asks_for_the_nearest_only_where_one_stands_in_the_candidate() -> None:

@@ -53,7 +53,7 @@ def test_with_numba_runs_from_20000_on_use_the_compiled_parts(plain_again: None)
     pytest.importorskip("numba")
     assert not scale.speed_up(19_999) and workshop.FASTER == {}
     assert scale.speed_up(20_000)
-    assert set(workshop.FASTER) == {"index", "common_tokens"}
+    assert set(workshop.FASTER) == {"index", "neighbours"}
 
 
 def test_numba_is_not_imported_where_it_is_not_used() -> None:
