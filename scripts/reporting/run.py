@@ -410,10 +410,13 @@ def digest_of_topics(run: Run) -> str:
 def counted(run: Run) -> dict:
     """The counts of run.json, made again of the step files."""
 
-    def rows(stage: str) -> list[dict]:
-        return run.steps.get(stage, [])
+    def through(stage: str) -> list[SimpleNamespace]:
+        names = ("instances", "is_classification")
+        rows = run.steps.get(stage, [])
+        return [SimpleNamespace(**{name: row.get(name) for name in names}) for row in rows]
 
-    results = SimpleNamespace(rejected=[], novelty=[], rows=rows)
+    dataset = run.steps.get("filter", [])
+    results = SimpleNamespace(rejected=[], novelty=[], dataset=dataset, through=through)
     return workshop.count(SimpleNamespace(undone=[]), results)
 
 
