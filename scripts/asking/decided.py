@@ -128,6 +128,7 @@ def inputs(model: Any, stage: str, results: Results) -> str:
         "models": [(one.name, one.model) for one in map(model.of, STAGES[:3])],
         "seeds": [asdict(task) for task in results.seeds],
         "topics": file_digest(Path(config.topics)) if config.topics else "",
+        "list": model.together if stage == "classify" else 0,  # tasks that a request asks about
         "replies": model.journal.digests[stage].hexdigest(),
         "before": [(entry["file"], entry["rejected"]) for entry in before],
     }
@@ -144,7 +145,9 @@ def program() -> str:
     except metadata.PackageNotFoundError:
         return ""
     versions |= {"python": sys.version, "unicode": unicodedata.unidata_version}
-    return digest([{path.name: file_digest(path) for path in sorted(paths)}, versions])
+    # Not a dict: there is an __init__.py in more than one folder.
+    named = sorted((path.name, file_digest(path)) for path in paths)
+    return digest([named, versions])
 
 
 def digest(value: Any) -> str:
