@@ -5705,6 +5705,7 @@ class Results:
         """Forget what an earlier call of a stage has left, as when a notebook's cell runs again."""
         self.rejected = [row for row in self.rejected if row["stage"] != stage]
         self.dataset = []
+        pairs_read.cache_clear()  # a notebook may have changed how a reply is read
         if config:  # stage 1
             self.tasks = []
             self.novelty = []
