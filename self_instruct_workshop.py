@@ -815,7 +815,7 @@ def is_named(text: str, mark: re.Match) -> bool:
 
 def read_candidates(recipe: Recipe, reply: Reply) -> tuple[list[str], list[str]]:
     """The candidates of a reply, and those that were cut off at max_tokens."""
-    first = dangling_number(reply.prompt)
+    first = dangling_number(as_text(reply.prompt))
     found = recipe.read_instructions(reply.text, False, first)
     whole = recipe.read_instructions(reply.text, True, first) if reply.cut else found
     return whole, found[len(whole) :]
@@ -3589,6 +3589,7 @@ MOST_TOKENS = 10**12  # no request takes so many
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
 RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": (str, list), "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
+WHOSE = ("stage", "provider", "model")
 # What the record of a list shares with those of its questions.
 SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
 SHARED += ("created_at", "max_tokens")
@@ -3634,6 +3635,9 @@ def is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not record.keys() >= RECORD.keys():
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+        return False
+    # Whose it is, and of which stage, is a text where it is said.
+    if not all(isinstance(record.get(name, ""), str) for name in WHOSE):
         return False
     # What a server does not say counts as this limit, so it must be one.
     if not is_prompt(record["prompt"]) or not 0 < record["max_tokens"] < MOST_TOKENS:
