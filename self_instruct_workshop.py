@@ -3025,10 +3025,10 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a file that `write_rows` has written; none where there is no file."""
+    """The rows of a file that can be read: somebody may have changed it, or taken it away."""
     if path.exists():
-        with open(path, encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            yield from (row for row in map(json_or_none, lines) if isinstance(row, dict))
 
 
 def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
@@ -3128,7 +3128,7 @@ def holds_rows(path: Path, rows: list[dict]) -> bool:
 
 def misses_rows(path: Path, rows: Iterable[dict]) -> bool:
     """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
-    new = Counter(row["instruction"] for row in rows)
+    new = Counter(str(row.get("instruction")) for row in rows)
     with open(path, encoding="utf-8", errors="replace") as lines:
         old = Counter(instruction_in(line) for line in lines)
     return bool(old - new)
@@ -6169,12 +6169,8 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
 def later_rejected(folder: Path) -> list[dict]:
     """What programs behind stage 4 turned away, such as a judge: it is true of the same dataset."""
-    path = folder / "rejected.jsonl"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        rows = [json_or_none(line) for line in lines]
-    known = [row for row in rows if isinstance(row, dict) and isinstance(row.get("stage"), str)]
+    rows = read_rows(folder / "rejected.jsonl")
+    known = [row for row in rows if isinstance(row.get("stage"), str)]
     return [row for row in known if row["stage"] not in STAGES]
 
 

@@ -182,11 +182,9 @@ def file_digest(path: Path) -> str:
 def rejected_rows(folder: Path) -> list[dict]:
     """The rows of rejected.jsonl that can be read."""
     try:
-        with open(folder / "rejected.jsonl", encoding="utf-8", errors="replace") as lines:
-            rows = [workshop.json_or_none(line) for line in lines]
+        return list(workshop.read_rows(folder / "rejected.jsonl"))
     except OSError:
         return []
-    return [row for row in rows if isinstance(row, dict)]
 
 
 # --------------------------------------------------------------------------------------------------
