@@ -3589,7 +3589,6 @@ MOST_TOKENS = 10**12  # no request takes so many
 # What a record has, and of which type. Token counts are what a server said, whatever that was.
 RECORD = {"key": str, "text": str, "finish_reason": str, "prompt": (str, list), "created_at": str}
 RECORD |= {"max_tokens": int, "prompt_tokens": object, "reply_tokens": object}
-WHOSE = ("stage", "provider", "model")
 # What the record of a list shares with those of its questions.
 SHARED = ("version", "stage", "attempt", "provider", "model", "temperature", "recipe", "sample")
 SHARED += ("created_at", "max_tokens")
@@ -3637,7 +3636,7 @@ def is_record(record: Any) -> bool:
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
         return False
     # Whose it is, and of which stage, is a text where it is said.
-    if not all(isinstance(record.get(name, ""), str) for name in WHOSE):
+    if not all(isinstance(record.get(name, ""), str) for name in ("stage", "provider", "model")):
         return False
     # What a server does not say counts as this limit, so it must be one.
     if not is_prompt(record["prompt"]) or not 0 < record["max_tokens"] < MOST_TOKENS:
