@@ -119,20 +119,25 @@ def inputs(model: Any, stage: str, results: Results) -> str:
     """
     config = model.config
     before = [model.decided.get(name, {}) for name in STAGES[: STAGES.index(stage)]]
-    if config.responses or not program() or not all(before):
+    if config.responses or not model.read["program"] or not all(before):
         return ""
     settings = {name: value for name, value in asdict(config).items() if name not in HOW}
     told = {
-        "program": program(),
+        **model.read,
         "settings": settings,
         "models": [(one.name, one.model) for one in map(model.of, STAGES[:3])],
         "seeds": [asdict(task) for task in results.seeds],
-        "topics": file_digest(Path(config.topics)) if config.topics else "",
         "list": model.together if stage == "classify" else 0,  # tasks that a request asks about
         "replies": model.journal.digests[stage].hexdigest(),
         "before": [(entry["file"], entry["rejected"]) for entry in before],
     }
     return digest(told)
+
+
+def read_at_start(config: workshop.Config) -> dict[str, str]:
+    """Digests of the files that a run goes by, before it begins: they may change while it runs."""
+    topics = file_digest(Path(config.topics)) if config.topics else ""
+    return {"program": program(), "topics": topics}
 
 
 @cache

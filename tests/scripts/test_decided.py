@@ -283,6 +283,39 @@ def test_another_topics_file_is_decided_anew(tmp_path: Path, capsys: Say) -> Non
     assert run.decides() == list(STAGES)
 
 
+def test_topics_that_somebody_changes_in_the_midst_of_a_run_are_decided_anew(
+    tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = Path("topics.json")
+    topics.write_text('{"law": 1, "cooking": 1}', encoding="utf-8")
+    run = Run(tmp_path / "work", capsys, *PRACTICE, "--topics", "topics.json")
+    send = LimitedModel.send
+
+    def changing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+        topics.write_text('{"law": 3, "cooking": 1}', encoding="utf-8")
+        return send(model, prompt, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LimitedModel, "send", changing)
+        run()
+    assert run.decides() == list(STAGES)
+
+
+def test_a_program_that_is_renewed_in_the_midst_of_a_run_decides_anew(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(finished.folder)
+    send = LimitedModel.send
+
+    def renewing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+        monkeypatch.setattr(decided, "program", lambda: "that of next week")
+        return send(model, prompt, parameters)
+
+    monkeypatch.setattr(LimitedModel, "send", renewing)
+    finished()
+    assert finished.decides() == list(STAGES)
+
+
 def test_another_program_decides_anew(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decided, "program", lambda: "that of next week")
     assert finished.decides() == list(STAGES) and finished.decides() == []
