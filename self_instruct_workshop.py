@@ -815,7 +815,7 @@ def is_named(text: str, mark: re.Match) -> bool:
 
 def read_candidates(recipe: Recipe, reply: Reply) -> tuple[list[str], list[str]]:
     """The candidates of a reply, and those that were cut off at max_tokens."""
-    first = dangling_number(reply.prompt)
+    first = dangling_number(as_text(reply.prompt))
     found = recipe.read_instructions(reply.text, False, first)
     whole = recipe.read_instructions(reply.text, True, first) if reply.cut else found
     return whole, found[len(whole) :]
@@ -3025,10 +3025,10 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a file that `write_rows` has written; none where there is no file."""
+    """The rows of a file that can be read: somebody may have changed it, or taken it away."""
     if path.exists():
-        with open(path, encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            yield from (row for row in map(json_or_none, lines) if isinstance(row, dict))
 
 
 def append_whole(file: Any, data: bytes, sync: bool = True) -> int:
@@ -3128,7 +3128,7 @@ def holds_rows(path: Path, rows: list[dict]) -> bool:
 
 def misses_rows(path: Path, rows: Iterable[dict]) -> bool:
     """Whether the file holds instructions that the rows lack, or more rows of one instruction."""
-    new = Counter(row["instruction"] for row in rows)
+    new = Counter(str(row.get("instruction")) for row in rows)
     with open(path, encoding="utf-8", errors="replace") as lines:
         old = Counter(instruction_in(line) for line in lines)
     return bool(old - new)
@@ -3634,6 +3634,9 @@ def is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not record.keys() >= RECORD.keys():
         return False
     if not all(isinstance(record[name], kind) for name, kind in RECORD.items()):
+        return False
+    # Whose it is, and of which stage, is a text where it is said.
+    if not all(isinstance(record.get(name, ""), str) for name in ("stage", "provider", "model")):
         return False
     # What a server does not say counts as this limit, so it must be one.
     if not is_prompt(record["prompt"]) or not 0 < record["max_tokens"] < MOST_TOKENS:
@@ -5705,6 +5708,7 @@ class Results:
         """Forget what an earlier call of a stage has left, as when a notebook's cell runs again."""
         self.rejected = [row for row in self.rejected if row["stage"] != stage]
         self.dataset = []
+        pairs_read.cache_clear()  # a notebook may have changed how a reply is read
         if config:  # stage 1
             self.tasks = []
             self.novelty = []
@@ -6164,12 +6168,8 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
 def later_rejected(folder: Path) -> list[dict]:
     """What programs behind stage 4 turned away, such as a judge: it is true of the same dataset."""
-    path = folder / "rejected.jsonl"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        rows = [json_or_none(line) for line in lines]
-    known = [row for row in rows if isinstance(row, dict) and isinstance(row.get("stage"), str)]
+    rows = read_rows(folder / "rejected.jsonl")
+    known = [row for row in rows if isinstance(row.get("stage"), str)]
     return [row for row in known if row["stage"] not in STAGES]
 
 

@@ -119,19 +119,25 @@ def inputs(model: Any, stage: str, results: Results) -> str:
     """
     config = model.config
     before = [model.decided.get(name, {}) for name in STAGES[: STAGES.index(stage)]]
-    if config.responses or not program() or not all(before):
+    if config.responses or not model.read["program"] or not all(before):
         return ""
     settings = {name: value for name, value in asdict(config).items() if name not in HOW}
     told = {
-        "program": program(),
+        **model.read,
         "settings": settings,
         "models": [(one.name, one.model) for one in map(model.of, STAGES[:3])],
         "seeds": [asdict(task) for task in results.seeds],
-        "topics": file_digest(Path(config.topics)) if config.topics else "",
+        "list": model.together if stage == "classify" else 0,  # tasks that a request asks about
         "replies": model.journal.digests[stage].hexdigest(),
         "before": [(entry["file"], entry["rejected"]) for entry in before],
     }
     return digest(told)
+
+
+def read_at_start(config: workshop.Config) -> dict[str, str]:
+    """Digests of the files that a run goes by, before it begins: they may change while it runs."""
+    topics = file_digest(Path(config.topics)) if config.topics else ""
+    return {"program": program(), "topics": topics}
 
 
 @cache
@@ -144,7 +150,9 @@ def program() -> str:
     except metadata.PackageNotFoundError:
         return ""
     versions |= {"python": sys.version, "unicode": unicodedata.unidata_version}
-    return digest([{path.name: file_digest(path) for path in sorted(paths)}, versions])
+    # Not a dict: there is an __init__.py in more than one folder.
+    named = sorted((path.name, file_digest(path)) for path in paths)
+    return digest([named, versions])
 
 
 def digest(value: Any) -> str:
@@ -179,11 +187,9 @@ def file_digest(path: Path) -> str:
 def rejected_rows(folder: Path) -> list[dict]:
     """The rows of rejected.jsonl that can be read."""
     try:
-        with open(folder / "rejected.jsonl", encoding="utf-8", errors="replace") as lines:
-            rows = [workshop.json_or_none(line) for line in lines]
+        return list(workshop.read_rows(folder / "rejected.jsonl"))
     except OSError:
         return []
-    return [row for row in rows if isinstance(row, dict)]
 
 
 # --------------------------------------------------------------------------------------------------

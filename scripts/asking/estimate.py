@@ -124,8 +124,9 @@ def to_send(
     probes = max(0, probes - known)
     if stage == "instances":
         # Where an earlier run asked for no second answers, they are still to come.
-        earlier = workshop.earlier_run(Path(config.work_dir)).get("settings") or {}
-        again = left if earlier.get("second_answer") or not known else questions
+        earlier = workshop.earlier_run(Path(config.work_dir)).get("settings")
+        had_second = isinstance(earlier, dict) and earlier.get("second_answer")
+        again = left if had_second or not known else questions
         return [("answers", answers_to(config, again), ANSWER), (stage, left, reply)]
     if stage != "classify" or size == 1:
         return [(stage, probes + left, reply)]

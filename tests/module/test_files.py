@@ -93,6 +93,25 @@ def test_files_that_a_run_would_replace_are_kept_in_a_dated_folder_that_the_last
     assert summary_of(folder)["kept_in"] == f"earlier/{place.name}"
 
 
+@pytest.mark.parametrize(
+    "damage", [b"not JSON\n", b"{}\n", b"5\n", b"\xff\n", b'{"instruction": []}\n']
+)
+def test_a_step_file_that_somebody_changes_in_the_midst_of_a_run_holds_nothing_of_an_earlier_one(
+    damage: bytes, finished: Callable, settings: Settings
+) -> None:
+    folder = finished()
+    before = contents(folder)
+
+    def say(text: str) -> None:
+        if text.startswith("\n3 instances"):
+            (folder / STEP_FILES[0]).write_bytes(damage)
+
+    summary = run(settings(provider="practice", num_instructions=16, seed=7), say=say)
+    [place] = kept(folder)
+    assert summary["status"] == "complete" and (folder / "rejected.jsonl").exists()
+    assert contents(place)[STEP_FILES[0]] == before[STEP_FILES[0]]
+
+
 def test_another_models_files_are_kept_though_the_rows_are_the_same(settings: Settings) -> None:
     with Server(scripted_model(), models=["a", "b"]) as server:
         quiet(settings(**local(server, num_instructions=8, model="a")))

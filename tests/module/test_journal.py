@@ -501,6 +501,9 @@ def odd_records() -> dict[str, bytes]:
     texts = ("key", "text", "finish_reason", "prompt", "created_at", "max_tokens")
     lines |= {f"{name} is a list": {**whole, name: ["x"]} for name in texts}
     lines |= {f"{name} is null": {**whole, name: None} for name in texts}
+    whose = ("stage", "provider", "model")
+    lines |= {f"{name} is a list": {**whole, name: ["x"]} for name in whose}
+    lines |= {f"{name} is an object": {**whole, name: {"x": 1}} for name in whose}
     limits = {"below 0": -(10**9), "0": 0, "no number of tokens": 10**400}
     lines |= {f"max_tokens is {how}": {**whole, "max_tokens": n} for how, n in limits.items()}
     lines["fewer instructions"] = {**whole, "answers": {"x": "Yes"}, "instructions": []}

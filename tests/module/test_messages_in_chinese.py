@@ -188,6 +188,13 @@ def test_what_the_catalogue_lacks_stays_english_whole() -> None:
     assert in_chinese("error: something else: do it") == "错误：something else: do it"
 
 
+def test_an_error_that_ends_as_others_do_is_chinese_whole() -> None:
+    said = in_chinese("error: --output-path a.parquet needs a package: run  pip install x  first")
+    assert said == "错误：--output-path a.parquet 还缺一个软件包：请先运行  pip install x"
+    said = in_chinese("error: No module named 'openai': run  pip install x  first")
+    assert said == "错误：缺少模块 'openai'：请先运行  pip install x"
+
+
 def test_a_path_that_reads_like_a_message_stays_as_it_is() -> None:
     path = "no reply: 3 of 5 done/another run.jsonl"
     assert path in in_chinese(f"{path} holds no seed task: write at least one instruction into it")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import pytest
 from helpers.runs import stage_3_prompt
@@ -470,3 +471,16 @@ def test_a_short_input_of_an_example_may_be_a_line_of_a_longer_input(
     inputs = [instance["input"] for shot in shots for instance in shot["instances"]]
     short = next(text for text in inputs if text and not workshop.is_long(text))
     assert bool(workshop.copied_from(config, task, (given.format(short), "Africa"))) == copied
+
+
+def test_a_cell_that_changes_how_replies_are_read_changes_what_is_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(provider="practice", num_instructions=4)
+    before = workshop.run(config, say=lambda text: None)["counts"]["instances"]
+    assert before["out"] == 4
+    monkeypatch.setattr(workshop, "as_pair", lambda example: ("shown", "the same for all"))
+    workshop.run(config, say=lambda text: None)
+    rows = list(workshop.read_rows(Path(config.work_dir) / workshop.STEP_FILES[2]))
+    found = {pair["input"] for row in rows for pair in row["instances"]}
+    assert found == {"shown"}

@@ -261,6 +261,19 @@ def test_how_requests_go_is_no_decision(finished: Run, tmp_path: Path) -> None:
     equal_to_anew(finished, tmp_path, *how)
 
 
+def test_shorter_lists_of_stage_2_are_told_of_as_if_decided_anew(
+    tmp_path: Path, capsys: Say
+) -> None:
+    # One by one, the reply to a list of seed tasks is none of the run.
+    with Server(scripted_model()) as server:
+        where = ("--provider", "local", "--base-url", server.url + "/v1", "--model", "m")
+        run = Run(tmp_path / "work", capsys, *where, "--num-instructions", "24", "--yes")
+        run("--classify-together", "5")
+        asked = len(server.requests)
+        equal_to_anew(run, tmp_path, "--classify-together", "1")
+        assert len(server.requests) == asked
+
+
 def test_another_topics_file_is_decided_anew(tmp_path: Path, capsys: Say) -> None:
     topics = Path("topics.json")
     topics.write_text('{"law": 1, "cooking": 1}', encoding="utf-8")
@@ -270,6 +283,39 @@ def test_another_topics_file_is_decided_anew(tmp_path: Path, capsys: Say) -> Non
     assert run.decides() == list(STAGES)
 
 
+def test_topics_that_somebody_changes_in_the_midst_of_a_run_are_decided_anew(
+    tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = Path("topics.json")
+    topics.write_text('{"law": 1, "cooking": 1}', encoding="utf-8")
+    run = Run(tmp_path / "work", capsys, *PRACTICE, "--topics", "topics.json")
+    send = LimitedModel.send
+
+    def changing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+        topics.write_text('{"law": 3, "cooking": 1}', encoding="utf-8")
+        return send(model, prompt, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LimitedModel, "send", changing)
+        run()
+    assert run.decides() == list(STAGES)
+
+
+def test_a_program_that_is_renewed_in_the_midst_of_a_run_decides_anew(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(finished.folder)
+    send = LimitedModel.send
+
+    def renewing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+        monkeypatch.setattr(decided, "program", lambda: "that of next week")
+        return send(model, prompt, parameters)
+
+    monkeypatch.setattr(LimitedModel, "send", renewing)
+    finished()
+    assert finished.decides() == list(STAGES)
+
+
 def test_another_program_decides_anew(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decided, "program", lambda: "that of next week")
     assert finished.decides() == list(STAGES) and finished.decides() == []
@@ -277,7 +323,7 @@ def test_another_program_decides_anew(finished: Run, monkeypatch: pytest.MonkeyP
     assert finished.decides() == list(STAGES) == finished.decides()
 
 
-@pytest.mark.parametrize("what", ["module", "data", "package"])
+@pytest.mark.parametrize("what", ["module", "part", "data", "package"])
 def test_code_data_and_packages_are_the_program(
     what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -286,6 +332,12 @@ def test_code_data_and_packages_are_the_program(
         code = Path(workshop.__file__).read_text(encoding="utf-8")
         (tmp_path / "self_instruct_workshop.py").write_text(code + "#", encoding="utf-8")
         monkeypatch.setattr(workshop, "__file__", str(tmp_path / "self_instruct_workshop.py"))
+    elif what == "part":  # of two files of one name, each counts
+        shutil.copytree(decided.CODE / "asking", tmp_path / "scripts" / "asking")
+        shutil.copytree(decided.CODE / "scale", tmp_path / "scripts" / "scale")
+        monkeypatch.setattr(decided, "CODE", tmp_path / "scripts")
+        assert decided.program.__wrapped__() == before
+        (tmp_path / "scripts" / "asking" / "__init__.py").write_text("#", encoding="utf-8")
     elif what == "data":
         ignored = shutil.ignore_patterns("workshop", "recorded")
         shutil.copytree(workshop.DATA, tmp_path / "data", ignore=ignored)

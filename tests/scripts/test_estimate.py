@@ -235,6 +235,19 @@ def test_a_damaged_journal_is_no_matter_of_the_estimate(settings: Settings) -> N
     assert estimate(config, options())["requests"] == 0
 
 
+@pytest.mark.parametrize("said", ["x", 3, [1]])
+def test_settings_that_are_none_are_no_matter_of_the_estimate(
+    said: object, settings: Settings
+) -> None:
+    config = settings(provider="practice", num_instructions=10)
+    run(config, say=lambda text: None)
+    path = Path(config.work_dir) / "run.json"
+    workshop.write_json(path, {})
+    without = estimate(config, options())
+    workshop.write_json(path, {"settings": said})
+    assert estimate(config, options()) == without
+
+
 def test_a_replay_sends_nothing(settings: Settings, tmp_path: Path) -> None:
     config = settings(provider="practice", num_instructions=10)
     run(config, say=lambda text: None)
