@@ -189,7 +189,7 @@ def big_run(folder: Path, tasks: int) -> dict:
     model.refused, model.tokens, model.spending = {}, tokens, lambda results: {}
     model.address, model.check_folder = "", lambda: None
     model.others, model.everyone, model.of = {}, lambda: [model], lambda stage: model
-    model.config = config
+    model.config, model.decided = config, {}
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
         workshop.write_whole(folder / name, map(workshop.to_json, results.rows(stage)))
