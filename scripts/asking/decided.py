@@ -119,11 +119,11 @@ def inputs(model: Any, stage: str, results: Results) -> str:
     """
     config = model.config
     before = [model.decided.get(name, {}) for name in STAGES[: STAGES.index(stage)]]
-    if config.responses or not model.read["program"] or not all(before):
+    if config.responses or not model.read_at_start["program"] or not all(before):
         return ""
     settings = {name: value for name, value in asdict(config).items() if name not in HOW}
     told = {
-        **model.read,
+        **model.read_at_start,
         "settings": settings,
         "models": [(one.name, one.model) for one in map(model.of, STAGES[:3])],
         "seeds": [asdict(task) for task in results.seeds],

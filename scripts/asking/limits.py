@@ -358,7 +358,7 @@ class LimitedModel(workshop.Model):
         # Of this thread's request: its number in the ledger, its size, ...
         self.here = threading.local()
         self.paid: list[Paid] = []  # what the journal holds when it is opened
-        self.read = decided.read_at_start(config)
+        self.read_at_start = decided.read_at_start(config)
 
         # The names of all models are known from here on.
         super().__init__(config)

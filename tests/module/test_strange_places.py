@@ -203,7 +203,7 @@ AS_NOBODY = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 # nobody may not read a superuser's Python
-import dotenv, encodings.utf_8_sig, filelock, self_instruct
+import dotenv, email.parser, encodings.utf_8_sig, filelock, self_instruct
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 self_instruct.workshop.leave(self_instruct.main(sys.argv[1:]))
 """
