@@ -3,7 +3,7 @@
     python scripts/merge_runs.py run_a run_b --out merged       seconds; 50,000 rows: a minute
     python scripts/merge_runs.py run_a alpaca.parquet --out merged --prefer run_a --parquet
     pip install -r scripts/requirements-duckdb.txt
-    python scripts/merge_runs.py run_* --out merged --engine duckdb       where memory is short
+    python scripts/merge_runs.py run_* --out merged --engine duckdb       tables on the disk
     pip install -r scripts/requirements-spark.txt
     python scripts/merge_runs.py run_* --out merged --engine spark --master spark://host:7077
 

@@ -39,7 +39,7 @@ from self_instruct_workshop import RECIPES, InstructionPool
 OCCURRENCES = 2**20  # a mark is token * OCCURRENCES + how often the token stood before it
 LENGTHS = 2**20  # a key is the rank of the mark * LENGTHS + a length
 ROUNDING = 1e-6  # a sum of floats is no reason to miss a pair
-CHUNK = 50_000  # texts of which marks are made at once
+CHUNK = 10_000  # texts of which marks are made at once
 
 Columns = dict[str, Any]  # name -> numpy array, all of one length
 
