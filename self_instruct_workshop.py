@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6498: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6503: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3520,11 +3520,7 @@ class Journal:
         with self.lock:
             if key not in self.starts:
                 return None
-            record = json.loads(self.line_at(self.starts[key]))
-        # A lone surrogate, which another program may write as an escape, is no text.
-        record["text"] = record["text"].encode("utf-8", "replace").decode()
-        for name in ("prompt_tokens", "reply_tokens"):
-            record[name] = token_count(record[name])
+            record = as_read(json.loads(self.line_at(self.starts[key])))
         return record if record["key"] == key else answer_of_list(record, key)
 
     def line_at(self, start: int) -> bytes:
@@ -3667,6 +3663,15 @@ def token_count(said: Any) -> int:
     if type(said) in (int, float) and 0 <= said < MOST_TOKENS and said == int(said):
         return int(said)
     return 0
+
+
+def as_read(record: dict) -> dict:
+    """A record of the journal as it is used: its text is one that a file can hold."""
+    # A lone surrogate, which another program may write as an escape, is no text.
+    record["text"] = record["text"].encode("utf-8", "replace").decode()
+    for name in ("prompt_tokens", "reply_tokens"):
+        record[name] = token_count(record[name])
+    return record
 
 
 def derived_record(whole: dict, key: str, instruction: str, text: str) -> dict:

@@ -25,7 +25,7 @@ import json
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
@@ -81,14 +81,17 @@ def remember(model: Any, stage: str, results: Results) -> None:
     A question without a reply, which may get one next time, is none of it.
     """
     undone = {failed for failed, _ in model.undone} | model.unanswered
-    if stage in model.decided or stage in undone or not results.rows(stage):
+    if stage in model.decided or stage in undone:
+        return
+    rows = results.rows(stage)
+    if not rows:
         return
     rejected = [row for row in results.rejected if row["stage"] == stage]
     tokens = model.tokens.get(stage)
     used = {**tokens, "asked_now": 0} if tokens else {}  # as the next run counts
     entry = {
         "inputs": inputs(model, stage, results),
-        "file": rows_digest(results.each_row(stage)),
+        "file": rows_digest(rows),
         "rejected": rows_digest(rejected),
         "tokens": used,
     }
@@ -205,10 +208,15 @@ def take_instructions(_: list[Task], results: Results, known: dict) -> list[Task
     return results.tasks
 
 
-def take_classes(tasks: list[Task], results: Results, known: dict) -> list[Task]:
+def tasks_with_rows(stage: str, tasks: list[Task], results: Results) -> Iterator[tuple[Task, dict]]:
+    """Each row of a step file, with its task."""
     by_id = {task.id: task for task in tasks}
-    for row in results.each_row("classify"):
-        task = by_id[row["id"]]
+    for row in results.each_row(stage):
+        yield by_id[row["id"]], row
+
+
+def take_classes(tasks: list[Task], results: Results, known: dict) -> list[Task]:
+    for task, row in tasks_with_rows("classify", tasks, results):
         task.is_classification = row["is_classification"]
         task.notes["classify"] = {"labels": row["labels"]}
     results.agreement = dict(known["agreement"])
@@ -216,16 +224,14 @@ def take_classes(tasks: list[Task], results: Results, known: dict) -> list[Task]
 
 
 def take_instances(tasks: list[Task], results: Results, _: dict) -> list[Task]:
-    by_id = {task.id: task for task in tasks}
-    for row in results.each_row("instances"):
-        task = by_id[row["id"]]
+    for task, row in tasks_with_rows("instances", tasks, results):
         task.instances = row["instances"]
         task.notes["instances"] = {"second_answers": row["second_answers"]}
     return [task for task in tasks if task.instances]
 
 
 def take_dataset(_: list[Task], results: Results, known: dict) -> list[dict]:
-    results.dataset = list(workshop.read_rows(results.files["filter"]))
+    results.dataset = list(results.each_row("filter"))
     return results.dataset
 
 

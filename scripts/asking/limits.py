@@ -358,7 +358,9 @@ class LimitedModel(workshop.Model):
         # Of this thread's request: its number in the ledger, its size, ...
         self.here = threading.local()
         self.paid: list[Paid] = []  # what the journal holds when it is opened
-        self.read_at_start = decided.read_at_start(config)
+        # Whether the program that runs is that of its files; then, what they were at the start.
+        self.is_program = getattr(options, "is_program", False)
+        self.read_at_start = decided.read_at_start(config) if self.is_program else {}
 
         # The names of all models are known from here on.
         super().__init__(config)
@@ -573,12 +575,12 @@ class LimitedModel(workshop.Model):
 
     def recall(self, stage: str, tasks: list, results: workshop.Results) -> list | None:
         """As decided.py has it, where the program that runs is that of its files."""
-        if getattr(self.options, "is_program", False):
+        if self.is_program:
             return decided.recall(self, stage, tasks, results)
         return None
 
     def remember(self, stage: str, results: workshop.Results) -> None:
-        if getattr(self.options, "is_program", False):
+        if self.is_program:
             decided.remember(self, stage, results)
 
     def refuse(self, name: str) -> None:

@@ -501,9 +501,7 @@ def newest_replies(journal: Journal) -> Iterator[dict]:
         for line in lines:
             record = record_of(workshop.json_or_none(line))
             if journal.starts.get(record.get("key", "")) == start:
-                for name in ("prompt_tokens", "reply_tokens"):
-                    record[name] = workshop.token_count(record[name])
-                yield record
+                yield workshop.as_read(record)
             start += len(line)
 
 

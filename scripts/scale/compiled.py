@@ -39,9 +39,8 @@ from self_instruct_workshop import (
 fast = njit(cache=os.access(Path(__file__).parent, os.W_OK))
 
 ROOM = 2  # entries that a new list gets room for
-LENGTHS = (
-    32  # classes of lengths, each up to 1.19 times as long as the one before; the last: 215 on
-)
+# Classes of lengths, each up to 1.19 times as long as the one before; the last: from 215 on.
+LENGTHS = 32
 MOST = 0x7FFF  # an entry has 15 bits for a length: longer texts count as that long
 PLACE = 0xFFFF_FFFF  # the 32 bits of an entry for the place
 ALL_SET = uint64(0xFFFF_FFFF_FFFF_FFFF)
