@@ -2687,9 +2687,14 @@ def agreement_with_people(
     """
     wanted = tasks and RECIPES[config.recipe].checks_model
     probes = probe_tasks(config, seeds) if wanted else []
+    replies = model.ask_each("probes", partial(ask_probe, config, model), probes)
+    return agreement_of(config, replies)
+
+
+def agreement_of(config: Config, replies: Iterable[tuple[Task, Reply | None]]) -> dict:
+    """The same of the replies about seed tasks; None is no answer."""
     asked = 0
     same = 0
-    replies = model.ask_each("probes", partial(ask_probe, config, model), probes)
     for probe, reply in replies:
         if reply:
             answer, _ = read_options(config, probe.instruction, reply.text)
@@ -3515,6 +3520,11 @@ class Journal:
         self.file.truncate(start)
         self.torn = True
 
+    def keys(self) -> set[str]:
+        """The keys of all replies by now; of a list, all of its answers or none."""
+        with self.lock:
+            return set(self.starts)
+
     def get(self, key: str) -> dict | None:
         """The newest record under this key, or None."""
         with self.lock:
@@ -3806,6 +3816,9 @@ class Window:
     The first request goes alone. Its time says how many, one after the other, are answered in
     half the timeout. Then the number grows while all answers come within that half, and falls
     to half where one does not come at all.
+
+    Each stage has its own limit, since its replies may be much longer than those of another. All
+    together are never more than the largest of these limits.
     """
 
     def __init__(self, config: Config) -> None:
@@ -3813,75 +3826,92 @@ class Window:
         self.timeout = config.request_timeout  # seconds; grows where one at a time is too slow
         self.longest = config.deadline  # seconds
         self.changed = threading.Condition()
-        self.limit = 1
-        self.in_flight = 0
-        self.stage = ""
-        self.begun = False  # whether an answer of this stage has set the limit
-        self.answers: list[float] = []  # seconds that each took, since the limit changed
+        self.limits: dict[str, int] = {}  # stage -> how many of its requests
+        self.in_flight: Counter[str] = Counter()
+        self.waiting = 0  # requests without a place
+        # Stage -> seconds of each answer since its limit changed; none yet: it is not here.
+        self.answers: dict[str, list[float]] = {}
         self.shrunk_at = 0.0
 
-    @contextmanager
-    def turn(self, stop: threading.Event) -> Iterator[float]:
-        """Wait for a place, and hold it; give the seconds that the wait took."""
-        started = time.monotonic()
-        with self.changed:
-            while self.in_flight >= self.limit and not stop.is_set():
-                self.changed.wait(0.2)
-            self.in_flight += 1
-        try:
-            yield time.monotonic() - started
-        finally:
-            with self.changed:
-                self.in_flight -= 1
-                self.changed.notify(max(0, self.limit - self.in_flight))
+    @property
+    def limit(self) -> int:
+        """How many requests of all stages."""
+        return max(self.limits.values(), default=1)
 
     def enter(self, stage: str) -> None:
-        """Begin anew with two requests: the replies of another stage may be much longer.
+        """Begin with two requests of a new stage: its replies may be long.
 
         Not with one: should that one hang, nothing would go on meanwhile.
         """
         with self.changed:
-            if stage != self.stage:
-                self.stage = stage
-                self.limit = min(self.limit, 2)
-                self.begun = False
-                self.answers = []
+            self.limits.setdefault(stage, min(self.limit, 2))
 
-    def answered(self, seconds: float) -> None:
+    def has_place(self, stage: str) -> bool:
+        """Whether one more request of this stage may be sent now."""
+        of_stage = self.limits.get(stage, min(self.limit, 2))
+        return self.in_flight[stage] < of_stage and self.in_flight.total() < self.limit
+
+    @contextmanager
+    def turn(self, stage: str, stop: threading.Event) -> Iterator[float]:
+        """Wait for a place, and hold it; give the seconds that the wait took."""
+        started = time.monotonic()
+        with self.changed:
+            self.waiting += 1
+            while not self.has_place(stage) and not stop.is_set():
+                self.changed.wait(0.2)
+            self.waiting -= 1
+            self.in_flight[stage] += 1
+        try:
+            yield time.monotonic() - started
+        finally:
+            with self.changed:
+                self.in_flight[stage] -= 1
+                self.changed.notify_all()
+
+    def answered(self, stage: str, seconds: float) -> None:
         """An answer took so long. After each round of answers the limit may change."""
         with self.changed:
-            self.answers.append(seconds)
-            if not self.begun:
-                self.set_limit(int(self.timeout / 2 / max(seconds, 1e-3)))
-            elif len(self.answers) >= self.limit:
-                self.set_limit(self.next_limit())
+            if stage not in self.answers:
+                self.set_limit(stage, int(self.timeout / 2 / max(seconds, 1e-3)))
+                return
+            self.answers[stage].append(seconds)
+            if len(self.answers[stage]) >= self.limits[stage]:
+                slowest = max(self.answers[stage])
+                self.set_limit(stage, self.next_limit(self.limits[stage], slowest))
 
-    def next_limit(self) -> int:
+    def next_limit(self, limit: int, slowest: float) -> int:
         """More after a round of fast answers, one less after a slow one."""
-        used = max(self.answers) / self.timeout
+        used = slowest / self.timeout
         # At worst they all wait for each other: then twice as many take twice as long.
         if used < 0.25:
-            return int(self.limit * 0.5 / max(used, 1e-3))
+            return int(limit * 0.5 / max(used, 1e-3))
         # Half the timeout leaves room for a reply that takes twice as long as others.
         if used < 0.5:
-            return self.limit + 1
-        return self.limit - 1 if used > 0.75 else self.limit
+            return limit + 1
+        return limit - 1 if used > 0.75 else limit
 
-    def timed_out(self, sent_at: float) -> bool:
+    def timed_out(self, stage: str, sent_at: float) -> bool:
         """An answer did not come. Return whether that is news, and not one more of its round."""
         with self.changed:
             if sent_at < self.shrunk_at:
                 return False
             self.shrunk_at = time.monotonic()
-            if self.limit == 1:
+            limit = self.limits.get(stage, 1)
+            if limit == 1:
                 self.timeout = min(2 * self.timeout, max(self.timeout, self.longest))
-            self.set_limit(self.limit // 2)
+            self.set_limit(stage, limit // 2)
             return True
 
-    def set_limit(self, limit: int) -> None:
-        self.limit = max(1, min(self.most, limit))
-        self.begun = True
-        self.answers = []
+    def set_limit(self, stage: str, limit: int) -> None:
+        self.limits[stage] = max(1, min(self.most, limit))
+        self.answers[stage] = []
+
+
+class Here(threading.local):
+    """What the present thread does."""
+
+    stage = ""  # for which it asks
+    ahead = False  # whether another stage is at work
 
 
 class Model(AbstractContextManager):
@@ -3895,12 +3925,15 @@ class Model(AbstractContextManager):
         # What all threads of the run share, and all models that it asks.
         self.lock = threading.Lock()
         self.stop = threading.Event()  # set: nobody sends any more
+        self.here = Here()
         self.sleep = sleep or self.stop.wait
         self.senders = ThreadPoolExecutor(512, "asking")
         self.faults: Counter[str] = Counter()  # what went wrong and was tried again
         self.endings: Counter[str] = Counter()  # the finish reasons of replies
         self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
+        self.ahead: set[Future] = set()  # what is asked for later stages
+        self.breaks_off = False  # nothing more is asked for them
         self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
         self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
@@ -3946,13 +3979,13 @@ class Model(AbstractContextManager):
         self.bar: Any = None  # the progress bar of the present stage
         self.window = Window(config)
         if not self.provider.base_url:
-            self.window.set_limit(config.concurrency)  # there is no server
+            for stage in STAGES:
+                self.window.set_limit(stage, config.concurrency)  # there is no server
         self.names = {"max_tokens": self.provider.cap}  # parameter -> its name here; "": not sent
         self.refused: dict[str, str] = {}  # parameter -> what we do instead
         self.cold = 0.0  # what is sent where the temperature is to be 0; None: nothing
         self.failed_in_a_row = 0  # requests that failed for good since the last answer
         self.silent = ""  # why nothing more is sent: the server is not there any more
-        self.stage = ""  # the present one
         self.tasks: list[Task] = []  # what stages 2 and 3 ask about
 
     def name_model(self) -> None:
@@ -4103,6 +4136,7 @@ class Model(AbstractContextManager):
                     flight += [(item, executor.submit(ask, item)) for item in plan(len(flight))]
                 if not flight:
                     return
+                self.ask_ahead(stage)
                 item, reply = flight[0][0], None
                 try:
                     reply = self.wait_for(flight).result()
@@ -4112,7 +4146,9 @@ class Model(AbstractContextManager):
                 yield item, reply
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-            wait([future for _, future in flight], timeout=1.0)  # what arrives by then is kept
+            if flight:  # Ctrl-C, say: what arrives within a second is kept
+                self.breaks_off = True
+                wait([*self.ahead, *(future for _, future in flight)], timeout=1.0)
 
     def wait_for(self, flight: deque[tuple[Any, Future]]) -> Future:
         """Wait until the first is done; return it, or another that ends the whole run."""
@@ -4121,7 +4157,7 @@ class Model(AbstractContextManager):
             # On Windows, Ctrl-C does not reach a wait without end.
             wait([future], timeout=0.5)
             if self.stop.is_set():
-                for _, other in flight:
+                for other in (*self.ahead, *(future for _, future in flight)):
                     if other.done() and isinstance(other.exception(), WorkshopError):
                         return other
         return future
@@ -4153,7 +4189,7 @@ class Model(AbstractContextManager):
 
         `derive` makes, of the record of a list's reply, one record for each of its questions.
         """
-        self.stage = stage
+        self.here.stage = stage
         key, identity = self.question_key(stage, attempt, parameters, question)
         record = self.journal.get(key)
         limit = parameters["max_tokens"]
@@ -4168,7 +4204,8 @@ class Model(AbstractContextManager):
             try:
                 reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
             except RequestFailed:
-                self.unanswered.add(stage)
+                if not self.here.ahead:
+                    self.unanswered.add(stage)
                 raise
             text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
             reply.text = without_key(self.key, text)
@@ -4244,7 +4281,7 @@ class Model(AbstractContextManager):
         loading = None
         while not self.stop.is_set():
             try:
-                with self.window.turn(self.stop) as waited:
+                with self.window.turn(self.here.stage, self.stop) as waited:
                     # Meanwhile others may have learnt what the server refuses.
                     sent = self.adapted(parameters)
                     ends += waited + self.admit(prompt, sent)
@@ -4304,13 +4341,14 @@ class Model(AbstractContextManager):
             raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise Transient("200 with a body that is no answer") from None
-        self.window.answered(time.monotonic() - started)
+        self.window.answered(self.here.stage, time.monotonic() - started)
         return reply
 
     def note_silence(self, sent_at: float) -> None:
         """Let fewer requests be in flight from now on, and say so once."""
-        if self.window.timed_out(sent_at):
-            limit = self.window.limit
+        stage = self.here.stage
+        if self.window.timed_out(stage, sent_at):
+            limit = self.window.limits[stage]
             now = f"at most {limit} in flight from now on, for {self.window.timeout:g} s each"
             hint = "a slow server needs --concurrency 1 or a larger --request-timeout"
             self.notice_once(f"{self.name} gave no answer in time", f"{now}; {hint}")
@@ -4344,8 +4382,9 @@ class Model(AbstractContextManager):
         A stage that has any answer goes on with what it has. Raises RequestFailed or
         WorkshopError.
         """
-        if self.stage in self.answered or self.has_answers(self.stage):
-            self.answered.add(self.stage)
+        stage = self.here.stage
+        if stage in self.answered or self.has_answers(stage):
+            self.answered.add(stage)
             raise RequestFailed(what)
         self.stop.set()
         problem = f"no answer from {self.name} at {self.base_url} ({what})"
@@ -4392,6 +4431,9 @@ class Model(AbstractContextManager):
     def spending(self, results: Results) -> dict:
         """What run.json says about money and limits."""
         return {}
+
+    def ask_ahead(self, stage: str) -> None:
+        """Use free places for what later stages will ask: scripts/asking/ahead.py does."""
 
     # Whoever can prove that a stage would decide as it has before may take that from its file:
     # scripts/asking/decided.py does. Here every stage decides.

@@ -258,8 +258,8 @@ def to_come(stages: dict, model: Any) -> dict[str, tuple[int, int]]:
 
 def needed(model: Any, stage: str, used: int, row: dict) -> float:
     """About how many replies a stage takes in all."""
-    # Stage 1 is over once stage 2 has begun; before, it goes on as it has so far.
-    all_made = "classify" in model.tokens
+    # Until stage 1 is over, it goes on as it has so far.
+    all_made = model.so_far.all_made
     wanted = model.config.num_instructions
     made = model.so_far.made
     if stage == "generate" and all_made:

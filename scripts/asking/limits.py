@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 import self_instruct_workshop as workshop
 from scripts.asking import decided, together
+from scripts.asking.ahead import AskingAhead, can_ask_ahead
 from scripts.asking.jobs import reserved_by_jobs
 from scripts.asking.ledger import SIZES, Ledger
 from scripts.asking.pace import Pace
@@ -353,11 +354,11 @@ class LimitedModel(workshop.Model):
         self.to_come = to_come or (lambda model: {})
         self.family: list[Purse] = []
         self.gate = threading.Lock()  # of those who wait for a turn, one looks at the clock
-        # Instructions so far, and how well lists of stage 2 did on seed tasks.
-        self.so_far = SimpleNamespace(made=0, in_lists={})
-        # Of this thread's request: its number in the ledger, its size, ...
-        self.here = threading.local()
+        # Instructions so far, whether these are all, and how well lists of stage 2 did on seed
+        # tasks.
+        self.so_far = SimpleNamespace(made=0, all_made=False, in_lists={})
         self.paid: list[Paid] = []  # what the journal holds when it is opened
+        self.asking_ahead: AskingAhead | None = None
         # Whether the program that runs is that of its files; then, what they were at the start.
         self.is_program = getattr(options, "is_program", False)
         self.read_at_start = decided.read_at_start(config) if self.is_program else {}
@@ -379,6 +380,8 @@ class LimitedModel(workshop.Model):
         for who_is_asked, model in self.models.items():
             model.purse.jobs = reserved_by_jobs(Path(config.work_dir), *who_is_asked)
         self.count_earlier()
+        if can_ask_ahead(self):
+            self.asking_ahead = AskingAhead(self)
 
     def introduce(self, config: workshop.Config, stage: str = "") -> None:
         """As before; each model has its own price and pace. A replay is free."""
@@ -499,7 +502,7 @@ class LimitedModel(workshop.Model):
     def write_down(self, *records: dict) -> None:
         """As before; once a reply is in the journal, nothing of its request is lost."""
         super().write_down(*records)
-        self.settle(self.stage, self.here.used)
+        self.settle(self.here.stage, self.here.used)
 
     def send_once(self, prompt: str, sent: dict, seconds: float) -> workshop.Reply:
         """Try once, and count what that used: of what got lost, the most that it can be."""
@@ -560,10 +563,39 @@ class LimitedModel(workshop.Model):
         """As before; in stage 2, ask about lists first, whose answers then stand in the journal."""
         if stage in workshop.STAGES[1:]:
             self.so_far.made = len(items)
+            self.so_far.all_made = True
         if stage == "classify":
             self.ask_about_lists(items)
         self.in_advance(stage, ask, items)
+        return self.in_order(stage, ask, items)
+
+    def in_order(self, stage: str, ask: Callable, items: list | Callable) -> Iterator[tuple]:
+        """Ask what a stage asks, in order, and nothing before it."""
+        if self.asking_ahead:
+            ask = self.asking_ahead.begin(stage, ask)
         return super().ask_each(stage, ask, items)
+
+    def ask_ahead(self, stage: str) -> None:
+        """As ahead.py has it."""
+        if self.asking_ahead:
+            self.asking_ahead.use_free_places()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.asking_ahead:
+            self.asking_ahead.end()
+        super().__exit__(*error)
+
+    def note_fault(self, what: str, last: bool) -> None:
+        """As before; what was asked ahead of time will be asked again."""
+        if last and self.here.ahead:
+            raise workshop.RequestFailed(what)
+        super().note_fault(what, last)
+
+    def give_up(self, what: str) -> None:
+        """As before; what was asked ahead of time ends no run."""
+        if self.here.ahead:
+            raise workshop.RequestFailed(what)
+        super().give_up(what)
 
     def ask_about_lists(self, tasks: list) -> None:
         """Ask about the tasks in lists, as far as the journal does not know them."""
@@ -575,6 +607,8 @@ class LimitedModel(workshop.Model):
 
     def recall(self, stage: str, tasks: list, results: workshop.Results) -> list | None:
         """As decided.py has it, where the program that runs is that of its files."""
+        if self.asking_ahead:
+            self.asking_ahead.results = results
         if self.is_program:
             return decided.recall(self, stage, tasks, results)
         return None
@@ -590,9 +624,7 @@ class LimitedModel(workshop.Model):
 
     def ask_once(self, *question: Any) -> workshop.Reply:
         """As before; the bar shows what is spent."""
-        # One stage runs at a time.
-        self.stage = question[0]
-        if self.stage == "generate" and self.bar is not None:
+        if question[0] == "generate" and self.bar is not None:
             self.so_far.made = self.bar.n
         reply = super().ask_once(*question)
         if self.bar is not None and not self.bar.disable:

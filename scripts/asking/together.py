@@ -71,7 +71,8 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
     """
     if size < 2:
         return {}
-    new = [task for task in tasks if key_of(model, task) not in model.journal.starts]
+    known = model.journal.keys()  # by now: lists that are asked ahead of time may come in
+    new = [task for task in tasks if key_of(model, task) not in known]
     probes = workshop.probe_tasks(model.config, seeds)
     # A list about them that was paid for earlier is read again: it belongs to what was spent.
     if len(new) < 2 and list_key(model, in_order(model, probes)) not in model.journal.starts:
@@ -89,7 +90,7 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
     groups = [new[i : i + size] for i in range(0, len(new), size)]
     ask = partial(ask_about, model, probes)
     model.in_advance("lists", ask, groups)
-    replies = Model.ask_each(model, "lists", ask, groups)
+    replies = model.in_order("lists", ask, groups)
     for _ in workshop.progress(model, f"2 classify, {size} at a time", len(groups), replies):
         pass
     return agreement
@@ -105,13 +106,20 @@ def key_of(model: Model, task: Task) -> str:
 def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
     """How often the answers of a list about seed tasks are those of people."""
     shuffled = in_order(model, probes)
-    same = asked = 0
     # Asked by a thread: Ctrl-C waits for it, so that no reply is lost.
-    for _, reply in Model.ask_each(model, "lists", partial(ask_probes, model), [shuffled]):
-        if reply:
-            answers = numbered_answers(model.config, reply, len(shuffled))
-            asked = len(shuffled)
-            same = sum(map(partial(agrees, model.config), shuffled, answers))
+    agreement = agreement_of(model, shuffled, None)
+    for _, reply in model.in_order("first list", partial(ask_probes, model), [shuffled]):
+        agreement = agreement_of(model, shuffled, reply)
+    return agreement
+
+
+def agreement_of(model: Model, probes: list[Task], reply: Reply | None) -> dict:
+    """The same of the reply to a list of seed tasks; None is no answer."""
+    asked = same = 0
+    if reply:
+        answers = numbered_answers(model.config, reply, len(probes))
+        asked = len(probes)
+        same = sum(map(partial(agrees, model.config), probes, answers))
     trusted = asked > 0 and same >= workshop.TRUSTED * asked
     return {"asked": asked, "same": same, "trusted": trusted}
 

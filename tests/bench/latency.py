@@ -27,7 +27,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -74,15 +73,18 @@ class Measured:
         return self.seconds / self.ideal
 
     def waste(self) -> str:
-        """Stage by stage: its requests, how long it took, and how long it would have taken."""
+        """Stage by stage: its requests, when the first was sent and the last was answered."""
         lines = []
-        for stage, of_stage in groupby(self.asked, key=lambda request: request[2]):
-            requests = [*of_stage]
-            took = max(at + delay for at, delay, _ in requests) - requests[0][0]
+        for stage in ("generate", "classify", "instances"):
+            requests = [request for request in self.asked if request[2] == stage]
+            first = requests[0][0]
+            last = max(at + delay for at, delay, _ in requests)
             ideal = math.fsum(delay for _, delay, _ in requests) / self.concurrency
             slowest = max(delay for _, delay, _ in requests)
-            times = f"{took:.1f} s, ideal {ideal:.1f} s, slowest reply {slowest:.1f} s"
-            lines.append(f"    {stage}: {len(requests)} requests, {times}")
+            times = f"ideal {ideal:.1f} s, slowest reply {slowest:.1f} s"
+            lines.append(
+                f"    {stage}: {len(requests)} requests, {first:.1f}-{last:.1f} s, {times}"
+            )
         return "\n".join(lines)
 
 

@@ -593,7 +593,7 @@ def test_a_timeout_lets_fewer_requests_be_in_flight_and_names_the_flags(
         Model(settings(**local(server), request_timeout=0.3)) as model,
     ):
         ask(model, 0)
-        model.window.set_limit(8)
+        model.window.set_limit("generate", 8)
         ask(model, 1)
         assert model.window.limit == 4
         assert model.faults == {"no answer in time": 1}
@@ -609,36 +609,36 @@ def test_the_first_answer_says_how_many_requests_may_be_in_flight() -> None:
     for seconds, limit in ((0.5, 8), (8.0, 3), (29.0, 1), (50.0, 1)):
         one = window()
         assert one.limit == 1
-        one.answered(seconds)
+        one.answered("generate", seconds)
         assert one.limit == limit, seconds
 
 
 def test_more_requests_are_in_flight_when_it_goes_well_and_half_as_many_after_a_timeout() -> None:
     one = window()
-    one.answered(8.0)
+    one.answered("generate", 8.0)
     for _ in range(40):
-        one.answered(8.0)
+        one.answered("generate", 8.0)
     assert one.limit == 8
     sent_at = time.monotonic()
-    assert one.timed_out(sent_at) and one.limit == 4
-    assert not one.timed_out(sent_at) and one.limit == 4, "the others of the same round"
+    assert one.timed_out("generate", sent_at) and one.limit == 4
+    assert not one.timed_out("generate", sent_at) and one.limit == 4, "the others of the same round"
     for _ in range(40):
-        one.answered(50.0)
+        one.answered("generate", 50.0)
     assert one.limit == 1
 
 
 def test_after_fast_answers_so_many_go_out_that_half_the_timeout_is_enough() -> None:
     one = window(concurrency=256)
-    one.answered(1.0)
+    one.answered("generate", 1.0)
     assert one.limit == 30
     for _ in range(30):
-        one.answered(3.0)
+        one.answered("generate", 3.0)
     assert one.limit == 256, "30 in 3 s: 300 would take 30 s at worst"
 
     one = window(concurrency=256)
-    one.answered(1.0)
+    one.answered("generate", 1.0)
     for _ in range(30):
-        one.answered(10.0)
+        one.answered("generate", 10.0)
     assert one.limit == 90
 
 
@@ -649,14 +649,14 @@ def test_many_requests_in_flight_share_a_few_clients(settings: Settings) -> None
     ):
         ask(model, 0)
         assert len(model.sdk_clients) == 1
-        model.window.set_limit(40)
+        model.window.set_limit("generate", 40)
         replies = [*model.ask_each("instances", partial(ask, model), [*range(1, 120)])]
         assert all(str(number) in reply.text for number, reply in replies)
         assert len(model.sdk_clients) == 3
         assert server.max_in_flight <= 40
 
         # One is as good as another for a server that wants few at once.
-        model.window.set_limit(8)
+        model.window.set_limit("generate", 8)
         client = model.client(workshop.openai_client)
         assert all(model.client(workshop.openai_client) is client for _ in range(9))
 
@@ -665,7 +665,7 @@ def test_where_one_at_a_time_is_too_slow_the_timeout_grows_up_to_the_deadline() 
     one = window(deadline=200.0)
     timeouts = []
     for _ in range(3):
-        one.timed_out(time.monotonic())
+        one.timed_out("generate", time.monotonic())
         timeouts.append(one.timeout)
     assert (timeouts, one.limit) == ([120.0, 200.0, 200.0], 1)
 
