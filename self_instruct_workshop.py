@@ -2996,19 +2996,26 @@ def to_json(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def write_whole(path: Path, lines: Iterable[str]) -> None:
+def write_whole(path: Path, lines: Iterable[str]) -> str:
     """Write all lines or none: a new file, once it is on disk, takes the name of the old one.
 
-    Lone surrogates, which other readers refuse, become question marks. Raises OSError.
+    Lone surrogates, which other readers refuse, become question marks. Returns the file's SHA-256,
+    or "" where there were any. Raises OSError.
     """
+    found = sha256()
+    same = True  # as the lines are
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     # A link under the temporary name would lead somewhere else: "x" opens nothing that exists.
     temporary.unlink(missing_ok=True)
-    file = open(temporary, "x", encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+    file = open(temporary, "xb")  # noqa: SIM115
     try:
         with file:
-            file.writelines(lines)
+            for line in lines:
+                data = line.encode("utf-8", "replace")
+                same = same and (len(data) == len(line) or data.decode() == line)
+                found.update(data)
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -3016,17 +3023,20 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         with suppress(OSError):  # half a file helps nobody, least of all on a full disk
             temporary.unlink()
         raise
+    return found.hexdigest() if same else ""
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
+def write_rows(path: Path, rows: list[dict]) -> str:
     """Write rows as JSON Lines. Without rows there is no file: `load_dataset` reads no empty one.
 
-    An empty dataset alone is a file: it is what the run came to.
+    An empty dataset alone is a file: it is what the run came to. Returns what write_whole does, ""
+    without rows.
     """
     if rows or path.name == STEP_FILES[-1]:
-        write_whole(path, map(to_json, rows))
-    else:
-        path.unlink(missing_ok=True)
+        written = write_whole(path, map(to_json, rows))
+        return written if rows else ""
+    path.unlink(missing_ok=True)
+    return ""
 
 
 def read_rows(path: Path) -> Iterator[dict]:
@@ -3112,7 +3122,7 @@ def write_view(stage: str, config: Config, model: Model, results: Results, ended
     if path.name == STEP_FILES[-1] and not same:
         path.with_name(PROVENANCE).unlink(missing_ok=True)  # it is of another dataset
         results.is_new_dataset = True
-    write_rows(path, rows)
+    results.digests[stage] = write_rows(path, rows)
     results.written.append(path.name)
 
 
@@ -4153,14 +4163,15 @@ class Model(AbstractContextManager):
     def wait_for(self, flight: deque[tuple[Any, Future]]) -> Future:
         """Wait until the first is done; return it, or another that ends the whole run."""
         future = flight[0][1]
-        while not future.done():
-            # On Windows, Ctrl-C does not reach a wait without end.
-            wait([future], timeout=0.5)
+        while True:
             if self.stop.is_set():
                 for other in (*self.ahead, *(future for _, future in flight)):
                     if other.done() and isinstance(other.exception(), WorkshopError):
                         return other
-        return future
+            if future.done():
+                return future
+            # On Windows, Ctrl-C does not reach a wait without end.
+            wait([future], timeout=0.5)
 
     def ask(
         self, stage: str, prompt: str, parameters: dict, question: dict, readable: Callable = bool
@@ -5746,6 +5757,9 @@ class Results:
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
+    digests: dict[str, str] = field(
+        default_factory=dict
+    )  # stage -> SHA-256 of its step file, or ""
     files: dict[str, Path] = field(default_factory=dict)  # stage -> where its rows are, not here
     is_new_dataset: bool = False  # whether the dataset is another one than stood there before
     kept_in: str = ""  # the folder with the files of the run that this one replaced

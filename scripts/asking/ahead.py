@@ -22,7 +22,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -132,7 +132,12 @@ class AskingAhead:
         for _ in range(more):
             future = self.threads.submit(self.work)
             self.model.ahead.add(future)
-            future.add_done_callback(self.model.ahead.discard)
+            future.add_done_callback(self.forget)
+
+    def forget(self, future: Future) -> None:
+        """It is done. One that ends the whole run is kept for Model.wait_for."""
+        if future.cancelled() or not future.exception():
+            self.model.ahead.discard(future)
 
     def may_ask(self) -> bool:
         """Whether what waits may be sent: there is a place, and the stage itself needs none."""

@@ -83,15 +83,12 @@ def remember(model: Any, stage: str, results: Results) -> None:
     undone = {failed for failed, _ in model.undone} | model.unanswered
     if stage in model.decided or stage in undone:
         return
-    rows = results.rows(stage)
-    if not rows:
-        return
     rejected = [row for row in results.rejected if row["stage"] == stage]
     tokens = model.tokens.get(stage)
     used = {**tokens, "asked_now": 0} if tokens else {}  # as the next run counts
     entry = {
         "inputs": inputs(model, stage, results),
-        "file": rows_digest(rows),
+        "file": results.digests[stage],
         "rejected": rows_digest(rejected),
         "tokens": used,
     }
