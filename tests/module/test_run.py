@@ -579,9 +579,9 @@ def test_a_run_killed_in_any_stage_and_resumed_gives_the_bytes_of_an_uninterrupt
         gate.opened.set()
         assert running.returncode == -signal.SIGKILL
         folder = Path(config.work_dir)
-        assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[
-            : STAGES.index(stage)
-        ]
+        # Requests of a stage may be sent ahead of time, while an earlier one is at work.
+        ended = [name for name in STEP_FILES if (folder / name).exists()]
+        assert ended == STEP_FILES[: len(ended)] and len(ended) <= STAGES.index(stage)
         kept = rows(folder, "responses.jsonl")
         assert len(kept) >= 3
         delivered = len(server.requests)
