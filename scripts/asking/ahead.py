@@ -43,7 +43,7 @@ def can_ask_ahead(model: Any) -> bool:
     options = model.options
     limited = options.max_cost or options.max_tokens_total
     one_model = all(model.of(stage) is model for stage in STAGES[:3])
-    is_live = bool(model.provider.base_url) and not config.responses
+    is_live = bool(model.provider.base_url) and not config.responses and config.concurrency > 1
     is_run = model.stages == STAGES[:3] and config.until != "generate"
     return is_live and is_run and one_model and not limited and not options.batch
 

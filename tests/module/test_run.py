@@ -672,9 +672,11 @@ def test_an_interrupted_run_leaves_valid_files_without_its_last_replies_and_the_
         )  # the gate is closed: the replies do not come
         assert running.returncode == 128 + sent
         assert "interrupted: every reply so far is kept" in errors and "Traceback" not in errors
+        # Requests of a stage may be sent ahead of time, while an earlier one is at work.
         folder, here = Path(config.work_dir), STAGES.index(stage)
-        assert [name for name in STEP_FILES if (folder / name).exists()] == STEP_FILES[: here + 1]
-        for name in STEP_FILES[: here + 1]:
+        written = [name for name in STEP_FILES if (folder / name).exists()]
+        assert written == STEP_FILES[: len(written)] and 1 <= len(written) <= here + 1
+        for name in written:
             found = rows(folder, name)
             assert {tuple(sorted(row)) for row in found} == {tuple(sorted(FIELDS[name].split()))}
             assert uninterrupted[name].startswith(views(folder)[name])
