@@ -67,6 +67,7 @@ class AskingAhead:
 
         # Of stage 1: which tasks have been looked at, and those of them to be asked about in a
         # list; the seed tasks asked about, with replies; and what follows from the replies.
+        self.looking = threading.Lock()
         self.seen = 0
         self.unlisted: list[Task] = []
         self.probes: list[Task] = []
@@ -115,13 +116,9 @@ class AskingAhead:
     # Asking.
 
     def use_free_places(self) -> None:
-        """Let as many threads ask as there are free places. The main thread calls this often."""
-        if self.stage == "generate" and self.results.tasks and self.may_ask():
-            self.step()
-        self.let_ask()
-
-    def let_ask(self) -> None:
         """Call threads for what waits, as many as there are free places."""
+        if self.may_ask():
+            self.look_at_tasks()
         if not (self.waiting and self.may_ask()):
             return
         window = self.model.window
@@ -155,7 +152,7 @@ class AskingAhead:
         while question := self.next_question():
             self.ask(*question)
             with suppress(RuntimeError):  # by now the run may have ended
-                self.let_ask()
+                self.use_free_places()
 
     def next_question(self) -> Question | None:
         """The next one, if it may be sent now; it is under way then."""
@@ -203,6 +200,18 @@ class AskingAhead:
         said = workshop.read_options(self.model.config, task.instruction, reply.text)
         notes = {"classify": {"labels": said[1]}}
         return Task(task.id, task.instruction, is_classification=said[0], notes=notes)
+
+    def look_at_tasks(self) -> None:
+        """In stage 1: what the tasks so far make certain. One thread at a time looks."""
+        in_stage_1 = self.stage == "generate" and self.results.tasks
+        if in_stage_1 and self.looking.acquire(blocking=False):
+            try:
+                before = None
+                while self.step != before:
+                    before = self.step
+                    self.step()
+            finally:
+                self.looking.release()
 
     def ask_probes(self) -> None:
         """First, does the model agree with people? Seed tasks tell, as in stage 2."""
