@@ -141,6 +141,8 @@ class AskingAhead:
         model = self.model
         if self.failed or model.breaks_off or model.stop.is_set() or model.window.waiting:
             return False
+        if not model.window.limits:  # so far the journal had all replies
+            return False
         name = self.waiting[0][0] if self.waiting else ""
         return model.window.has_place("instances" if name == "instances" else "classify")
 

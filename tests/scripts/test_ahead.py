@@ -90,7 +90,7 @@ def number_of(prompt: str) -> int:
 
 def seconds(prompt: str) -> float:
     """Stage 1 is slow, so that there is time for the others."""
-    slow = 0.3 if stage_of(prompt) == "generate" else 0.0
+    slow = 0.15 if stage_of(prompt) == "generate" else 0.0
     return slow + 0.01 + 0.02 * number_of(prompt)
 
 
