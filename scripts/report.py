@@ -32,7 +32,17 @@ import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
 from scripts.pages.frame import as_data, html_head
 from scripts.reporting.numbers import numbers
-from scripts.reporting.rows import REPLIES, Rows, pack_text, pieces_of, read_replies
+from scripts.reporting.rows import (
+    LARGEST,
+    REPLIES,
+    REST,
+    Rows,
+    pack_text,
+    packed_replies,
+    packed_rows,
+    read_replies,
+    size,
+)
 from scripts.reporting.run import Run, read_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
@@ -121,11 +131,12 @@ def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
 
     # The page must know how many rows there are, and in which piece a reply stands.
     rows = list(Rows(run, replies).all())
-    held, pieces = pieces_of(rows, replies.pieces)
-    shown |= {"rows": held, "all_rows": len(rows)}
-    shown |= {"replies": min(replies.count, REPLIES * len(pieces["replies"]))}
+    held, row_pieces = packed_rows(rows)
+    reply_pieces = packed_replies(run, held, LARGEST - REST - size(row_pieces))
+    shown |= {"rows": len(held), "all_rows": len(rows)}
+    shown |= {"replies": min(replies.count, REPLIES * len(reply_pieces))}
     shown |= {"all_replies": replies.count, "replies_in_a_piece": REPLIES}
-    return shown, pieces
+    return shown, {"rows": row_pieces, "replies": reply_pieces}
 
 
 def part(name: str) -> str:

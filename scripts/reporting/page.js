@@ -600,9 +600,12 @@ async function charts() {
 
 const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies, id]
 const searched = []; // what the search looks through, by row
+const INSTRUCTION = 3; // where a row has its instruction; input and output follow
+const PROMPT = 8; // where a reply has its prompt; its text follows
 let fitting = [],
   at = 0,
-  done = false;
+  done = false,
+  reading; // a promise: all rows are read
 
 async function readRows() {
   for (let n = 0; byId("rows-" + n); n++) {
@@ -762,7 +765,15 @@ function rawButton(numbers) {
 async function reply(n) {
   if (n >= told.replies) return null; // there was no room for it
   const size = told.replies_in_a_piece;
-  return (await unpack("replies-" + Math.floor(n / size)))[n % size];
+  const found = (await unpack("replies-" + Math.floor(n / size)))[n % size];
+  await reading; // its texts may be those of rows
+  return found.map((value, i) => (i < PROMPT ? value : joined(value)));
+}
+
+// A text of a reply: as it is, or in parts, of which a number is the text of a row: 3 * row + 0, 1 or 2.
+function joined(text) {
+  const part = (one) => (typeof one === "number" ? rows[Math.floor(one / 3)][INSTRUCTION + (one % 3)] : one);
+  return Array.isArray(text) ? text.map(part).join("") : text;
 }
 
 function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text]) {
@@ -795,7 +806,7 @@ async function start() {
     byId("notices").append(make("li", "", words("too_old")));
     return;
   }
-  const reading = readRows();
+  reading = readRows();
   try {
     await charts();
   } finally {

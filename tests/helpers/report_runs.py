@@ -207,7 +207,11 @@ class Page:
             r'<script type="application/json" id="numbers">(.*?)</script>', self.text, re.S
         )
         self.numbers = json.loads(found[1])
-        self.rows, self.replies = (self.unpacked(name) for name in ("rows", "replies"))
+        self.rows = self.unpacked("rows")
+        self.replies = [
+            [*facts, self.joined(prompt), self.joined(text)]
+            for *facts, prompt, text in self.unpacked("replies")
+        ]
 
     def unpacked(self, name: str) -> list[list]:
         pieces = re.findall(
@@ -218,6 +222,13 @@ class Page:
             for piece in pieces
             for item in json.loads(gzip.decompress(base64.b64decode(piece)))
         ]
+
+    def joined(self, text: str | list) -> str:
+        """A text of a reply, which may name texts of rows by number."""
+        if isinstance(text, str):
+            return text
+        parts = [self.rows[p // 3][3 + p % 3] if isinstance(p, int) else p for p in text]
+        return "".join(parts)
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""
