@@ -17,10 +17,12 @@ page's own scripts, by their hashes. Figures that run.json has are taken from th
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -75,12 +77,13 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     settings = workshop.earlier_run(folder).get("settings")
     chinese = isinstance(settings, dict) and settings.get("language") == "zh"
     plotly = plotly_script("jieba" if chinese else "textblob")
-    run = read_run(folder, READ)
-    try:
-        shown, pieces = contents(run)
-    finally:
-        if run.journal:
-            run.journal.file.close()
+    with collector_off():
+        run = read_run(folder, READ)
+        try:
+            shown, pieces = contents(run)
+        finally:
+            if run.journal:
+                run.journal.file.close()
 
     # Take the labels of the language asked for, else of the run's, else the English ones.
     known = json.loads(part("words.json"))
@@ -96,6 +99,21 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
         problem = f"cannot write {path} ({error.strerror})"
         raise WorkshopError(f"{problem}: name another file by scripts/report.py --out") from None
     return path
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Without Python's search for cycles, which goes through all rows again and again.
+
+    A report makes none that count; what nobody needs is freed all the same.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def is_page(path: Path) -> bool:
@@ -131,6 +149,7 @@ def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
 
     # The page must know how many rows there are, and in which piece a reply stands.
     rows = list(Rows(run, replies).all())
+    run.forget_rows()
     held, row_pieces = packed_rows(rows)
     reply_pieces = packed_replies(run, held, LARGEST - REST - size(row_pieces))
     shown |= {"rows": len(held), "all_rows": len(rows)}

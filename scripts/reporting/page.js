@@ -600,7 +600,7 @@ async function charts() {
 
 const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies, id]
 const searched = []; // what the search looks through, by row
-const INSTRUCTION = 3; // where a row has its instruction; input and output follow
+const TEXTS = [3, 4, 5, 7]; // where a row has its instruction, input, output and evidence
 const PROMPT = 8; // where a reply has its prompt; its text follows
 let fitting = [],
   at = 0,
@@ -770,9 +770,10 @@ async function reply(n) {
   return found.map((value, i) => (i < PROMPT ? value : joined(value)));
 }
 
-// A text of a reply: as it is, or in parts, of which a number is the text of a row: 3 * row + 0, 1 or 2.
+// A text of a reply: as it is, or in parts, of which a number stands for a text of a row: 4 * row + which of TEXTS.
 function joined(text) {
-  const part = (one) => (typeof one === "number" ? rows[Math.floor(one / 3)][INSTRUCTION + (one % 3)] : one);
+  const part = (one) =>
+    typeof one === "number" ? rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]] : one;
   return Array.isArray(text) ? text.map(part).join("") : text;
 }
 

@@ -24,7 +24,7 @@ REPLIES = 1000  # replies in a packed piece, unpacked only when somebody asks fo
 MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHORTEST = 10  # characters of a row's text that a reply names by its number
-TEXTS = slice(3, 6)  # of a row: instruction, input, output
+TEXTS = (3, 4, 5, 7)  # where a row has its instruction, input, output and evidence
 REPLIES_OF_ROW = 10  # where a row has the numbers of its replies
 SHOWN = (  # what the page shows of a reply
     "stage",
@@ -211,9 +211,10 @@ def texts_of(rows: list[list], numbers: list[int]) -> dict[str, int]:
     """The texts of these rows, each with the number by which a reply names it; long ones first."""
     found: dict[str, int] = {}
     for number in numbers:
-        for place, text in enumerate(rows[number][TEXTS]):
+        for place, at in enumerate(TEXTS):
+            text = rows[number][at]
             if text and len(text) >= SHORTEST:
-                found.setdefault(text, number * 3 + place)
+                found.setdefault(text, number * len(TEXTS) + place)
     return {text: found[text] for text in sorted(found, key=len, reverse=True)}
 
 
@@ -225,6 +226,8 @@ def in_parts(text: str, known: dict[str, int]) -> str | list[str | int]:
     """
     parts: list[str | int] = [text]
     for one, number in known.items():
+        if one not in text:
+            continue
         for place, part in enumerate(parts):
             if isinstance(part, str) and one in part:
                 before, after = part.split(one, 1)

@@ -131,6 +131,11 @@ class Run:
         """The last stage that has come to something."""
         return [stage for stage in STAGES if stage in self.steps or stage == "generate"][-1]
 
+    def forget_rows(self) -> None:
+        """Let go of the rows, once the page's own are made: both would be much memory."""
+        self.steps = {stage: [] for stage in self.steps}
+        self.rejected = []
+
 
 def read_run(folder: Path, only: Names | None = None) -> Run:
     """Read what a run has left.

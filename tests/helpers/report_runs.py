@@ -227,7 +227,8 @@ class Page:
         """A text of a reply, which may name texts of rows by number."""
         if isinstance(text, str):
             return text
-        parts = [self.rows[p // 3][3 + p % 3] if isinstance(p, int) else p for p in text]
+        shown = (3, 4, 5, 7)  # instruction, input, output, evidence
+        parts = [self.rows[p // 4][shown[p % 4]] if isinstance(p, int) else p for p in text]
         return "".join(parts)
 
     def of(self, **wanted: object) -> list[dict]:
