@@ -765,16 +765,23 @@ function rawButton(numbers) {
 async function reply(n) {
   if (n >= told.replies) return null; // there was no room for it
   const size = told.replies_in_a_piece;
-  const found = (await unpack("replies-" + Math.floor(n / size)))[n % size];
+  const piece = await unpack("replies-" + Math.floor(n / size));
   await reading; // its texts may be those of rows
-  return found.map((value, i) => (i < PROMPT ? value : joined(value)));
+  return whole(piece)[n % size];
 }
 
-// A text of a reply: as it is, or in parts, of which a number stands for a text of a row: 4 * row + which of TEXTS.
-function joined(text) {
-  const part = (one) =>
-    typeof one === "number" ? rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]] : one;
-  return Array.isArray(text) ? text.map(part).join("") : text;
+// Replies with their texts. In a piece, prompt and text are lists: a string stands for itself; a number below 0 for a
+// string that came before, -1 for the first; another number for a text of a row: 4 * row + which of TEXTS.
+function whole(piece) {
+  const seen = [];
+  const part = (one) => {
+    if (typeof one === "string") seen.push(one);
+    else if (one < 0) return seen[-1 - one];
+    else return rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]];
+    return one;
+  };
+  const joined = (parts) => parts && parts.map(part).join("");
+  return piece.map((reply) => [...reply.slice(0, PROMPT), ...reply.slice(PROMPT).map(joined)]);
 }
 
 function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text]) {

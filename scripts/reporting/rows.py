@@ -179,8 +179,8 @@ def used_replies(run: Run) -> Iterator[dict]:
 def packed_replies(run: Run, rows: list[list], room: int) -> list[str]:
     """Read the replies once more, and pack the first ones, as many as have room (bytes).
 
-    Most of a reply's text stands in the rows that came from it, and the page has these: so the
-    reply names their texts.
+    Most of a reply's text stands in the rows that came from it, and its prompt is much like
+    others. What the page has already is named by a number: see `numbered`.
     """
     # The rows of each reply, by number.
     behind: defaultdict[int, list[int]] = defaultdict(list)
@@ -199,7 +199,7 @@ def packed_replies(run: Run, rows: list[list], room: int) -> list[str]:
     # A reply is read only as long as there is room.
     pieces: list[str] = []
     for group in groups_of(shown(), REPLIES):
-        piece = pack(group)
+        piece = pack(numbered(group))
         room -= len(piece)
         if room < 0:
             break
@@ -218,12 +218,14 @@ def texts_of(rows: list[list], numbers: list[int]) -> dict[str, int]:
     return {text: found[text] for text in sorted(found, key=len, reverse=True)}
 
 
-def in_parts(text: str, known: dict[str, int]) -> str | list[str | int]:
-    """A text, or where known texts stand in it, its parts: the numbers of these, and the rest.
+def in_parts(text: Any, known: dict[str, int]) -> list[str | int] | None:
+    """A text as its parts: the numbers of known texts that stand in it, and the rest by lines.
 
     >>> in_parts("1. Name a river.\\n2. Name a lake.", {"Name a river.": 6, "Name a lake.": 9})
-    ['1. ', 6, '\\n2. ', 9, '']
+    ['1. ', 6, '\\n', '2. ', 9]
     """
+    if not isinstance(text, str):
+        return None  # a step file that somebody changed
     parts: list[str | int] = [text]
     for one, number in known.items():
         if one not in text:
@@ -233,7 +235,31 @@ def in_parts(text: str, known: dict[str, int]) -> str | list[str | int]:
                 before, after = part.split(one, 1)
                 parts[place : place + 1] = [before, number, after]
                 break
-    return parts if len(parts) > 1 else text
+    lines = ([part] if isinstance(part, int) else part.splitlines(True) for part in parts)
+    return [part for part_of_it in lines for part in part_of_it]
+
+
+def numbered(replies: list[list]) -> list[list]:
+    """The replies of a piece; a part of a text that came before in it is a number below 0.
+
+    -1 is the first part that is a text, -2 the second one.
+    """
+    seen: dict[str | int, int] = {}
+
+    def named(part: str | int) -> str | int:
+        if isinstance(part, int):
+            return part  # a row's text
+        number = seen.get(part)
+        if number is None:
+            seen[part] = -1 - len(seen)
+            return part
+        return number
+
+    for reply in replies:
+        for place, parts in enumerate(reply):
+            if SHOWN[place] in ("prompt", "text") and parts:
+                reply[place] = [named(part) for part in parts]
+    return replies
 
 
 # --------------------------------------------------------------------------------------------------

@@ -207,29 +207,30 @@ class Page:
             r'<script type="application/json" id="numbers">(.*?)</script>', self.text, re.S
         )
         self.numbers = json.loads(found[1])
-        self.rows = self.unpacked("rows")
+        self.rows = [row for piece in self.pieces("rows") for row in piece]
         self.replies = [
-            [*facts, self.joined(prompt), self.joined(text)]
-            for *facts, prompt, text in self.unpacked("replies")
+            [*facts, self.joined(prompt, seen), self.joined(text, seen)]
+            for piece, seen in ((piece, []) for piece in self.pieces("replies"))
+            for *facts, prompt, text in piece
         ]
 
-    def unpacked(self, name: str) -> list[list]:
-        pieces = re.findall(
+    def pieces(self, name: str) -> list[list]:
+        packed = re.findall(
             rf'<script type="text/plain" id="{name}-\d+">([^<]*)</script>', self.text
         )
-        return [
-            item
-            for piece in pieces
-            for item in json.loads(gzip.decompress(base64.b64decode(piece)))
-        ]
+        return [json.loads(gzip.decompress(base64.b64decode(piece))) for piece in packed]
 
-    def joined(self, text: str | list) -> str:
-        """A text of a reply, which may name texts of rows by number."""
-        if isinstance(text, str):
-            return text
+    def joined(self, parts: list | None, seen: list[str]) -> str | None:
+        """A text of a reply. Numbers stand for a text of a row, or for what came before."""
         shown = (3, 4, 5, 7)  # instruction, input, output, evidence
-        parts = [self.rows[p // 4][shown[p % 4]] if isinstance(p, int) else p for p in text]
-        return "".join(parts)
+        texts = []
+        for part in parts or []:
+            if isinstance(part, str):
+                seen.append(part)
+                texts.append(part)
+            else:
+                texts.append(seen[-1 - part] if part < 0 else self.rows[part // 4][shown[part % 4]])
+        return None if parts is None else "".join(texts)
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""
