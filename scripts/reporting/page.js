@@ -770,15 +770,17 @@ async function reply(n) {
   return whole(piece)[n % size];
 }
 
-// Replies with their texts. In a piece, prompt and text are lists: a string stands for itself; a number below 0 for a
-// string that came before, -1 for the first; another number for a text of a row: 4 * row + which of TEXTS.
+// Replies with their texts. In a piece, a text is a list of parts. A string stands for itself, a list for what its parts
+// make; a number below 0 for a string or a list that came before, -1 for the first one that ended; another number for
+// a text of a row: 4 * row + which of TEXTS.
 function whole(piece) {
   const seen = [];
   const part = (one) => {
-    if (typeof one === "string") seen.push(one);
-    else if (one < 0) return seen[-1 - one];
-    else return rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]];
-    return one;
+    if (typeof one === "number")
+      return one < 0 ? seen[-1 - one] : rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]];
+    const text = typeof one === "string" ? one : one.map(part).join("");
+    seen.push(text);
+    return text;
   };
   const joined = (parts) => parts && parts.map(part).join("");
   return piece.map((reply) => [...reply.slice(0, PROMPT), ...reply.slice(PROMPT).map(joined)]);

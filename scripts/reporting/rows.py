@@ -25,6 +25,7 @@ MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHORTEST = 10  # characters of a row's text that a reply names by its number
 TEXTS = (3, 4, 5, 7)  # where a row has its instruction, input, output and evidence
+TEXTS_OF_REPLY = (8, 9)  # where a reply, as SHOWN has it, has its prompt and its text
 REPLIES_OF_ROW = 10  # where a row has the numbers of its replies
 SHOWN = (  # what the page shows of a reply
     "stage",
@@ -196,7 +197,7 @@ def packed_replies(run: Run, rows: list[list], room: int) -> list[str]:
             told = {"prompt": in_parts(prompt, known), "text": in_parts(record["text"], known)}
             yield [(record | told).get(name) for name in SHOWN]
 
-    # A reply is read only as long as there is room.
+    # Replies are read only as long as there is room.
     pieces: list[str] = []
     for group in groups_of(shown(), REPLIES):
         piece = pack(numbered(group))
@@ -219,10 +220,10 @@ def texts_of(rows: list[list], numbers: list[int]) -> dict[str, int]:
 
 
 def in_parts(text: Any, known: dict[str, int]) -> list[str | int] | None:
-    """A text as its parts: the numbers of known texts that stand in it, and the rest by lines.
+    """A text as its parts: the numbers of known texts that stand in it, and what is between them.
 
     >>> in_parts("1. Name a river.\\n2. Name a lake.", {"Name a river.": 6, "Name a lake.": 9})
-    ['1. ', 6, '\\n', '2. ', 9]
+    ['1. ', 6, '\\n2. ', 9]
     """
     if not isinstance(text, str):
         return None  # a step file that somebody changed
@@ -235,30 +236,29 @@ def in_parts(text: Any, known: dict[str, int]) -> list[str | int] | None:
                 before, after = part.split(one, 1)
                 parts[place : place + 1] = [before, number, after]
                 break
-    lines = ([part] if isinstance(part, int) else part.splitlines(True) for part in parts)
-    return [part for part_of_it in lines for part in part_of_it]
+    return [part for part in parts if part != ""]
+
+
+class Seen(dict):
+    """The texts of a piece that came before, each with its number: -1, -2 and so on."""
+
+    def named(self, part: str | int) -> Any:
+        """A part of a text: its number, or at first its lines, or itself if it is one line."""
+        if isinstance(part, int) or part in self:
+            return self.get(part, part)
+        lines = part.splitlines(keepends=True)
+        new = part if len(lines) == 1 else [self.named(line) for line in lines]
+        self[part] = -1 - len(self)
+        return new
 
 
 def numbered(replies: list[list]) -> list[list]:
-    """The replies of a piece; a part of a text that came before in it is a number below 0.
-
-    -1 is the first part that is a text, -2 the second one.
-    """
-    seen: dict[str | int, int] = {}
-
-    def named(part: str | int) -> str | int:
-        if isinstance(part, int):
-            return part  # a row's text
-        number = seen.get(part)
-        if number is None:
-            seen[part] = -1 - len(seen)
-            return part
-        return number
-
+    """The replies of a piece, each text in parts; what came before in the piece is a number."""
+    seen = Seen()
     for reply in replies:
-        for place, parts in enumerate(reply):
-            if SHOWN[place] in ("prompt", "text") and parts:
-                reply[place] = [named(part) for part in parts]
+        for place in TEXTS_OF_REPLY:
+            if reply[place] is not None:
+                reply[place] = [seen.named(part) for part in reply[place]]
     return replies
 
 

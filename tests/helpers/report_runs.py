@@ -222,15 +222,14 @@ class Page:
 
     def joined(self, parts: list | None, seen: list[str]) -> str | None:
         """A text of a reply. Numbers stand for a text of a row, or for what came before."""
+        return None if parts is None else "".join(self.part(one, seen) for one in parts)
+
+    def part(self, one: str | int | list, seen: list[str]) -> str:
         shown = (3, 4, 5, 7)  # instruction, input, output, evidence
-        texts = []
-        for part in parts or []:
-            if isinstance(part, str):
-                seen.append(part)
-                texts.append(part)
-            else:
-                texts.append(seen[-1 - part] if part < 0 else self.rows[part // 4][shown[part % 4]])
-        return None if parts is None else "".join(texts)
+        if isinstance(one, int):
+            return seen[-1 - one] if one < 0 else self.rows[one // 4][shown[one % 4]]
+        seen.append(one if isinstance(one, str) else self.joined(one, seen))
+        return seen[-1]
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""
