@@ -1,7 +1,7 @@
 """What the report of a large run takes: CPU seconds, the most memory, and bytes of the page.
 
-    python tests/bench/report.py RUN --texts FILE.jsonl     make a run of 50,000 first: 10 minutes
-    python tests/bench/report.py RUN                        of a run that is there, twice
+    python tests/bench/report.py RUN --texts FILE.jsonl     make a run of 50,000: 4 minutes
+    python tests/bench/report.py RUN                        its report, twice
     python tests/bench/report.py RUN --program OTHER/scripts/report.py      of another checkout
 
 RUN is a folder. A run is made against a scripted server on this machine, whose texts are real:
@@ -26,7 +26,13 @@ from helpers.many_texts import recombined
 from helpers.server import Answer, Server, scripted_model
 
 REPORT = PROGRAM.parent / "scripts" / "report.py"
-LONG = (5, 30, 60, 60, 180)  # words of an output, each as often as another; a word has 6 or 7 letters
+LONG = (
+    5,
+    30,
+    60,
+    60,
+    180,
+)  # words of an output, each as often as another; a word has 6 or 7 letters
 SHORT = 10  # words of an input; of a classification task, of its label
 LINE = 40  # words in a line of it
 
@@ -71,25 +77,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--texts", type=Path, help="make the run, of the instructions in this file")
+    parser.add_argument("--texts", type=Path, help="make the run, of these instructions")
     parser.add_argument("--num-instructions", type=int, default=50_000)
     parser.add_argument("--program", type=Path, default=REPORT, help="report.py to measure")
     options = parser.parse_args()
 
     print("| what | CPU s | s | MB |\n|---|---|---|---|")
     if options.texts:
-        number = options.num_instructions
-        texts = real_texts(options.texts, 3 * number)
-        with Server(model_of(texts), delay=DELAY) as server:
-            command = [sys.executable, str(PROGRAM), "--provider", "local", "--model", "m"]
-            command += ["--base-url", server.url + "/v1", "--num-instructions", str(number)]
-            command += ["--concurrency", "16", "--work-dir", str(options.run), "--yes"]
-            measured("the run", command)
+        make_run(options.run, options.texts, options.num_instructions)
+    else:
+        measure_report(options.run, options.program)
+
+
+def make_run(folder: Path, texts: Path, number: int) -> None:
+    """Make a run of so many instructions; three times as many texts are there for it."""
+    with Server(model_of(real_texts(texts, 3 * number)), delay=DELAY) as server:
+        command = [sys.executable, str(PROGRAM), "--provider", "local", "--model", "m"]
+        command += ["--base-url", server.url + "/v1", "--num-instructions", str(number)]
+        command += ["--concurrency", "16", "--work-dir", str(folder), "--yes"]
+        measured("the run (MB: at least what the server has)", command)
+
+
+def measure_report(folder: Path, program: Path) -> None:
+    """Write the report of a run twice, and print what it took."""
     with tempfile.TemporaryDirectory() as place:
         page = Path(place) / "report.html"
-        command = [sys.executable, str(options.program), "--work-dir", str(options.run)]
+        command = [sys.executable, str(program), "--work-dir", str(folder), "--out", str(page)]
         for name in ("the report", "the same again"):
-            measured(name, [*command, "--out", str(page)])
+            measured(name, command)
         print(f"{page.stat().st_size:,} bytes of HTML")
 
 
