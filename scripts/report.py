@@ -35,9 +35,7 @@ from scripts.asking.parser import Parser
 from scripts.pages.frame import as_data, html_head
 from scripts.reporting.numbers import numbers
 from scripts.reporting.rows import (
-    LARGEST,
     REPLIES,
-    REST,
     Rows,
     pack_text,
     packed_replies,
@@ -151,7 +149,7 @@ def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
     rows = list(Rows(run, replies).all())
     run.forget_rows()
     held, row_pieces = packed_rows(rows)
-    reply_pieces = packed_replies(run, held, LARGEST - REST - size(row_pieces))
+    reply_pieces = packed_replies(run, held, size(row_pieces))
     shown |= {"rows": len(held), "all_rows": len(rows)}
     shown |= {"replies": min(replies.count, REPLIES * len(reply_pieces))}
     shown |= {"all_replies": replies.count, "replies_in_a_piece": REPLIES}

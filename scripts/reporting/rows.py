@@ -46,7 +46,7 @@ SHOWN = (  # what the page shows of a reply
 EFFORT = 5  # of gzip, from 0 to 9: with 6, rows take half as long again for 2 % fewer bytes
 LARGEST = 25_000_000  # bytes of a report; larger ones open slowly, and no mail takes them
 REST = 2_500_000  # bytes of it that are no rows and no replies: plotly, script, style, figures
-MOST_ROWS = 16_000_000  # bytes of it that rows may take; replies have what is left
+MOST_ROWS = 18_000_000  # bytes of it that rows may take; replies have what is left
 
 
 def groups_of(items: Iterable[list], number: int) -> Iterator[list[list]]:
@@ -178,11 +178,12 @@ def used_replies(run: Run) -> Iterator[dict]:
     return (record for record in records(run) if record["stage"] in STAGES[:3])
 
 
-def packed_replies(run: Run, rows: list[list], room: int) -> list[str]:
-    """Read the replies once more, and pack the first ones, as many as have room (bytes).
+def packed_replies(run: Run, rows: list[list], taken: int) -> list[str]:
+    """Read the replies once more, and pack the first ones, as many as have room.
 
-    Most of a reply's text stands in the rows that came from it, and its prompt is much like
-    others. What the page has already is named by a number: see `numbered`.
+    `rows` are those of the page; their pieces have taken so many bytes. Most of a reply's text
+    stands in the rows that came from it, and its prompt is much like others. What the page has
+    already becomes a number there (`in_parts`, `named`); the page's script puts the text back.
     """
     # The rows of each reply, by number.
     behind: defaultdict[int, list[int]] = defaultdict(list)
@@ -200,6 +201,7 @@ def packed_replies(run: Run, rows: list[list], room: int) -> list[str]:
 
     # Replies are read only as long as there is room.
     pieces: list[str] = []
+    room = LARGEST - REST - taken
     for group in groups_of(shown(), REPLIES):
         piece = pack(numbered(group))
         room -= len(piece)
@@ -240,27 +242,29 @@ def in_parts(text: Any, known: dict[str, int]) -> list[str | int] | None:
     return [part for part in parts if part != ""]
 
 
-class Seen(dict):
-    """The texts of a piece that came before, each with its number: -1, -2 and so on."""
-
-    def named(self, part: str | int) -> Any:
-        """A part of a text: its number, or at first its lines, or itself if it is one line."""
-        if isinstance(part, int) or part in self:
-            return self.get(part, part)
-        lines = part.splitlines(keepends=True)
-        new = part if len(lines) == 1 else [self.named(line) for line in lines]
-        self[part] = -1 - len(self)
-        return new
-
-
 def numbered(replies: list[list]) -> list[list]:
-    """The replies of a piece, each text in parts; what came before in the piece is a number."""
-    seen = Seen()
+    """The replies of a piece; of their texts, a part that came before in it is a number."""
+    seen: dict[str, int] = {}
     for reply in replies:
         for place in TEXTS_OF_REPLY:
             if reply[place] is not None:
-                reply[place] = [seen.named(part) for part in reply[place]]
+                reply[place] = [named(part, seen) for part in reply[place]]
     return replies
+
+
+def named(part: str | int, seen: dict[str, int]) -> Any:
+    """A part of a text: a number below 0 if it came before, else its lines, or its only line.
+
+    `seen` has the number of each text so far: -1, -2 and so on. A row's number stays.
+    """
+    if isinstance(part, int):
+        return part
+    if part in seen:
+        return seen[part]
+    lines = part.splitlines(keepends=True)
+    new = part if len(lines) == 1 else [named(line, seen) for line in lines]
+    seen[part] = -1 - len(seen)
+    return new
 
 
 # --------------------------------------------------------------------------------------------------

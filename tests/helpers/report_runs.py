@@ -198,6 +198,21 @@ def big_run(folder: Path, tasks: int) -> dict:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
+def joined(parts: list | None, seen: list[str], rows: list[list]) -> str | None:
+    """A text of a reply, which stands in the page in parts. `seen` gets those that are texts."""
+    if parts is None:
+        return None
+    texts = []
+    for part in parts:
+        if isinstance(part, int):
+            # A text that came before, or the instruction, input, output or evidence of a row.
+            texts.append(seen[-1 - part] if part < 0 else rows[part // 4][(3, 4, 5, 7)[part % 4]])
+        else:
+            texts.append(part if isinstance(part, str) else joined(part, seen, rows))
+            seen.append(texts[-1])
+    return "".join(texts)
+
+
 class Page:
     """A report as a program reads it: its numbers, its rows and its replies."""
 
@@ -209,7 +224,7 @@ class Page:
         self.numbers = json.loads(found[1])
         self.rows = [row for piece in self.pieces("rows") for row in piece]
         self.replies = [
-            [*facts, self.joined(prompt, seen), self.joined(text, seen)]
+            [*facts, joined(prompt, seen, self.rows), joined(text, seen, self.rows)]
             for piece, seen in ((piece, []) for piece in self.pieces("replies"))
             for *facts, prompt, text in piece
         ]
@@ -219,17 +234,6 @@ class Page:
             rf'<script type="text/plain" id="{name}-\d+">([^<]*)</script>', self.text
         )
         return [json.loads(gzip.decompress(base64.b64decode(piece))) for piece in packed]
-
-    def joined(self, parts: list | None, seen: list[str]) -> str | None:
-        """A text of a reply. Numbers stand for a text of a row, or for what came before."""
-        return None if parts is None else "".join(self.part(one, seen) for one in parts)
-
-    def part(self, one: str | int | list, seen: list[str]) -> str:
-        shown = (3, 4, 5, 7)  # instruction, input, output, evidence
-        if isinstance(one, int):
-            return seen[-1 - one] if one < 0 else self.rows[one // 4][shown[one % 4]]
-        seen.append(one if isinstance(one, str) else self.joined(one, seen))
-        return seen[-1]
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""
