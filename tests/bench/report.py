@@ -6,7 +6,7 @@
 
 RUN is a folder. A run is made against a scripted server on this machine, whose texts are real:
 instructions are those of the file, recombined where they are too few, and inputs and outputs are
-pieces of them, an output about 430 characters long on average. The file has an `instruction` a line.
+pieces of them, an output of about 430 characters on average. The file has an `instruction` a line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from resume import DELAY, PROGRAM, measured
 from helpers.many_texts import recombined
 from helpers.server import Answer, Server, scripted_model
+from resume import DELAY, PROGRAM, measured
 
 REPORT = PROGRAM.parent / "scripts" / "report.py"
 LONG = (5, 30, 60, 60, 180)  # words of an output, each as often as another
