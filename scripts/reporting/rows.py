@@ -25,7 +25,6 @@ MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
 SHORTEST = 10  # characters of a row's text that a reply names by its number
 TEXTS = (3, 4, 5, 7)  # where a row has its instruction, input, output and evidence
-TEXTS_OF_REPLY = (8, 9)  # where a reply, as SHOWN has it, has its prompt and its text
 REPLIES_OF_ROW = 10  # where a row has the numbers of its replies
 SHOWN = (  # what the page shows of a reply
     "stage",
@@ -39,6 +38,7 @@ SHOWN = (  # what the page shows of a reply
     "prompt",
     "text",
 )
+TEXTS_OF_REPLY = (SHOWN.index("prompt"), SHOWN.index("text"))
 
 # --------------------------------------------------------------------------------------------------
 # Packing: a report of 50,000 rows must stay small enough for a browser.

@@ -522,12 +522,13 @@ def settings_of(stage: str, wanted: dict) -> dict[str, Any]:
         named = workshop.who_answered({"settings": wanted}, stage)
         wanted = {**wanted, "provider": named[0], "model": named[1]}
     known = {name: wanted[name] for name in names if wanted.get(name, "") != ""}
-    return known | ({"topics": wanted["topics"]} if stage == "generate" else {})
+    if stage == "generate":
+        known["topics"] = wanted["topics"]  # "": there must be none
+    return known
 
 
 def is_of_run(record: dict, wanted: dict[str, Any]) -> bool:
-    """Whether a reply was asked for with these settings."""
-    # Only of topics it may be wanted that there are none: then a record lacks them.
+    """Whether a reply was asked for with these settings. What a record lacks is ""."""
     return all(record.get(name, "") == value for name, value in wanted.items())
 
 

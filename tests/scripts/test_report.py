@@ -4,6 +4,7 @@ in a browser."""
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import json
 import random
@@ -1248,6 +1249,23 @@ def test_the_largest_page_has_25_megabytes_with_its_plotly_and_its_style(
     rest = len(page.text.encode()) - sum(map(len, packed))
     tags = 100 * 1000  # bytes of the elements around the pieces, of which there are few hundred
     assert rest + tags < report_rows.REST and report_rows.LARGEST == 25e6
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_python_looks_for_cycles_afterwards_as_before(
+    on: bool, practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    (gc.enable if on else gc.disable)()
+    try:
+        write_report(folder)
+        assert gc.isenabled() is on
+        (folder / STEP_FILES[0]).write_text("no row\n", encoding="utf-8")
+        with pytest.raises(WorkshopError):
+            write_report(folder)
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
 
 
 def test_a_long_run_is_not_held_whole_in_memory(tmp_path: Path) -> None:
