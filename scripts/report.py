@@ -17,10 +17,12 @@ page's own scripts, by their hashes. Figures that run.json has are taken from th
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -32,7 +34,15 @@ import self_instruct_workshop as workshop
 from scripts.asking.parser import Parser
 from scripts.pages.frame import as_data, html_head
 from scripts.reporting.numbers import numbers
-from scripts.reporting.rows import REPLIES, Rows, pack_text, pieces_of, read_replies
+from scripts.reporting.rows import (
+    REPLIES,
+    Rows,
+    pack_text,
+    packed_replies,
+    packed_rows,
+    read_replies,
+    size,
+)
 from scripts.reporting.run import Run, read_run
 from self_instruct_workshop import Config, WorkshopError, one_line
 
@@ -65,12 +75,13 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
     settings = workshop.earlier_run(folder).get("settings")
     chinese = isinstance(settings, dict) and settings.get("language") == "zh"
     plotly = plotly_script("jieba" if chinese else "textblob")
-    run = read_run(folder, READ)
-    try:
-        shown, pieces = contents(run)
-    finally:
-        if run.journal:
-            run.journal.file.close()
+    with collector_off():
+        run = read_run(folder, READ)
+        try:
+            shown, pieces = contents(run)
+        finally:
+            if run.journal:
+                run.journal.file.close()
 
     # Take the labels of the language asked for, else of the run's, else the English ones.
     known = json.loads(part("words.json"))
@@ -86,6 +97,21 @@ def write_report(folder: Path, out: Path | None = None, language: str = "") -> P
         problem = f"cannot write {path} ({error.strerror})"
         raise WorkshopError(f"{problem}: name another file by scripts/report.py --out") from None
     return path
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Without Python's search for cycles, which goes through all rows again and again.
+
+    A report makes none that count; what nobody needs is freed all the same.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def is_page(path: Path) -> bool:
@@ -121,11 +147,13 @@ def contents(run: Run) -> tuple[dict[str, Any], Pieces]:
 
     # The page must know how many rows there are, and in which piece a reply stands.
     rows = list(Rows(run, replies).all())
-    held, pieces = pieces_of(rows, replies.pieces)
-    shown |= {"rows": held, "all_rows": len(rows)}
-    shown |= {"replies": min(replies.count, REPLIES * len(pieces["replies"]))}
+    run.forget_rows()
+    held, row_pieces = packed_rows(rows)
+    reply_pieces = packed_replies(run, held, size(row_pieces))
+    shown |= {"rows": len(held), "all_rows": len(rows)}
+    shown |= {"replies": min(replies.count, REPLIES * len(reply_pieces))}
     shown |= {"all_replies": replies.count, "replies_in_a_piece": REPLIES}
-    return shown, pieces
+    return shown, {"rows": row_pieces, "replies": reply_pieces}
 
 
 def part(name: str) -> str:

@@ -600,9 +600,12 @@ async function charts() {
 
 const rows = []; // [status, stage, rule, instruction, input, output, is_classification, neighbour, score, cut, replies, id]
 const searched = []; // what the search looks through, by row
+const TEXTS = [3, 4, 5, 7]; // where a row has its instruction, input, output and evidence
+const PROMPT = 8; // where a reply has its prompt; its text follows
 let fitting = [],
   at = 0,
-  done = false;
+  done = false,
+  reading; // a promise: all rows are read
 
 async function readRows() {
   for (let n = 0; byId("rows-" + n); n++) {
@@ -762,7 +765,25 @@ function rawButton(numbers) {
 async function reply(n) {
   if (n >= told.replies) return null; // there was no room for it
   const size = told.replies_in_a_piece;
-  return (await unpack("replies-" + Math.floor(n / size)))[n % size];
+  const piece = await unpack("replies-" + Math.floor(n / size));
+  await reading; // its texts may be those of rows
+  return whole(piece)[n % size];
+}
+
+// Replies with their texts. In a piece, a text is a list of parts. A string stands for itself, a list for what its parts
+// make; a number below 0 for a string or a list that came before, -1 for the first one that ended; another number for
+// a text of a row: 4 * row + which of TEXTS.
+function whole(piece) {
+  const seen = [];
+  const part = (one) => {
+    if (typeof one === "number")
+      return one < 0 ? seen[-1 - one] : rows[Math.floor(one / TEXTS.length)][TEXTS[one % TEXTS.length]];
+    const text = typeof one === "string" ? one : one.map(part).join("");
+    seen.push(text);
+    return text;
+  };
+  const joined = (parts) => parts && parts.map(part).join("");
+  return piece.map((reply) => [...reply.slice(0, PROMPT), ...reply.slice(PROMPT).map(joined)]);
 }
 
 function rawParts([stage, attempt, finish, created, promptTokens, replyTokens, limit, parameters, prompt, text]) {
@@ -795,7 +816,7 @@ async function start() {
     byId("notices").append(make("li", "", words("too_old")));
     return;
   }
-  const reading = readRows();
+  reading = readRows();
   try {
     await charts();
   } finally {

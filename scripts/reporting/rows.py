@@ -9,10 +9,10 @@ import base64
 import gzip
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import self_instruct_workshop as workshop
@@ -20,9 +20,12 @@ from scripts.reporting.run import Run, records, reply_of, shared
 from self_instruct_workshop import STAGES
 
 ROWS = 1000  # rows in a packed piece; a reader gets them all
-REPLIES = 200  # replies in a packed piece, unpacked only when somebody asks for one of them
+REPLIES = 1000  # replies in a packed piece, unpacked only when somebody asks for one of them
 MOST_UNDONE = 100_000  # rows of requests without a reply
 LONGEST = 20_000  # characters of a text in a row; a reply is whole
+SHORTEST = 10  # characters of a row's text that a reply names by its number
+TEXTS = (3, 4, 5, 7)  # where a row has its instruction, input, output and evidence
+REPLIES_OF_ROW = 10  # where a row has the numbers of its replies
 SHOWN = (  # what the page shows of a reply
     "stage",
     "attempt",
@@ -35,13 +38,15 @@ SHOWN = (  # what the page shows of a reply
     "prompt",
     "text",
 )
+TEXTS_OF_REPLY = (SHOWN.index("prompt"), SHOWN.index("text"))
 
 # --------------------------------------------------------------------------------------------------
 # Packing: a report of 50,000 rows must stay small enough for a browser.
 
+EFFORT = 5  # of gzip, from 0 to 9: with 6, rows take half as long again for 2 % fewer bytes
 LARGEST = 25_000_000  # bytes of a report; larger ones open slowly, and no mail takes them
 REST = 2_500_000  # bytes of it that are no rows and no replies: plotly, script, style, figures
-MOST_ROWS = 16_000_000  # bytes of it that rows may take; replies have what is left
+MOST_ROWS = 18_000_000  # bytes of it that rows may take; replies have what is left
 
 
 def groups_of(items: Iterable[list], number: int) -> Iterator[list[list]]:
@@ -64,29 +69,23 @@ def pack(piece: list) -> str:
 
 def pack_text(text: str) -> str:
     """A text, compressed, in letters that HTML leaves alone. The page's script unpacks it."""
-    data = gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)
+    data = gzip.compress(text.encode("utf-8", "replace"), EFFORT, mtime=0)
     return base64.b64encode(data).decode()
 
 
-def pieces_of(rows: list[list], replies: list[str]) -> tuple[int, dict[str, list[str]]]:
-    """How many rows the page holds, and the pieces of rows and of replies that it has room for.
-
-    Rows that are too many are chosen evenly. Of the replies, the first ones stay.
-    """
+def packed_rows(rows: list[list]) -> tuple[list[list], list[str]]:
+    """The rows that the page has room for, and their pieces. Too many are chosen evenly."""
     # One share of all rows is a guess at what fits, as their lengths differ: so try again.
-    shown = rows
+    held = rows
     pieces = [pack(group) for group in groups_of(rows, ROWS)]
     while size(pieces) > MOST_ROWS:
-        share = 0.95 * MOST_ROWS / size(pieces) * len(shown) / len(rows)
+        share = 0.95 * MOST_ROWS / size(pieces) * len(held) / len(rows)
         fewer = evenly(rows, share)
-        if len(fewer) == len(shown):
+        if len(fewer) == len(held):
             break  # every row is of a kind of its own
-        shown = fewer
-        pieces = [pack(group) for group in groups_of(shown, ROWS)]
-
-    # The replies have the rest of the room.
-    room = LARGEST - REST - size(pieces)
-    return len(shown), {"rows": pieces, "replies": first_that_fit(replies, room)}
+        held = fewer
+        pieces = [pack(group) for group in groups_of(held, ROWS)]
+    return held, pieces
 
 
 def size(pieces: list[str]) -> int:
@@ -110,12 +109,6 @@ def evenly(rows: list[list], share: float) -> list[list]:
     return chosen
 
 
-def first_that_fit(pieces: list[str], room: int) -> list[str]:
-    """The pieces, up to the first one for which there is no room, in bytes."""
-    ends = accumulate(map(len, pieces))
-    return [piece for piece, end in zip(pieces, ends, strict=True) if end <= room]
-
-
 # --------------------------------------------------------------------------------------------------
 # Replies, by number: 0 is the first one that came.
 
@@ -130,7 +123,6 @@ class Replies:
     # request of stage 1 -> the instructions that its reply holds
     candidates: dict[int, list[str]] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)  # numbers of replies that were cut off
-    pieces: list[str] = field(default_factory=list)  # packed replies, as many as can have room
     count: int = 0  # how many replies there are
 
     def note(self, number: int, record: dict, recipe: str) -> None:
@@ -173,25 +165,106 @@ class Replies:
 
 
 def read_replies(run: Run) -> Replies:
-    """Read them all, one by one, and pack them: of a long run they are too many to keep."""
+    """Note what each of them answered, one by one: of a long run they are too many to keep."""
     replies = Replies()
     recipe = run.settings.get("recipe", "modern")
+    for number, record in enumerate(used_replies(run)):
+        replies.note(number, record, recipe)
+    return replies
 
-    # While a reply is packed, its number is noted; then it is forgotten.
+
+def used_replies(run: Run) -> Iterator[dict]:
+    """The replies that the page shows, in the order in which they came."""
+    return (record for record in records(run) if record["stage"] in STAGES[:3])
+
+
+def packed_replies(run: Run, rows: list[list], taken: int) -> list[str]:
+    """Read the replies once more, and pack the first ones, as many as have room.
+
+    `rows` are those of the page; their pieces have taken so many bytes. Most of a reply's text
+    stands in the rows that came from it, and its prompt is much like others. What the page has
+    already becomes a number there (`in_parts`, `named`); the page's script puts the text back.
+    """
+    # The rows of each reply, by number.
+    behind: defaultdict[int, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        for reply in row[REPLIES_OF_ROW]:
+            behind[reply].append(number)
 
     def shown() -> Iterator[list]:
-        used = (record for record in records(run) if record["stage"] in STAGES[:3])
-        for number, record in enumerate(used):
-            replies.note(number, record, recipe)
+        for number, record in enumerate(used_replies(run)):
+            known = texts_of(rows, behind.get(number, []))
             # A prompt of several turns is shown as one text.
-            told = record | {"prompt": workshop.as_text(record.get("prompt") or "")}
-            yield [told.get(name) for name in SHOWN]
+            prompt = workshop.as_text(record.get("prompt") or "")
+            told = {"prompt": in_parts(prompt, known), "text": in_parts(record["text"], known)}
+            yield [(record | told).get(name) for name in SHOWN]
 
-    # What no page has room for is noted, but not packed.
+    # Replies are read only as long as there is room.
+    pieces: list[str] = []
+    room = LARGEST - REST - taken
     for group in groups_of(shown(), REPLIES):
-        if size(replies.pieces) < LARGEST - REST:
-            replies.pieces.append(pack(group))
+        piece = pack(numbered(group))
+        room -= len(piece)
+        if room < 0:
+            break
+        pieces.append(piece)
+    return pieces
+
+
+def texts_of(rows: list[list], numbers: list[int]) -> dict[str, int]:
+    """The texts of these rows, each with the number by which a reply names it; long ones first."""
+    found: dict[str, int] = {}
+    for number in numbers:
+        for place, at in enumerate(TEXTS):
+            text = rows[number][at]
+            if text and len(text) >= SHORTEST:
+                found.setdefault(text, number * len(TEXTS) + place)
+    return {text: found[text] for text in sorted(found, key=len, reverse=True)}
+
+
+def in_parts(text: Any, known: dict[str, int]) -> list[str | int] | None:
+    """A text as its parts: the numbers of known texts that stand in it, and what is between them.
+
+    >>> in_parts("1. Name a river.\\n2. Name a lake.", {"Name a river.": 6, "Name a lake.": 9})
+    ['1. ', 6, '\\n2. ', 9]
+    """
+    if not isinstance(text, str):
+        return None  # a step file that somebody changed
+    parts: list[str | int] = [text]
+    for one, number in known.items():
+        if one not in text:
+            continue
+        for place, part in enumerate(parts):
+            if isinstance(part, str) and one in part:
+                before, after = part.split(one, 1)
+                parts[place : place + 1] = [before, number, after]
+                break
+    return [part for part in parts if part != ""]
+
+
+def numbered(replies: list[list]) -> list[list]:
+    """The replies of a piece; of their texts, a part that came before in it is a number."""
+    seen: dict[str, int] = {}
+    for reply in replies:
+        for place in TEXTS_OF_REPLY:
+            if reply[place] is not None:
+                reply[place] = [named(part, seen) for part in reply[place]]
     return replies
+
+
+def named(part: str | int, seen: dict[str, int]) -> Any:
+    """A part of a text: a number below 0 if it came before, else its lines, or its only line.
+
+    `seen` has the number of each text so far: -1, -2 and so on. A row's number stays.
+    """
+    if isinstance(part, int):
+        return part
+    if part in seen:
+        return seen[part]
+    lines = part.splitlines(keepends=True)
+    new = part if len(lines) == 1 else [named(line, seen) for line in lines]
+    seen[part] = -1 - len(seen)
+    return new
 
 
 # --------------------------------------------------------------------------------------------------

@@ -131,6 +131,11 @@ class Run:
         """The last stage that has come to something."""
         return [stage for stage in STAGES if stage in self.steps or stage == "generate"][-1]
 
+    def forget_rows(self) -> None:
+        """Let go of the rows, once the page's own are made: both would be much memory."""
+        self.steps = {stage: [] for stage in self.steps}
+        self.rejected = []
+
 
 def read_run(folder: Path, only: Names | None = None) -> Run:
     """Read what a run has left.
@@ -485,9 +490,11 @@ def records(run: Run) -> Iterator[dict]:
 
     # What the reply to a list says to a single task is a part of that reply.
     wanted = {**run.settings, "seed_tasks": run.digest, "topics": run.topics}
+    of_stage = cache(lambda stage: settings_of(stage, wanted))
     for record in newest_replies(run.journal):
-        if "part_of" not in record and is_of_run({"stage": "", **record}, wanted):
-            yield {"stage": "", **record}
+        record.setdefault("stage", "")
+        if "part_of" not in record and is_of_run(record, of_stage(record["stage"])):
+            yield record
 
 
 def newest_replies(journal: Journal) -> Iterator[dict]:
@@ -505,19 +512,24 @@ def newest_replies(journal: Journal) -> Iterator[dict]:
             start += len(line)
 
 
-def is_of_run(record: dict, wanted: dict) -> bool:
-    """Whether a reply was asked for with these settings; a setting that is not known fits."""
+def settings_of(stage: str, wanted: dict) -> dict[str, Any]:
+    """What a stage's replies were asked for with; a setting that is not known is left out."""
     names = WHO
-    if record["stage"] == "generate":
-        if record.get("topics", "") != wanted["topics"]:
-            return False
+    if stage == "generate":
         names = (*WHO, *SHAPE, "temperature", "seed_tasks")
     elif {"provider", "model"} <= wanted.keys():
         # A stage may have a model of its own.
-        named = workshop.who_answered({"settings": wanted}, record["stage"])
+        named = workshop.who_answered({"settings": wanted}, stage)
         wanted = {**wanted, "provider": named[0], "model": named[1]}
-    known = [name for name in names if wanted.get(name, "") != ""]
-    return all(record.get(name) == wanted[name] for name in known)
+    known = {name: wanted[name] for name in names if wanted.get(name, "") != ""}
+    if stage == "generate":
+        known["topics"] = wanted["topics"]  # "": there must be none
+    return known
+
+
+def is_of_run(record: dict, wanted: dict[str, Any]) -> bool:
+    """Whether a reply was asked for with these settings. What a record lacks is ""."""
+    return all(record.get(name, "") == value for name, value in wanted.items())
 
 
 def views(run: Run) -> Iterator[dict]:

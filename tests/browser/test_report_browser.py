@@ -455,6 +455,31 @@ def test_the_raw_prompt_and_reply_of_a_row_are_those_of_the_journal(
     until(page, "document.querySelectorAll('#results > li:nth-child(3) pre').length === 0")
 
 
+@pytest.mark.parametrize("kind", ["en", "zh", "undone", "hostile", "judged", "rewritten"])
+def test_every_reply_that_the_page_puts_together_is_that_of_the_journal(
+    kind: str, look: Callable, report: Callable
+) -> None:
+    path, _ = report(kind)
+    lines = (path.parent / "responses.jsonl").read_text(encoding="utf-8").split("\n")
+    journal = [one for one in map(json.loads, filter(None, lines)) if "part_of" not in one]
+    journal = [one for one in journal if one["stage"] in STAGES]
+    shown = look(kind).evaluate(
+        "Promise.all(Array.from({ length: told.replies }, (_, n) => reply(n)))"
+    )
+    wanted = [[workshop.as_text(one["prompt"]), one["text"]] for one in journal]
+    assert [one[8:] for one in shown] == wanted != []
+    assert shown == Page(path).replies
+
+
+def test_a_reply_that_is_asked_for_early_waits_for_the_rows(
+    look: Callable, report: Callable
+) -> None:
+    page = look("big", wait=False)
+    until(page, "rows.length > 0")
+    early = page.evaluate("(async () => [done, await reply(told.replies - 1), rows.length])()")
+    assert early == [False, Page(report("big")[0]).replies[-1], page.evaluate("told.rows")]
+
+
 def test_pages_turn_and_hold_fifty_rows(look: Callable, report: Callable) -> None:
     page, rows = look("en"), Page(report("en")[0])
     assert page.locator("#results > li").count() == 50

@@ -198,6 +198,21 @@ def big_run(folder: Path, tasks: int) -> dict:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
+def joined(parts: list | None, seen: list[str], rows: list[list]) -> str | None:
+    """A text of a reply, which stands in the page in parts. `seen` gets those that are texts."""
+    if parts is None:
+        return None
+    texts = []
+    for part in parts:
+        if isinstance(part, int):
+            # A text that came before, or the instruction, input, output or evidence of a row.
+            texts.append(seen[-1 - part] if part < 0 else rows[part // 4][(3, 4, 5, 7)[part % 4]])
+        else:
+            texts.append(part if isinstance(part, str) else joined(part, seen, rows))
+            seen.append(texts[-1])
+    return "".join(texts)
+
+
 class Page:
     """A report as a program reads it: its numbers, its rows and its replies."""
 
@@ -207,17 +222,18 @@ class Page:
             r'<script type="application/json" id="numbers">(.*?)</script>', self.text, re.S
         )
         self.numbers = json.loads(found[1])
-        self.rows, self.replies = (self.unpacked(name) for name in ("rows", "replies"))
+        self.rows = [row for piece in self.pieces("rows") for row in piece]
+        self.replies = [
+            [*facts, joined(prompt, seen, self.rows), joined(text, seen, self.rows)]
+            for piece, seen in ((piece, []) for piece in self.pieces("replies"))
+            for *facts, prompt, text in piece
+        ]
 
-    def unpacked(self, name: str) -> list[list]:
-        pieces = re.findall(
+    def pieces(self, name: str) -> list[list]:
+        packed = re.findall(
             rf'<script type="text/plain" id="{name}-\d+">([^<]*)</script>', self.text
         )
-        return [
-            item
-            for piece in pieces
-            for item in json.loads(gzip.decompress(base64.b64decode(piece)))
-        ]
+        return [json.loads(gzip.decompress(base64.b64decode(piece))) for piece in packed]
 
     def of(self, **wanted: object) -> list[dict]:
         """The rows with these values, by name."""

@@ -4,8 +4,10 @@ in a browser."""
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import json
+import random
 import re
 import sys
 import tracemalloc
@@ -16,7 +18,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
-from helpers.report_runs import HOSTILE, Page, big_run, hostile_run
+from helpers.report_runs import HOSTILE, Page, big_run, hostile_run, joined
 from helpers.runs import ROOT, stage_of
 from helpers.server import Server, scripted_model
 
@@ -235,6 +237,56 @@ def test_every_row_leads_to_the_replies_that_it_came_from(
             text = said[stage][row["instruction"]]
             assert all(row["instruction"] in reply["prompt"] for reply in asked)
             assert any(reply["text"].startswith(text) for reply in asked)
+
+
+@every_kind
+def test_the_replies_of_the_page_are_those_of_the_journal_to_the_letter(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    folder, _ = practice(kind)
+    page = page_of(folder, tmp_path)
+    journal = [one for one in read(folder, "responses.jsonl") if "part_of" not in one]
+    wanted = [(workshop.as_text(one["prompt"]), one["text"]) for one in journal]
+    assert [(reply[8], reply[9]) for reply in page.replies] == wanted != []
+
+
+@pytest.mark.parametrize("kind", ["en", "zh"])
+def test_a_reply_does_not_repeat_what_its_rows_show(
+    kind: str, practice: Callable, tmp_path: Path
+) -> None:
+    page = page_of(practice(kind)[0], tmp_path)
+    packed = [reply for piece in page.pieces("replies") for reply in piece]
+    checked = 0
+    for row in page.of(status="kept"):
+        for number in row["replies"]:
+            texts = json.dumps(packed[number][8:], ensure_ascii=False)
+            for text in (row["instruction"], row["output"]):
+                if len(text) >= report_rows.SHORTEST and not {*text} & {*'\n"\\'}:
+                    assert text not in texts
+                    checked += text in page.reply(number)["text"]
+    assert checked >= len(page.of(status="kept"))
+
+
+def test_texts_in_parts_are_the_same_texts_again() -> None:
+    dice = random.Random(5)
+    for _ in range(300):
+        text = ["".join(dice.choices("ab\n\r\u2028 ", k=dice.randrange(40))) for _ in range(6)]
+        rows = [[*"...", *dice.choices(text, k=3), None, dice.choice(text)] for _ in range(2)]
+        rows[1][4] = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(report_rows, "SHORTEST", 1)
+            known = report_rows.texts_of(rows, [0, 1])
+        replies = [
+            [*range(8), "".join(dice.choices(text, k=3)), dice.choice([*text, None])]
+            for _ in range(4)
+        ]
+        parts = [
+            [*facts, *(report_rows.in_parts(one, known) for one in two)]
+            for *facts, two in ((*reply[:8], reply[8:]) for reply in replies)
+        ]
+        packed, seen = json.loads(json.dumps(report_rows.numbered(parts))), []
+        again = [[*one[:8], *(joined(part, seen, rows) for part in one[8:])] for one in packed]
+        assert again == replies
 
 
 def test_a_rejected_row_names_the_neighbour_that_caused_it(
@@ -1186,7 +1238,7 @@ def test_rows_that_are_all_of_a_kind_of_their_own_end_the_search_for_fewer(
 ) -> None:
     monkeypatch.setattr(report_rows, "MOST_ROWS", 100)
     rows = [["rejected", "generate", f"rule {n}", "a text"] for n in range(50)]
-    assert report_rows.pieces_of(rows, [])[0] == 50
+    assert report_rows.packed_rows(rows)[0] == rows
 
 
 def test_the_largest_page_has_25_megabytes_with_its_plotly_and_its_style(
@@ -1197,6 +1249,23 @@ def test_the_largest_page_has_25_megabytes_with_its_plotly_and_its_style(
     rest = len(page.text.encode()) - sum(map(len, packed))
     tags = 100 * 1000  # bytes of the elements around the pieces, of which there are few hundred
     assert rest + tags < report_rows.REST and report_rows.LARGEST == 25e6
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_python_looks_for_cycles_afterwards_as_before(
+    on: bool, practice: Callable, tmp_path: Path
+) -> None:
+    folder = copy(practice("en")[0], tmp_path / "work")
+    (gc.enable if on else gc.disable)()
+    try:
+        write_report(folder)
+        assert gc.isenabled() is on
+        (folder / STEP_FILES[0]).write_text("no row\n", encoding="utf-8")
+        with pytest.raises(WorkshopError):
+            write_report(folder)
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
 
 
 def test_a_long_run_is_not_held_whole_in_memory(tmp_path: Path) -> None:
