@@ -4932,8 +4932,8 @@ def list_models(model: Model) -> Any:
 
 def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     """Ask an OpenAI-compatible endpoint once: a chat, or the continuation of a text."""
-    import httpx2
     import openai
+    from httpx2 import Response
 
     client = model.client(openai_client)
     asked = {"model": model.model, **parameters}
@@ -4947,7 +4947,7 @@ def send_openai(model: Model, prompt: str, parameters: dict) -> Reply:
     # longer for it than for sending.
     options = {"timeout": model.window.timeout}
     try:
-        answer = client.post(path, cast_to=httpx2.Response, body=asked, options=options)
+        answer = client.post(path, cast_to=Response, body=asked, options=options)
     except openai.APIStatusError as error:
         return held_back(model, openai_fault(error), parameters)
     except openai.APITimeoutError:

@@ -4,6 +4,7 @@ for the end of a reply."""
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -398,6 +399,16 @@ def test_a_fault_of_this_machines_settings_is_one_line_that_names_the_variable(
     (line,) = capsys.readouterr().err.splitlines()
     assert name in line or name.lower() in line
     assert word in line and "secret" not in line and "work" not in line.split("error")[0]
+
+
+def test_without_the_sdk_its_own_name_is_said_and_how_to_install_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("openai", "httpx2"):  # the second comes with the first
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(settings(**FAR | {"provider": "local"}, max_attempts=1)) == 1
+    said = capsys.readouterr().err
+    assert "import of openai" in said and "pip install -r" in said
 
 
 @pytest.mark.parametrize(
