@@ -42,6 +42,7 @@ from self_instruct_workshop import (
     Config,
     Journal,
     Model,
+    Prompt,
     Reply,
     RequestFailed,
     Results,
@@ -53,9 +54,9 @@ from self_instruct_workshop import (
 # is about: (instruction,), or (input, output), or () for an answer of stage 2.
 Outcome = tuple[str, tuple[str, ...]]
 
-# The key of each reply in the journal, by stage, question, sample and attempt. The question is the
-# index of a request in stage 1, and an instruction in stages 2 and 3.
-Keys = dict[tuple[str, Any, int, int], str]
+# The replies of a run, by stage, question, sample and attempt. The question is the index of a
+# request in stage 1, and an instruction in stages 2 and 3.
+Replies = dict[tuple[str, Any, int, int], "Said"]
 
 TITLES = {
     "generate": "Stage 1, candidates",
@@ -87,58 +88,77 @@ NOT_THE_RUN = {
 
 
 class Said(NamedTuple):
-    """What a record says beside its texts, or of a list's record what it says of one question."""
+    """What is kept of a record: a reply, or what the reply to a list says to one question."""
 
     is_whole: bool
-    stage: str
-    shared: dict  # in stage 1, all that the questions of a run share; later provider, model, recipe
-    questions: list[tuple[Any, str]]  # with the key of each
-    sample: int
-    attempt: int
-    reply: str  # the key of the reply that it came from
+    stage: str = ""
+    shared: dict | None = None  # in stage 1, all that a run's questions share; later provider, model, recipe
+    question: Any = None  # None: it replies to no single question
+    sample: int = 0
+    attempt: int = 0
+    reply: str = ""  # the key of the reply that it came from
+    text: str = ""
+    finish_reason: str = ""
+    prompt: Prompt = ""  # of stage 1; stages 2 and 3 do not need it
 
 
-def open_run(path: Path) -> tuple[Journal, dict, Keys, int]:
-    """The journal, what all questions of its newest run share, the key of each reply, and from
-    how many replies these come.
+def open_run(path: Path) -> tuple[dict, Replies, dict[str, Any]]:
+    """What all questions of a journal's newest run share, its replies, and a digest of the lines
+    of each stage.
 
     Raises WorkshopError for a file that cannot be read, or has no reply of stage 1.
     """
-    # Open the journal, to read it only, and note what each record is: of a key, the newest one.
+    # Read the journal once, and note what each record says: of a key, the newest one.
     said: dict[str, Said] = {}
+    shared: dict[str, dict] = {}
 
     def hear(record: dict) -> None:
         for single in workshop.single_records(record):
             said.pop(single["key"], None)
-            said[single["key"]] = said_by(single)
+            said[single["key"]] = said_by(single, shared)
 
     try:
         journal = Journal(path, "rb", hear)
     except OSError as error:
         problem = f"cannot read {path} ({error.strerror})"
         raise workshop.WorkshopError(f"{problem}: give the folder of a run") from None
+    journal.file.close()
 
     # Find the newest run, and its replies.
-    run = newest_run(journal, said)
-    keys = keys_of(said, run, others_of(path.parent, run))
-    return journal, run, keys, len({said[key].reply for key in keys.values()})
+    run = newest_run(path, said)
+    return run, replies_of(said, run, others_of(path.parent, run)), journal.digests
 
 
-def said_by(record: dict) -> Said:
-    """What is kept of a record in memory."""
+def said_by(record: dict, known: dict[str, dict]) -> Said:
+    """What is kept of a record. `known` has, by stage, what the last one shares with its run:
+    where this one shares the same, that stands in memory once."""
     if not is_whole(record):
-        return Said(False, "", {}, [], 0, 0, "")
+        return Said(False)
+    stage = sys.intern(record["stage"])
     names = ("provider", "model", "recipe")
-    if record["stage"] == "generate":
+    if stage == "generate":
         names = tuple(name for name in record if name not in NOT_THE_RUN)
     shared = {name: record[name] for name in names}
-    questions = questions_of(record)
-    reply = record.get("part_of", record["key"])
-    sample = record.get("sample", 0)
-    return Said(True, record["stage"], shared, questions, sample, record["attempt"], reply)
+    if known.get(stage) != shared:
+        known[stage] = shared
+
+    # Some servers repeat the prompt.
+    text = workshop.as_read(record)["text"].removeprefix(workshop.as_text(record["prompt"]))
+    return Said(
+        True,
+        stage,
+        known[stage],
+        question_of(record),
+        record.get("sample", 0),
+        record["attempt"],
+        record.get("part_of", record["key"]),
+        text,
+        sys.intern(record["finish_reason"]),
+        record["prompt"] if stage == "generate" else "",
+    )
 
 
-def newest_run(journal: Journal, said: dict[str, Said]) -> dict:
+def newest_run(path: Path, said: dict[str, Said]) -> dict:
     """What all questions share of the run that has the newest reply of stage 1.
 
     Raises WorkshopError where there is none, and where a record is not whole.
@@ -148,13 +168,13 @@ def newest_run(journal: Journal, said: dict[str, Said]) -> dict:
     for key, record in reversed(said.items()):
         if not record.is_whole:
             line = f"the line with the key {one_line(key)} is no reply"
-            raise workshop.WorkshopError(f"{journal.path}: {line}: delete that line")
+            raise workshop.WorkshopError(f"{path}: {line}: delete that line")
         if record.stage == "generate" and not run:
             run = record.shared
 
     # One of them must be of stage 1.
     if not run:
-        problem = f"{journal.path} holds no reply of stage 1"
+        problem = f"{path} holds no reply of stage 1"
         raise workshop.WorkshopError(f"{problem}: run self_instruct.py first")
     return run
 
@@ -167,14 +187,14 @@ def others_of(folder: Path, run: dict) -> dict[str, tuple]:
     return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
 
 
-def keys_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> Keys:
-    """The keys of the run's replies. Of two replies to a question, the newer one counts."""
-    keys: Keys = {}
+def replies_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> Replies:
+    """The run's replies. Of two to a question, the newer one counts."""
+    replies: Replies = {}
     for record in reversed(said.values()):
-        if belongs(record, run, who):
-            for question, key in record.questions:
-                keys.setdefault((record.stage, question, record.sample, record.attempt), key)
-    return keys
+        if record.question is not None and belongs(record, run, who):
+            asked = (record.stage, record.question, record.sample, record.attempt)
+            replies.setdefault(asked, record)
+    return replies
 
 
 def is_whole(record: dict) -> bool:
@@ -195,16 +215,16 @@ def belongs(record: Said, run: dict, who: dict[str, tuple]) -> bool:
     return asked == who.get(record.stage) and shared["recipe"] == run["recipe"]
 
 
-def questions_of(record: dict) -> list[tuple[Any, str]]:
-    """The question that a record replies to, with its key; none where it replies to no single one.
+def question_of(record: dict) -> Any:
+    """The question that a record replies to; None where that is no single one.
 
     The reply to a list has a record of its own for each of its questions. Where the text of that
     is empty, the list could not be read, and its tasks were asked about one by one.
     """
     unreadable = "part_of" in record and record["text"] == ""
     if "instructions" in record or unreadable:
-        return []
-    return [(record.get("request_idx", record.get("instruction")), record["key"])]
+        return None
+    return record.get("request_idx", record.get("instruction"))
 
 
 # What stage 1 needs and the journal does not say.
@@ -249,11 +269,10 @@ class Recorded(Model):
     journal does not have is empty, which decides nothing.
     """
 
-    def __init__(self, config: Config, journal: Journal, keys: Keys) -> None:
+    def __init__(self, config: Config, replies: Replies) -> None:
         # What the stages need of a model.
         self.config = config
-        self.journal = journal
-        self.keys = keys
+        self.replies = replies
         self.results = Results()
         self.undone = []
         self.tasks = []
@@ -285,18 +304,15 @@ class Recorded(Model):
         sample = question.get("sample", 0)
         samples = (sample,) if sample >= workshop.ANSWERS else (sample, 0)
         for sample, number in product(samples, (attempt, 0, 1)):
-            key = self.keys.get((stage, asked, sample, number))
-            if key:
-                reply = self.logged(key)
+            said = self.replies.get((stage, asked, sample, number))
+            if said:
+                reply = Reply(said.text, said.finish_reason)
                 reply.stop_at(parameters.get("stop", []))
+                reply.prompt = said.prompt
                 return reply
         if question.get("sample", 0) >= workshop.ANSWERS:
             return Reply("", "length")
         raise RequestFailed("not in the journal")
-
-    def logged(self, key: str) -> Reply:
-        """The reply that stands under a key."""
-        return workshop.reply_of(self.journal.get(key))
 
     def note(
         self, stage: str, question: Any, text: str, finish_reason: str, made: list[Outcome]
@@ -319,7 +335,7 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
 
     # Read the replies. Nobody looks at the neighbours of what is accepted.
     model.results.at_once = sys.maxsize
-    requests = {question for stage, question, _, _ in model.keys if stage == "generate"}
+    requests = {question for stage, question, _, _ in model.replies if stage == "generate"}
     for request_idx in sorted(requests):
         generate_once(model, pool, request_idx)
     model.results.waiting.clear()
@@ -631,14 +647,14 @@ def compare(folder: Path, seed_file: str, language: str = "") -> str:
     """All tables, and five examples, in English or in Chinese; "": as the terminal speaks."""
     say = partial(workshop.spoken, language=language)
     # Open the run.
-    journal, run, keys, replies = open_run(folder / "responses.jsonl")
+    run, replies, _ = open_run(folder / "responses.jsonl")
     told = limits(folder, run)
     seeds = read_seeds(seed_file, run, language)
     models = {}
     for recipe in RECIPES:
         known = language_of(run, recipe)
         config = Config(recipe=recipe, seed=run["seed"], language=known, **told)
-        models[recipe] = Recorded(config, journal, keys)
+        models[recipe] = Recorded(config, replies)
 
     # Read stage 1. Both recipes go on with the instructions that the run itself kept.
     for model in models.values():
@@ -646,11 +662,11 @@ def compare(folder: Path, seed_file: str, language: str = "") -> str:
     kept = [task.instruction for task in models[run["recipe"]].results.tasks]
     for model in models.values():
         answer(model, kept, seeds)
-    journal.file.close()
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
-    parts = [say(f"{replies} replies of {who}, as each recipe reads them")]
+    count = len({said.reply for said in replies.values()})
+    parts = [say(f"{count} replies of {who}, as each recipe reads them")]
     for stage in TITLES:
         parts.append(table(list(models.values()), stage, say))
     parts += difference_parts(list(differences(models["modern"], models["paper"])), say)
