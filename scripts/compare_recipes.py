@@ -26,15 +26,16 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import product, zip_longest
+from itertools import islice, product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking import decided
 from scripts.asking.parser import Parser
 from scripts.reading.records import as_object, object_in
 from self_instruct_workshop import (
@@ -64,6 +65,7 @@ TITLES = {
     "instances": "Stages 3 and 4, instances",
 }
 ANSWERS = {True: "classification", False: "not classification", None: "unknown"}
+ANSWERED = ("classify", "instances")  # stages that ask about instructions
 REPLY = {f.name for f in fields(Reply)}
 
 
@@ -92,7 +94,9 @@ class Said(NamedTuple):
 
     is_whole: bool
     stage: str = ""
-    shared: dict | None = None  # in stage 1, all that a run's questions share; later provider, model, recipe
+    shared: dict | None = (
+        None  # in stage 1, all that a run's questions share; later provider, model, recipe
+    )
     question: Any = None  # None: it replies to no single question
     sample: int = 0
     attempt: int = 0
@@ -102,9 +106,17 @@ class Said(NamedTuple):
     prompt: Prompt = ""  # of stage 1; stages 2 and 3 do not need it
 
 
-def open_run(path: Path) -> tuple[dict, Replies, dict[str, Any]]:
-    """What all questions of a journal's newest run share, its replies, and a digest of the lines
-    of each stage.
+class Heard(NamedTuple):
+    """The newest run in a journal."""
+
+    run: dict  # what all questions of its stage 1 share
+    replies: Replies
+    twice: bool  # whether a question has two replies, which were asked for in two ways
+    digests: dict[str, Any]  # stage -> of the journal's lines
+
+
+def open_run(path: Path) -> Heard:
+    """Read the journal and find its newest run.
 
     Raises WorkshopError for a file that cannot be read, or has no reply of stage 1.
     """
@@ -126,7 +138,8 @@ def open_run(path: Path) -> tuple[dict, Replies, dict[str, Any]]:
 
     # Find the newest run, and its replies.
     run = newest_run(path, said)
-    return run, replies_of(said, run, others_of(path.parent, run)), journal.digests
+    replies, twice = replies_of(said, run, others_of(path.parent, run))
+    return Heard(run, replies, twice, journal.digests)
 
 
 def said_by(record: dict, known: dict[str, dict]) -> Said:
@@ -187,14 +200,16 @@ def others_of(folder: Path, run: dict) -> dict[str, tuple]:
     return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
 
 
-def replies_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> Replies:
-    """The run's replies. Of two to a question, the newer one counts."""
+def replies_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> tuple[Replies, bool]:
+    """The run's replies, and whether there are two to a question: then the newer one counts."""
     replies: Replies = {}
+    twice = False
     for record in reversed(said.values()):
         if record.question is not None and belongs(record, run, who):
             asked = (record.stage, record.question, record.sample, record.attempt)
+            twice = twice or asked in replies
             replies.setdefault(asked, record)
-    return replies
+    return replies, twice
 
 
 def is_whole(record: dict) -> bool:
@@ -314,6 +329,11 @@ class Recorded(Model):
             return Reply("", "length")
         raise RequestFailed("not in the journal")
 
+    def ask_generate(self, request_idx: int) -> Reply:
+        """The reply to a request of stage 1. Raises RequestFailed."""
+        parameters = workshop.parameters(self.config, "generate")
+        return self.ask("generate", "", parameters, {"request_idx": request_idx})
+
     def note(
         self, stage: str, question: Any, text: str, finish_reason: str, made: list[Outcome]
     ) -> None:
@@ -335,19 +355,22 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
 
     # Read the replies. Nobody looks at the neighbours of what is accepted.
     model.results.at_once = sys.maxsize
-    requests = {question for stage, question, _, _ in model.replies if stage == "generate"}
-    for request_idx in sorted(requests):
+    for request_idx in requests_of(model):
         generate_once(model, pool, request_idx)
     model.results.waiting.clear()
     model.columns["generate"] = column(model, "generate")
 
 
+def requests_of(model: Recorded) -> list[int]:
+    """The requests of stage 1 that have a reply, in their order."""
+    return sorted({question for stage, question, _, _ in model.replies if stage == "generate"})
+
+
 def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: int) -> None:
     """Read the reply to one request of stage 1, and note what became of its candidates."""
     # Get the reply.
-    parameters = workshop.parameters(model.config, "generate")
     try:
-        reply = model.ask("generate", "", parameters, {"request_idx": request_idx})
+        reply = model.ask_generate(request_idx)
     except RequestFailed as failure:
         model.undone.append(("generate", str(failure)))
         return
@@ -374,19 +397,85 @@ def answer(model: Recorded, instructions: list[str], seeds: list[Task]) -> None:
     tasks = results.tasks
     for stage in workshop.STAGE_FUNCTIONS[1:]:
         tasks = stage(model.config, model, tasks, results)
+    note_answers(model)
 
-    # Note what became of each reply.
+
+# --------------------------------------------------------------------------------------------------
+# The run's own column, out of its files where these are proved to be what would be decided again.
+
+# Settings that shape requests, and decide nothing once the replies are there.
+ASKED = {"temperature", "max_tokens", "instances_per_instruction", "patience", "seed_file"}
+ASKED |= {"tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every"}
+
+
+def take_decided(model: Recorded, folder: Path, seeds: list[Task], digests: dict[str, Any]) -> bool:
+    """Take what the run itself has decided, if it had the settings and the replies of this model;
+    return whether that is so."""
+    found = decided.results_of(folder, seeds, digests)
+    if found is None:
+        return False
+    config, results = found
+    requests = requests_of(model)
+    asked_by_run = results.turns.requests.total()
+    if deciding(config) != deciding(model.config) or len(requests) != asked_by_run:
+        return False
+
+    # Stage 1: what was accepted names its request.
+    model.results = results
+    accepted = defaultdict(list)
+    for row in results.each_row("generate"):
+        accepted[row["request_idx"]].append(row["instruction"])
+    rejected = iter([row for row in results.rejected if row["stage"] == "generate"])
+    for request_idx in requests:
+        note_request(model, request_idx, accepted[request_idx], rejected)
+    model.columns["generate"] = column(model, "generate")
+
+    # Stages 2 to 4.
+    for stage in ANSWERED:
+        for task, row in decided.tasks_with_rows(stage, results.tasks, results):
+            task.notes[stage] |= {name: row[name] for name in ("response", "metadata")}
+    note_answers(model)
+    return True
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide what becomes of replies."""
+    left_out = decided.HOW | decided.WHO | ASKED
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
+
+
+def note_request(
+    model: Recorded, request_idx: int, accepted: list[str], rejected: Iterator[dict]
+) -> None:
+    """Note what became of the candidates of a request: some were accepted, and of what was
+    rejected the next rows are about the others."""
+    reply = model.ask_generate(request_idx)
+    whole, cut_off = workshop.read_candidates(RECIPES[model.config.recipe], reply)
+    others = len(whole) + len(cut_off) - len(accepted)
+    made = [("kept", (instruction,)) for instruction in accepted]
+    made += [(row["rule"], (row["instruction"],)) for row in islice(rejected, others)]
+    model.note("generate", request_idx, reply.text, reply.finish_reason, made)
+
+
+# --------------------------------------------------------------------------------------------------
+# What the decisions say of each reply.
+
+
+def note_answers(model: Recorded) -> None:
+    """Note what became of each reply of stages 2 and 3."""
+    results = model.results
     made = instance_outcomes(results)
     for task in results.tasks:
-        for stage, notes in task.notes.items():
+        for stage in ANSWERED:
+            notes = task.notes.get(stage)
             outcomes = made[task.instruction]
             if stage == "classify":
                 outcomes = [(ANSWERS[task.is_classification], ())]
-                if not results.agreement["trusted"]:
-                    continue
+            if not notes or (stage == "classify" and not results.agreement["trusted"]):
+                continue
             finish_reason = notes["metadata"].get("finish_reason", "stop")
             model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
-    for stage in ("classify", "instances"):
+    for stage in ANSWERED:
         model.columns[stage] = column(model, stage)
 
 
@@ -643,29 +732,36 @@ def outcome_line(verdict: str, texts: list[str], say: Say) -> str:
 EXAMPLES = 5  # differences that are shown
 
 
-def compare(folder: Path, seed_file: str, language: str = "") -> str:
+def compare(folder: Path, seed_file: str, language: str = "", is_program: bool = False) -> str:
     """All tables, and five examples, in English or in Chinese; "": as the terminal speaks."""
     say = partial(workshop.spoken, language=language)
     # Open the run.
-    run, replies, _ = open_run(folder / "responses.jsonl")
+    heard = open_run(folder / "responses.jsonl")
+    run = heard.run
     told = limits(folder, run)
     seeds = read_seeds(seed_file, run, language)
     models = {}
     for recipe in RECIPES:
         known = language_of(run, recipe)
         config = Config(recipe=recipe, seed=run["seed"], language=known, **told)
-        models[recipe] = Recorded(config, replies)
+        models[recipe] = Recorded(config, heard.replies)
 
-    # Read stage 1. Both recipes go on with the instructions that the run itself kept.
-    for model in models.values():
+    # The run itself may have decided already, by its recipe. What is left is decided here. Both
+    # recipes go on with the instructions that the run kept.
+    own = models[run["recipe"]]
+    if is_program and not heard.twice and take_decided(own, folder, seeds, heard.digests):
+        to_decide = [model for model in models.values() if model is not own]
+    else:
+        to_decide = list(models.values())
+    for model in to_decide:
         generate(model, seeds)
-    kept = [task.instruction for task in models[run["recipe"]].results.tasks]
-    for model in models.values():
+    kept = [task.instruction for task in own.results.tasks]
+    for model in to_decide:
         answer(model, kept, seeds)
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
-    count = len({said.reply for said in replies.values()})
+    count = len({said.reply for said in heard.replies.values()})
     parts = [say(f"{count} replies of {who}, as each recipe reads them")]
     for stage in TITLES:
         parts.append(table(list(models.values()), stage, say))
@@ -690,7 +786,8 @@ def difference_parts(found: list[Difference], say: Say) -> list[str]:
     return parts
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
+    """Do what the arguments say. `is_program`: nothing of what runs was changed in memory."""
     # The flags.
     parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
@@ -703,9 +800,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Compare, and print.
     options = parser.parse_args(arguments)
     language = options.language or ""
-    page = partial(compare, options.work_dir, options.seed_file, language)
+    page = partial(compare, options.work_dir, options.seed_file, language, is_program)
     return workshop.main(None, lambda _: workshop.show(page()), language)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(is_program=True))
