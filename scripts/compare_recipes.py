@@ -22,6 +22,7 @@ every candidate is kept that breaks no rule and is novel at 0.7.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections import Counter, defaultdict
@@ -346,8 +347,9 @@ class Recorded(Model):
         self.read[stage, question] = text, outcomes
 
 
-def generate(model: Recorded, seeds: list[Task]) -> None:
-    """Stage 1 again, in the order of the requests, with a pool of this recipe's own."""
+def generate(model: Recorded, seeds: list[Task]) -> list[str]:
+    """Stage 1 again, in the order of the requests, with a pool of this recipe's own; return the
+    instructions that are kept."""
     # The pool begins with the seed tasks.
     pool = workshop.InstructionPool(model.config.recipe)
     for task in seeds:
@@ -359,6 +361,7 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
         generate_once(model, pool, request_idx)
     model.results.waiting.clear()
     model.columns["generate"] = column(model, "generate")
+    return [task.instruction for task in model.results.tasks]
 
 
 def requests_of(model: Recorded) -> list[int]:
@@ -408,17 +411,21 @@ ASKED = {"temperature", "max_tokens", "instances_per_instruction", "patience", "
 ASKED |= {"tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every"}
 
 
-def take_decided(model: Recorded, folder: Path, seeds: list[Task], digests: dict[str, Any]) -> bool:
-    """Take what the run itself has decided, if it had the settings and the replies of this model;
-    return whether that is so."""
+def take_decided(
+    model: Recorded, folder: Path, seeds: list[Task], digests: dict[str, Any]
+) -> list[str] | None:
+    """Take what the run itself has decided, if it had the settings and the replies of this model.
+
+    Returns the instructions that it kept; None: they are to be decided here.
+    """
     found = decided.results_of(folder, seeds, digests)
     if found is None:
-        return False
+        return None
     config, results = found
     requests = requests_of(model)
     asked_by_run = results.turns.requests.total()
     if deciding(config) != deciding(model.config) or len(requests) != asked_by_run:
-        return False
+        return None
 
     # Stage 1: what was accepted names its request.
     model.results = results
@@ -434,8 +441,9 @@ def take_decided(model: Recorded, folder: Path, seeds: list[Task], digests: dict
     for stage in ANSWERED:
         for task, row in decided.tasks_with_rows(stage, results.tasks, results):
             task.notes[stage] |= {name: row[name] for name in ("response", "metadata")}
+    kept = [task.instruction for task in results.tasks]
     note_answers(model)
-    return True
+    return kept
 
 
 def deciding(config: Config) -> dict[str, Any]:
@@ -477,6 +485,7 @@ def note_answers(model: Recorded) -> None:
             model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
     for stage in ANSWERED:
         model.columns[stage] = column(model, stage)
+    model.results = Results()  # it is noted; of 50,000 tasks it would be 100 MB
 
 
 def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
@@ -746,18 +755,18 @@ def compare(folder: Path, seed_file: str, language: str = "", is_program: bool =
         config = Config(recipe=recipe, seed=run["seed"], language=known, **told)
         models[recipe] = Recorded(config, heard.replies)
 
-    # The run itself may have decided already, by its recipe. What is left is decided here. Both
-    # recipes go on with the instructions that the run kept.
+    # The run's own recipe may have decided already. Both go on with what the run kept.
     own = models[run["recipe"]]
-    if is_program and not heard.twice and take_decided(own, folder, seeds, heard.digests):
-        to_decide = [model for model in models.values() if model is not own]
-    else:
-        to_decide = list(models.values())
-    for model in to_decide:
-        generate(model, seeds)
-    kept = [task.instruction for task in own.results.tasks]
-    for model in to_decide:
-        answer(model, kept, seeds)
+    kept = None
+    if is_program and not heard.twice:
+        kept = take_decided(own, folder, seeds, heard.digests)
+    if kept is None:
+        kept = generate(own, seeds)
+        answer(own, kept, seeds)
+    for model in models.values():
+        if model is not own:
+            generate(model, seeds)
+            answer(model, kept, seeds)
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
@@ -797,8 +806,13 @@ def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
     add("--seed-file", default="", help=seeds)
     add("--language", choices=("en", "zh"), help="of the page [the terminal's]")
 
-    # Compare, and print.
     options = parser.parse_args(arguments)
+
+    # Python looks for circles among millions of texts, where there are none: a quarter of the time.
+    if is_program:
+        gc.disable()
+
+    # Compare, and print.
     language = options.language or ""
     page = partial(compare, options.work_dir, options.seed_file, language, is_program)
     return workshop.main(None, lambda _: workshop.show(page()), language)
