@@ -806,17 +806,15 @@ def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
     add("--seed-file", default="", help=seeds)
     add("--language", choices=("en", "zh"), help="of the page [the terminal's]")
 
-    options = parser.parse_args(arguments)
-
-    # Python looks for circles among millions of texts, where there are none: a quarter of the time.
-    if is_program:
-        gc.disable()
-
     # Compare, and print.
+    options = parser.parse_args(arguments)
     language = options.language or ""
     page = partial(compare, options.work_dir, options.seed_file, language, is_program)
     return workshop.main(None, lambda _: workshop.show(page()), language)
 
 
 if __name__ == "__main__":
+    # Python would look for circles among millions of texts, where there are none: that would take
+    # a quarter of the time.
+    gc.disable()
     sys.exit(main(is_program=True))
