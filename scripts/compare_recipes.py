@@ -2,7 +2,7 @@
 makes of them.
 
     python scripts/compare_recipes.py                                a second; data/workshop
-    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      40 s for 50,000 replies
+    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      50,000 instructions: 12 s
     python scripts/compare_recipes.py --language zh                  the page in Chinese
 
 It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
@@ -15,6 +15,9 @@ Both columns read replies to the run's own prompts; `paper` reads each reply up 
 strings. No journal can say what the prompts of the other recipe would have brought. Only `modern`
 asks about seed tasks in stage 2, and again where a reply is of no use: of such replies `paper` has
 the first one.
+
+What the run itself has decided is not decided again where run.json proves that it would be the
+same (scripts/asking/decided.py): of such a run, its own column comes out of its files.
 
 run.json says how many instructions were wanted, and how novel they had to be. Without it,
 every candidate is kept that breaks no rule and is novel at 0.7.
@@ -95,9 +98,8 @@ class Said(NamedTuple):
 
     is_whole: bool
     stage: str = ""
-    shared: dict | None = (
-        None  # in stage 1, all that a run's questions share; later provider, model, recipe
-    )
+    # In stage 1 all that the questions of a run share; later provider, model and recipe.
+    shared: dict | None = None
     question: Any = None  # None: it replies to no single question
     sample: int = 0
     attempt: int = 0
@@ -393,7 +395,7 @@ def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: 
 
 def answer(model: Recorded, instructions: list[str], seeds: list[Task]) -> None:
     """Stages 2, 3 and 4 again."""
-    # Let the pipeline do them. Where it does not trust the model, it has no answers in stage 2.
+    # Let the pipeline do them.
     results = model.results
     results.seeds = seeds
     results.tasks = [Task(str(n), text) for n, text in enumerate(instructions)]
@@ -471,21 +473,23 @@ def note_request(
 
 def note_answers(model: Recorded) -> None:
     """Note what became of each reply of stages 2 and 3."""
+    # Where stage 2 did not trust the model, it has no answers.
     results = model.results
+    stages = ANSWERED if results.agreement["trusted"] else ("instances",)
     made = instance_outcomes(results)
-    for task in results.tasks:
-        for stage in ANSWERED:
-            notes = task.notes.get(stage)
+    for task, stage in product(results.tasks, stages):
+        if stage in task.notes:
+            notes = task.notes[stage]
             outcomes = made[task.instruction]
             if stage == "classify":
                 outcomes = [(ANSWERS[task.is_classification], ())]
-            if not notes or (stage == "classify" and not results.agreement["trusted"]):
-                continue
             finish_reason = notes["metadata"].get("finish_reason", "stop")
             model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
+
+    # From here on the figures are enough: of 50,000 tasks the results would be 100 MB.
     for stage in ANSWERED:
         model.columns[stage] = column(model, stage)
-    model.results = Results()  # it is noted; of 50,000 tasks it would be 100 MB
+    model.results = Results()
 
 
 def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
