@@ -130,8 +130,9 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     """Say what the run will take, ask before anything is paid, and run within the limits."""
     workshop.check_files(config)
     chosen = batch.model_class(config, options)
-    found = estimate.estimate(config, options)
-    within = budget.fitting_text(config, options)
+    known = estimate.known_replies(config)
+    found = estimate.estimate(config, options, known)
+    within = budget.fitting_text(config, options, known)
     text = "\n".join(filter(None, [estimate.as_text(found, config), within]))
     if options.estimate:
         workshop.show(text)
@@ -144,7 +145,7 @@ def limited_run(config: workshop.Config, options: argparse.Namespace) -> dict | 
     speed_up(config.num_instructions, config.language)
     model_class = partial(chosen, options=options, to_come=to_come)
     if budget.has_limit(config, options):
-        return budget.run_within(config, options, model_class)
+        return budget.run_within(config, options, model_class, known)
     return workshop.run(config, model_class=model_class)
 
 

@@ -2,7 +2,7 @@
 makes of them.
 
     python scripts/compare_recipes.py                                a second; data/workshop
-    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      40 s for 50,000 replies
+    python scripts/compare_recipes.py WORK_DIR --seed-file FILE      50,000 instructions: 12 s
     python scripts/compare_recipes.py --language zh                  the page in Chinese
 
 It asks nothing and writes nothing: the journal, responses.jsonl, has all replies. If the
@@ -16,25 +16,30 @@ strings. No journal can say what the prompts of the other recipe would have brou
 asks about seed tasks in stage 2, and again where a reply is of no use: of such replies `paper` has
 the first one.
 
+What the run itself has decided is not decided again where run.json proves that it would be the
+same (scripts/asking/decided.py): of such a run, its own column comes out of its files.
+
 run.json says how many instructions were wanted, and how novel they had to be. Without it,
 every candidate is kept that breaks no rule and is novel at 0.7.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import product, zip_longest
+from itertools import islice, product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import self_instruct_workshop as workshop
+from scripts.asking import decided
 from scripts.asking.parser import Parser
 from scripts.reading.records import as_object, object_in
 from self_instruct_workshop import (
@@ -42,6 +47,7 @@ from self_instruct_workshop import (
     Config,
     Journal,
     Model,
+    Prompt,
     Reply,
     RequestFailed,
     Results,
@@ -53,9 +59,9 @@ from self_instruct_workshop import (
 # is about: (instruction,), or (input, output), or () for an answer of stage 2.
 Outcome = tuple[str, tuple[str, ...]]
 
-# The key of each reply in the journal, by stage, question, sample and attempt. The question is the
-# index of a request in stage 1, and an instruction in stages 2 and 3.
-Keys = dict[tuple[str, Any, int, int], str]
+# The replies of a run, by stage, question, sample and attempt. The question is the index of a
+# request in stage 1, and an instruction in stages 2 and 3.
+Replies = dict[tuple[str, Any, int, int], "Said"]
 
 TITLES = {
     "generate": "Stage 1, candidates",
@@ -63,6 +69,7 @@ TITLES = {
     "instances": "Stages 3 and 4, instances",
 }
 ANSWERS = {True: "classification", False: "not classification", None: "unknown"}
+ANSWERED = ("classify", "instances")  # stages that ask about instructions
 REPLY = {f.name for f in fields(Reply)}
 
 
@@ -87,58 +94,87 @@ NOT_THE_RUN = {
 
 
 class Said(NamedTuple):
-    """What a record says beside its texts, or of a list's record what it says of one question."""
+    """What is kept of a record: a reply, or what the reply to a list says to one question."""
 
     is_whole: bool
-    stage: str
-    shared: dict  # in stage 1, all that the questions of a run share; later provider, model, recipe
-    questions: list[tuple[Any, str]]  # with the key of each
-    sample: int
-    attempt: int
-    reply: str  # the key of the reply that it came from
+    stage: str = ""
+    # In stage 1 all that the questions of a run share; later provider, model and recipe.
+    shared: dict | None = None
+    question: Any = None  # None: it replies to no single question
+    sample: int = 0
+    attempt: int = 0
+    reply: str = ""  # the key of the reply that it came from
+    text: str = ""
+    finish_reason: str = ""
+    prompt: Prompt = ""  # of stage 1; stages 2 and 3 do not need it
 
 
-def open_run(path: Path) -> tuple[Journal, dict, Keys, int]:
-    """The journal, what all questions of its newest run share, the key of each reply, and from
-    how many replies these come.
+class Heard(NamedTuple):
+    """The newest run in a journal."""
+
+    run: dict  # what all questions of its stage 1 share
+    replies: Replies
+    twice: bool  # whether a question has two replies, which were asked for in two ways
+    digests: dict[str, Any]  # stage -> of the journal's lines
+
+
+def open_run(path: Path) -> Heard:
+    """Read the journal and find its newest run.
 
     Raises WorkshopError for a file that cannot be read, or has no reply of stage 1.
     """
-    # Open the journal, to read it only, and note what each record is: of a key, the newest one.
+    # Read the journal once, and note what each record says: of a key, the newest one.
     said: dict[str, Said] = {}
+    shared: dict[str, dict] = {}
 
     def hear(record: dict) -> None:
         for single in workshop.single_records(record):
             said.pop(single["key"], None)
-            said[single["key"]] = said_by(single)
+            said[single["key"]] = said_by(single, shared)
 
     try:
         journal = Journal(path, "rb", hear)
     except OSError as error:
         problem = f"cannot read {path} ({error.strerror})"
         raise workshop.WorkshopError(f"{problem}: give the folder of a run") from None
+    journal.file.close()
 
     # Find the newest run, and its replies.
-    run = newest_run(journal, said)
-    keys = keys_of(said, run, others_of(path.parent, run))
-    return journal, run, keys, len({said[key].reply for key in keys.values()})
+    run = newest_run(path, said)
+    replies, twice = replies_of(said, run, others_of(path.parent, run))
+    return Heard(run, replies, twice, journal.digests)
 
 
-def said_by(record: dict) -> Said:
-    """What is kept of a record in memory."""
+def said_by(record: dict, known: dict[str, dict]) -> Said:
+    """What is kept of a record. `known` has, by stage, what the last one shares with its run:
+    where this one shares the same, that stands in memory once."""
     if not is_whole(record):
-        return Said(False, "", {}, [], 0, 0, "")
+        return Said(False)
+    stage = sys.intern(record["stage"])
     names = ("provider", "model", "recipe")
-    if record["stage"] == "generate":
+    if stage == "generate":
         names = tuple(name for name in record if name not in NOT_THE_RUN)
     shared = {name: record[name] for name in names}
-    questions = questions_of(record)
-    reply = record.get("part_of", record["key"])
-    sample = record.get("sample", 0)
-    return Said(True, record["stage"], shared, questions, sample, record["attempt"], reply)
+    if known.get(stage) != shared:
+        known[stage] = shared
+
+    # Some servers repeat the prompt.
+    text = workshop.as_read(record)["text"].removeprefix(workshop.as_text(record["prompt"]))
+    return Said(
+        True,
+        stage,
+        known[stage],
+        question_of(record),
+        record.get("sample", 0),
+        record["attempt"],
+        record.get("part_of", record["key"]),
+        text,
+        sys.intern(record["finish_reason"]),
+        record["prompt"] if stage == "generate" else "",
+    )
 
 
-def newest_run(journal: Journal, said: dict[str, Said]) -> dict:
+def newest_run(path: Path, said: dict[str, Said]) -> dict:
     """What all questions share of the run that has the newest reply of stage 1.
 
     Raises WorkshopError where there is none, and where a record is not whole.
@@ -148,13 +184,13 @@ def newest_run(journal: Journal, said: dict[str, Said]) -> dict:
     for key, record in reversed(said.items()):
         if not record.is_whole:
             line = f"the line with the key {one_line(key)} is no reply"
-            raise workshop.WorkshopError(f"{journal.path}: {line}: delete that line")
+            raise workshop.WorkshopError(f"{path}: {line}: delete that line")
         if record.stage == "generate" and not run:
             run = record.shared
 
     # One of them must be of stage 1.
     if not run:
-        problem = f"{journal.path} holds no reply of stage 1"
+        problem = f"{path} holds no reply of stage 1"
         raise workshop.WorkshopError(f"{problem}: run self_instruct.py first")
     return run
 
@@ -167,14 +203,16 @@ def others_of(folder: Path, run: dict) -> dict[str, tuple]:
     return who if same else dict.fromkeys(who, (run["provider"], run["model"]))
 
 
-def keys_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> Keys:
-    """The keys of the run's replies. Of two replies to a question, the newer one counts."""
-    keys: Keys = {}
+def replies_of(said: dict[str, Said], run: dict, who: dict[str, tuple]) -> tuple[Replies, bool]:
+    """The run's replies, and whether there are two to a question: then the newer one counts."""
+    replies: Replies = {}
+    twice = False
     for record in reversed(said.values()):
-        if belongs(record, run, who):
-            for question, key in record.questions:
-                keys.setdefault((record.stage, question, record.sample, record.attempt), key)
-    return keys
+        if record.question is not None and belongs(record, run, who):
+            asked = (record.stage, record.question, record.sample, record.attempt)
+            twice = twice or asked in replies
+            replies.setdefault(asked, record)
+    return replies, twice
 
 
 def is_whole(record: dict) -> bool:
@@ -195,16 +233,16 @@ def belongs(record: Said, run: dict, who: dict[str, tuple]) -> bool:
     return asked == who.get(record.stage) and shared["recipe"] == run["recipe"]
 
 
-def questions_of(record: dict) -> list[tuple[Any, str]]:
-    """The question that a record replies to, with its key; none where it replies to no single one.
+def question_of(record: dict) -> Any:
+    """The question that a record replies to; None where that is no single one.
 
     The reply to a list has a record of its own for each of its questions. Where the text of that
     is empty, the list could not be read, and its tasks were asked about one by one.
     """
     unreadable = "part_of" in record and record["text"] == ""
     if "instructions" in record or unreadable:
-        return []
-    return [(record.get("request_idx", record.get("instruction")), record["key"])]
+        return None
+    return record.get("request_idx", record.get("instruction"))
 
 
 # What stage 1 needs and the journal does not say.
@@ -249,11 +287,10 @@ class Recorded(Model):
     journal does not have is empty, which decides nothing.
     """
 
-    def __init__(self, config: Config, journal: Journal, keys: Keys) -> None:
+    def __init__(self, config: Config, replies: Replies) -> None:
         # What the stages need of a model.
         self.config = config
-        self.journal = journal
-        self.keys = keys
+        self.replies = replies
         self.results = Results()
         self.undone = []
         self.tasks = []
@@ -285,18 +322,20 @@ class Recorded(Model):
         sample = question.get("sample", 0)
         samples = (sample,) if sample >= workshop.ANSWERS else (sample, 0)
         for sample, number in product(samples, (attempt, 0, 1)):
-            key = self.keys.get((stage, asked, sample, number))
-            if key:
-                reply = self.logged(key)
+            said = self.replies.get((stage, asked, sample, number))
+            if said:
+                reply = Reply(said.text, said.finish_reason)
                 reply.stop_at(parameters.get("stop", []))
+                reply.prompt = said.prompt
                 return reply
         if question.get("sample", 0) >= workshop.ANSWERS:
             return Reply("", "length")
         raise RequestFailed("not in the journal")
 
-    def logged(self, key: str) -> Reply:
-        """The reply that stands under a key."""
-        return workshop.reply_of(self.journal.get(key))
+    def ask_generate(self, request_idx: int) -> Reply:
+        """The reply to a request of stage 1. Raises RequestFailed."""
+        parameters = workshop.parameters(self.config, "generate")
+        return self.ask("generate", "", parameters, {"request_idx": request_idx})
 
     def note(
         self, stage: str, question: Any, text: str, finish_reason: str, made: list[Outcome]
@@ -310,8 +349,9 @@ class Recorded(Model):
         self.read[stage, question] = text, outcomes
 
 
-def generate(model: Recorded, seeds: list[Task]) -> None:
-    """Stage 1 again, in the order of the requests, with a pool of this recipe's own."""
+def generate(model: Recorded, seeds: list[Task]) -> list[str]:
+    """Stage 1 again, in the order of the requests, with a pool of this recipe's own; return the
+    instructions that are kept."""
     # The pool begins with the seed tasks.
     pool = workshop.InstructionPool(model.config.recipe)
     for task in seeds:
@@ -319,19 +359,23 @@ def generate(model: Recorded, seeds: list[Task]) -> None:
 
     # Read the replies. Nobody looks at the neighbours of what is accepted.
     model.results.at_once = sys.maxsize
-    requests = {question for stage, question, _, _ in model.keys if stage == "generate"}
-    for request_idx in sorted(requests):
+    for request_idx in requests_of(model):
         generate_once(model, pool, request_idx)
     model.results.waiting.clear()
     model.columns["generate"] = column(model, "generate")
+    return [task.instruction for task in model.results.tasks]
+
+
+def requests_of(model: Recorded) -> list[int]:
+    """The requests of stage 1 that have a reply, in their order."""
+    return sorted({question for stage, question, _, _ in model.replies if stage == "generate"})
 
 
 def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: int) -> None:
     """Read the reply to one request of stage 1, and note what became of its candidates."""
     # Get the reply.
-    parameters = workshop.parameters(model.config, "generate")
     try:
-        reply = model.ask("generate", "", parameters, {"request_idx": request_idx})
+        reply = model.ask_generate(request_idx)
     except RequestFailed as failure:
         model.undone.append(("generate", str(failure)))
         return
@@ -351,27 +395,101 @@ def generate_once(model: Recorded, pool: workshop.InstructionPool, request_idx: 
 
 def answer(model: Recorded, instructions: list[str], seeds: list[Task]) -> None:
     """Stages 2, 3 and 4 again."""
-    # Let the pipeline do them. Where it does not trust the model, it has no answers in stage 2.
+    # Let the pipeline do them.
     results = model.results
     results.seeds = seeds
     results.tasks = [Task(str(n), text) for n, text in enumerate(instructions)]
     tasks = results.tasks
     for stage in workshop.STAGE_FUNCTIONS[1:]:
         tasks = stage(model.config, model, tasks, results)
+    note_answers(model)
 
-    # Note what became of each reply.
+
+# --------------------------------------------------------------------------------------------------
+# The run's own column, out of its files where these are proved to be what would be decided again.
+
+# Settings that shape requests, and decide nothing once the replies are there.
+ASKED = {"temperature", "max_tokens", "instances_per_instruction", "patience", "seed_file"}
+ASKED |= {"tasks_shown", "machine_tasks_shown", "tasks_asked", "classification_every"}
+
+
+def take_decided(
+    model: Recorded, folder: Path, seeds: list[Task], digests: dict[str, Any]
+) -> list[str] | None:
+    """Take what the run itself has decided, if it had the settings and the replies of this model.
+
+    Returns the instructions that it kept; None: they are to be decided here.
+    """
+    found = decided.results_of(folder, seeds, digests)
+    if found is None:
+        return None
+    config, results = found
+    requests = requests_of(model)
+    asked_by_run = results.turns.requests.total()
+    if deciding(config) != deciding(model.config) or len(requests) != asked_by_run:
+        return None
+
+    # Stage 1: what was accepted names its request.
+    model.results = results
+    accepted = defaultdict(list)
+    for row in results.each_row("generate"):
+        accepted[row["request_idx"]].append(row["instruction"])
+    rejected = iter([row for row in results.rejected if row["stage"] == "generate"])
+    for request_idx in requests:
+        note_request(model, request_idx, accepted[request_idx], rejected)
+    model.columns["generate"] = column(model, "generate")
+
+    # Stages 2 to 4.
+    for stage in ANSWERED:
+        for task, row in decided.tasks_with_rows(stage, results.tasks, results):
+            task.notes[stage] |= {name: row[name] for name in ("response", "metadata")}
+    kept = [task.instruction for task in results.tasks]
+    note_answers(model)
+    return kept
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide what becomes of replies."""
+    left_out = decided.HOW | decided.WHO | ASKED
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
+
+
+def note_request(
+    model: Recorded, request_idx: int, accepted: list[str], rejected: Iterator[dict]
+) -> None:
+    """Note what became of the candidates of a request: some were accepted, and of what was
+    rejected the next rows are about the others."""
+    reply = model.ask_generate(request_idx)
+    whole, cut_off = workshop.read_candidates(RECIPES[model.config.recipe], reply)
+    others = len(whole) + len(cut_off) - len(accepted)
+    made = [("kept", (instruction,)) for instruction in accepted]
+    made += [(row["rule"], (row["instruction"],)) for row in islice(rejected, others)]
+    model.note("generate", request_idx, reply.text, reply.finish_reason, made)
+
+
+# --------------------------------------------------------------------------------------------------
+# What the decisions say of each reply.
+
+
+def note_answers(model: Recorded) -> None:
+    """Note what became of each reply of stages 2 and 3."""
+    # Where stage 2 did not trust the model, it has no answers.
+    results = model.results
+    stages = ANSWERED if results.agreement["trusted"] else ("instances",)
     made = instance_outcomes(results)
-    for task in results.tasks:
-        for stage, notes in task.notes.items():
+    for task, stage in product(results.tasks, stages):
+        if stage in task.notes:
+            notes = task.notes[stage]
             outcomes = made[task.instruction]
             if stage == "classify":
                 outcomes = [(ANSWERS[task.is_classification], ())]
-                if not results.agreement["trusted"]:
-                    continue
             finish_reason = notes["metadata"].get("finish_reason", "stop")
             model.note(stage, task.instruction, notes["response"], finish_reason, outcomes)
-    for stage in ("classify", "instances"):
+
+    # From here on the figures are enough: of 50,000 tasks the results would be 100 MB.
+    for stage in ANSWERED:
         model.columns[stage] = column(model, stage)
+    model.results = Results()
 
 
 def instance_outcomes(results: Results) -> dict[str, list[Outcome]]:
@@ -627,30 +745,37 @@ def outcome_line(verdict: str, texts: list[str], say: Say) -> str:
 EXAMPLES = 5  # differences that are shown
 
 
-def compare(folder: Path, seed_file: str, language: str = "") -> str:
+def compare(folder: Path, seed_file: str, language: str = "", is_program: bool = False) -> str:
     """All tables, and five examples, in English or in Chinese; "": as the terminal speaks."""
     say = partial(workshop.spoken, language=language)
     # Open the run.
-    journal, run, keys, replies = open_run(folder / "responses.jsonl")
+    heard = open_run(folder / "responses.jsonl")
+    run = heard.run
     told = limits(folder, run)
     seeds = read_seeds(seed_file, run, language)
     models = {}
     for recipe in RECIPES:
         known = language_of(run, recipe)
         config = Config(recipe=recipe, seed=run["seed"], language=known, **told)
-        models[recipe] = Recorded(config, journal, keys)
+        models[recipe] = Recorded(config, heard.replies)
 
-    # Read stage 1. Both recipes go on with the instructions that the run itself kept.
+    # The run's own recipe may have decided already. Both go on with what the run kept.
+    own = models[run["recipe"]]
+    kept = None
+    if is_program and not heard.twice:
+        kept = take_decided(own, folder, seeds, heard.digests)
+    if kept is None:
+        kept = generate(own, seeds)
+        answer(own, kept, seeds)
     for model in models.values():
-        generate(model, seeds)
-    kept = [task.instruction for task in models[run["recipe"]].results.tasks]
-    for model in models.values():
-        answer(model, kept, seeds)
-    journal.file.close()
+        if model is not own:
+            generate(model, seeds)
+            answer(model, kept, seeds)
 
     # Show the tables and the differences. What a list's reply says to its tasks is one reply.
     who = f"{one_line(run['model'])} to the prompts of the recipe {run['recipe']}"
-    parts = [say(f"{replies} replies of {who}, as each recipe reads them")]
+    count = len({said.reply for said in heard.replies.values()})
+    parts = [say(f"{count} replies of {who}, as each recipe reads them")]
     for stage in TITLES:
         parts.append(table(list(models.values()), stage, say))
     parts += difference_parts(list(differences(models["modern"], models["paper"])), say)
@@ -674,7 +799,8 @@ def difference_parts(found: list[Difference], say: Say) -> list[str]:
     return parts
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
+    """Do what the arguments say. `is_program`: nothing of what runs was changed in memory."""
     # The flags.
     parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
@@ -687,9 +813,12 @@ def main(arguments: list[str] | None = None) -> int:
     # Compare, and print.
     options = parser.parse_args(arguments)
     language = options.language or ""
-    page = partial(compare, options.work_dir, options.seed_file, language)
+    page = partial(compare, options.work_dir, options.seed_file, language, is_program)
     return workshop.main(None, lambda _: workshop.show(page()), language)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Python would look for circles among millions of texts, where there are none: that would take
+    # a quarter of the time.
+    gc.disable()
+    sys.exit(main(is_program=True))

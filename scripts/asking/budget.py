@@ -52,7 +52,9 @@ def as_words(options: argparse.Namespace, say: Callable[[str], str] = str) -> st
     return say(" and ").join(words)
 
 
-def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
+def spent_so_far(
+    config: workshop.Config, options: argparse.Namespace, known: estimate.Known
+) -> Money:
     """What all replies in the journal, and what got lost, took of the budget."""
     # Of each model of the run: its price, what got lost, and what a batch did for nothing.
     purses = {}
@@ -63,26 +65,24 @@ def spent_so_far(config: workshop.Config, options: argparse.Namespace) -> Money:
         purses[who].count("lost", *ledger.lost(*who))
         purses[who].jobs = reserved_by_jobs(Path(config.work_dir), *who, ended=True)
 
-    # Where a server did not say how many tokens a reply took, its length tells about how many.
-    for record in limits.records(config):
-        purse = purses.get((record["provider"], record["model"]))
-        if purse and record["stage"] in whom and "part_of" not in record:
-            texts = (workshop.as_text(record["prompt"]), record["text"])
-            told = [workshop.token_count(record[name]) for name in limits.SIZES]
-            sizes = [n or limits.bytes_of(text) // 4 for n, text in zip(told, texts, strict=True)]
-            purse.count(record["stage"], *sizes, in_batch="batch" in record)
+    for (who, stage, in_batch), sizes in known.used.items():
+        purses[who].count(stage, *sizes, in_batch=in_batch)
     sums = [purse.all_together() for purse in purses.values()]
     return sum(tokens for tokens, _ in sums), sum(dollars for _, dollars in sums)
 
 
-def fitting(config: workshop.Config, options: argparse.Namespace, share: float = 1.0) -> int:
+def fitting(
+    config: workshop.Config,
+    options: argparse.Namespace,
+    known: estimate.Known,
+    share: float = 1.0,
+) -> int:
     """How many of the wanted instructions fit into a share of what is left, by the estimate.
 
     They are to become rows, also where --until stops before.
     """
     most = limit_of(options)
-    spent = spent_so_far(config, options)
-    known = estimate.known_replies(config)
+    spent = spent_so_far(config, options, known)
 
     def fits(number: int) -> bool:
         part = replace(config, num_instructions=number, until="filter")
@@ -107,11 +107,13 @@ def fitting(config: workshop.Config, options: argparse.Namespace, share: float =
     return low
 
 
-def fitting_text(config: workshop.Config, options: argparse.Namespace) -> str:
+def fitting_text(
+    config: workshop.Config, options: argparse.Namespace, known: estimate.Known
+) -> str:
     """The line of the estimate that says how many instructions fit, "" where all do."""
     if not has_limit(config, options):
         return ""
-    number = fitting(config, options)
+    number = fitting(config, options, known)
     if number >= config.num_instructions:
         return ""
     say = partial(workshop.spoken, language=config.language)
@@ -141,10 +143,18 @@ class Talk:
             print(line)
 
 
-def run_within(config: workshop.Config, options: argparse.Namespace, model_class: Callable) -> dict:
-    """Run in rounds within the budget; return the summary of the last one, with `budget` in it."""
+def run_within(
+    config: workshop.Config,
+    options: argparse.Namespace,
+    model_class: Callable,
+    known: estimate.Known,
+) -> dict:
+    """Run in rounds within the budget; return the summary of the last one, with `budget` in it.
+
+    `known` may be a little old by now: it only says how many instructions to begin with.
+    """
     wanted = config.num_instructions
-    number = first_number(config, options)
+    number = first_number(config, options, known)
     kept_back = largest_request(config, options)
     talk = Talk()
     summary: dict = {}
@@ -167,13 +177,16 @@ def run_within(config: workshop.Config, options: argparse.Namespace, model_class
     return with_budget(config, options, {**summary, **kept})
 
 
-def first_number(config: workshop.Config, options: argparse.Namespace) -> int:
+def first_number(
+    config: workshop.Config, options: argparse.Namespace, known: estimate.Known
+) -> int:
     """How many instructions the first round makes: an earlier run goes on from what it has."""
     done, made = so_far(config)
     if not made:
-        return fitting(config, options, SURE)
+        return fitting(config, options, known, SURE)
     # Some may lack replies, of a batch say. They go on as far as they fit, and no others begin.
-    return min(config.num_instructions, max(done, min(made, fitting(config, options, NEXT))))
+    more = min(made, fitting(config, options, known, NEXT))
+    return min(config.num_instructions, max(done, more))
 
 
 def so_far(config: workshop.Config) -> tuple[int, int]:
@@ -194,7 +207,7 @@ def so_far(config: workshop.Config) -> tuple[int, int]:
 
 def largest_request(config: workshop.Config, options: argparse.Namespace) -> Money:
     """What the limits reserve for the largest request: it must fit until the end."""
-    found = estimate.estimate(config, options, (Counter(), Counter()))
+    found = estimate.estimate(config, options, estimate.Known(Counter(), Counter(), {}))
     whom = estimate.who_answers(config)
     tokens = 0
     dollars = 0.0

@@ -24,20 +24,24 @@ import hashlib
 import json
 import sys
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import self_instruct_workshop as workshop
+from scripts.asking import together
 from self_instruct_workshop import STAGES, STEP_FILES, Results, Task
 
 # Settings that change where files are, or how fast replies come, and no decision.
 HOW = {"work_dir", "output_path", "overwrite", "until", "concurrency", "max_attempts"}
 HOW |= {"request_timeout", "deadline", "first_wait"}
+# Settings that say who is asked; `models` has whom they come to.
+WHO = {f"{stage}{name}" for stage in ("", "classify_", "instances_") for name in workshop.WHO}
 PACKAGES = ("numpy", "rapidfuzz", "regex", "rouge-score")
 CODE = Path(__file__).resolve().parents[1]  # scripts/
 TURNS = ("requests", "kept", "rejected")  # what `Turns` counts by topic
@@ -48,31 +52,60 @@ def recall(model: Any, stage: str, tasks: list[Task], results: Results) -> list 
 
     The stages before it must be in `model.decided`.
     """
-    known = known_of(results.earlier, stage)
-    if not known or known["inputs"] != inputs(model, stage, results):
+    known = proved(model, stage, results)
+    if not known or moves_files(model, stage, results):
         return None
-    # A run that moves files of another one out of its way writes all of its own.
-    path = Path(model.config.work_dir) / STEP_FILES[STAGES.index(stage)]
-    last = stage == model.config.until
-    behind = last and workshop.later_files(model.config, STAGES.index(stage))
-    if behind or workshop.was_of_another(model, results, stage):
-        return None
-    rejected = [row for row in rejected_rows(path.parent) if row.get("stage") == stage]
-    if file_digest(path) != known["file"] or rows_digest(rejected) != known["rejected"]:
-        return None
-
-    # From here on, its step file is what the stage has come to.
-    results.files[stage] = path
-    model.decided[stage] = known
-    results.begin(stage, model.config if stage == "generate" else None)
-    done = TAKE[stage](tasks, results, known)
-    results.rejected += rejected
+    done = take(model, stage, tasks, results, known)
     # Where lists of stage 2 did well, or not, is said as if they were asked again.
     if stage == "classify" and results.agreement["trusted"]:
         model.of(stage).ask_about_lists([])
     if known["tokens"]:
         model.tokens[stage] = Counter(known["tokens"])
     return done
+
+
+def proved(model: Any, stage: str, results: Results) -> dict:
+    """What an earlier run noted of a stage that would decide the same again, and whose files are
+    as it left them; {} where that is not so."""
+    known = known_of(results.earlier, stage)
+    if not known or known["inputs"] != inputs(model, stage, results):
+        return {}
+    if file_digest(step_file(model, stage)) != known["file"]:
+        return {}
+    return known if rows_digest(rejected_before(model, stage)) == known["rejected"] else {}
+
+
+def moves_files(model: Any, stage: str, results: Results) -> bool:
+    """Whether the run moves files of another one out of its way, and so writes all of its own."""
+    last = stage == model.config.until
+    behind = last and workshop.later_files(model.config, STAGES.index(stage))
+    return bool(behind) or workshop.was_of_another(model, results, stage)
+
+
+def take(model: Any, stage: str, tasks: list[Task], results: Results, known: dict) -> list:
+    """Fill in the results of a stage that is proved; return what it returns.
+
+    From here on, its step file is what it has come to.
+    """
+    results.files[stage] = step_file(model, stage)
+    model.decided[stage] = known
+    results.begin(stage, model.config if stage == "generate" else None)
+    done = TAKE[stage](tasks, results, known)
+    results.rejected += rejected_before(model, stage)
+    return done
+
+
+def step_file(model: Any, stage: str) -> Path:
+    return Path(model.config.work_dir) / STEP_FILES[STAGES.index(stage)]
+
+
+def rejected_before(model: Any, stage: str) -> list[dict]:
+    """The rows of a stage in the rejected.jsonl of the run before; it is read once."""
+    if model.rejected_before is None:
+        model.rejected_before = defaultdict(list)
+        for row in rejected_rows(Path(model.config.work_dir)):
+            model.rejected_before[str(row.get("stage"))].append(row)
+    return model.rejected_before[stage]
 
 
 def remember(model: Any, stage: str, results: Results) -> None:
@@ -121,7 +154,8 @@ def inputs(model: Any, stage: str, results: Results) -> str:
     before = [model.decided.get(name, {}) for name in STAGES[: STAGES.index(stage)]]
     if config.responses or not model.read_at_start["program"] or not all(before):
         return ""
-    settings = {name: value for name, value in asdict(config).items() if name not in HOW}
+    left_out = HOW | WHO
+    settings = {name: value for name, value in asdict(config).items() if name not in left_out}
     told = {
         **model.read_at_start,
         "settings": settings,
@@ -190,6 +224,64 @@ def rejected_rows(folder: Path) -> list[dict]:
         return list(workshop.read_rows(folder / "rejected.jsonl"))
     except OSError:
         return []
+
+
+# --------------------------------------------------------------------------------------------------
+# A whole run that has ended, for a companion that reads it and asks nothing.
+
+
+class Ended:
+    """Of the run that its run.json names, what `proved` and `take` must know of a model."""
+
+    def __init__(self, config: workshop.Config, summary: dict, digests: dict[str, Any]) -> None:
+        self.config = config
+        self.summary = summary
+        self.journal = SimpleNamespace(digests=digests)
+        self.read_at_start = read_at_start(config)
+        self.decided: dict[str, dict] = {}
+        self.rejected_before: dict | None = None
+        self.together = together.group_size(config, self.of("classify").name, None)
+
+    def of(self, stage: str) -> SimpleNamespace:
+        name, model = workshop.who_answered(self.summary, stage)
+        return SimpleNamespace(name=name, model=model)
+
+
+def results_of(
+    folder: Path, seeds: list[Task], digests: dict[str, Any]
+) -> tuple[workshop.Config, Results] | None:
+    """The settings of the run in a folder, and its results out of its step files; None where
+    a stage is not proved to decide the same again.
+
+    `digests` are those of its journal: stage -> of its lines.
+    """
+    summary = workshop.earlier_run(folder)
+    config = config_of(summary, folder)
+    if config is None:
+        return None
+    run = Ended(config, summary, digests)
+    results = Results(seeds=seeds, earlier=summary)
+    tasks: list = []
+    for stage in STAGES:
+        known = proved(run, stage, results)
+        if not known:
+            return None
+        tasks = take(run, stage, tasks, results, known)
+    return config, results
+
+
+def config_of(summary: dict, folder: Path) -> workshop.Config | None:
+    """The settings of a run by its run.json; None where it does not say them."""
+    said = summary.get("settings")
+    names = [setting.name for setting in fields(workshop.Config)]
+    if not isinstance(said, dict) or not said.keys() >= {*names}:
+        return None
+    try:
+        config = workshop.Config(**{name: said[name] for name in names})
+    except workshop.WorkshopError:  # this program knows no such settings
+        return None
+    config.work_dir = str(folder)
+    return config
 
 
 # --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from collections import Counter
 from contextlib import redirect_stderr
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import self_instruct_workshop as workshop
 from scripts.asking import limits, together
@@ -34,7 +34,18 @@ AGAIN, ANSWER = 0.45, 8  # of the instances, those whose answer is asked for aga
 OLD = 90  # days after which a list of prices may be wrong
 START, SPEED = 1.0, 60.0  # seconds until a reply begins, and its tokens a second
 
-Known = tuple[Counter[str], Counter[str]]  # by stage: replies in the journal, questions answered
+
+Used = dict[tuple[tuple[str, str], str, bool], tuple[int, int]]
+
+
+class Known(NamedTuple):
+    """What the journal says at the start. Who needs it gets it handed on: it is read once."""
+
+    replies: Counter[str]  # by stage: to questions of these settings
+    answered: Counter[str]  # by stage: their questions
+    # (who, stage, whether in a batch) -> tokens of prompts and of replies, whatever the settings
+    used: Used
+
 
 # The settings that shape a question.
 SHAPING = ("recipe", "seed", "language", "tasks_shown", "machine_tasks_shown", "tasks_asked")
@@ -63,7 +74,7 @@ def estimate(
     classifier = workshop.provider_name(workshop.config_of_stage(config, "classify"))
     size = together.group_size(config, classifier, options.classify_together)
     prompts = first_prompts(config, size)
-    in_journal, answered = known or known_replies(config)
+    in_journal, answered, _ = known or known_replies(config)
 
     # A row for each stage that asks, as far as the run goes.
     rows = {}
@@ -200,7 +211,7 @@ def who_answers(config: workshop.Config) -> dict[str, tuple[str, str]]:
 
 
 def known_replies(config: workshop.Config) -> Known:
-    """By stage: replies in the journal to questions of these settings, and questions answered.
+    """What the journal holds of the models of these settings.
 
     An answer out of a list is no reply of its own, and where it could not be read, no answer.
     """
@@ -208,8 +219,11 @@ def known_replies(config: workshop.Config) -> Known:
     whom = who_answers(config)
     found = Counter()
     answered = {stage: set() for stage in workshop.STAGES}
+    used: Used = {}
     for record in limits.records(config):
         who = (record["provider"], record["model"])
+        if who in whom.values() and record["stage"] in whom:
+            count_used(used, who, record)
         if whom.get(record["stage"]) == who and is_ours(config, record):
             in_list = "part_of" in record
             found[record["stage"]] += not record["attempt"] and not in_list
@@ -219,8 +233,24 @@ def known_replies(config: workshop.Config) -> Known:
 
     # Later stages ask about what stage 1 made: without it, theirs are of no use.
     if not found["generate"]:
-        return Counter(), Counter()
-    return found, Counter({stage: len(questions) for stage, questions in answered.items()})
+        return Known(Counter(), Counter(), used)
+    numbers = Counter({stage: len(questions) for stage, questions in answered.items()})
+    return Known(found, numbers, used)
+
+
+def count_used(used: Used, who: tuple[str, str], record: dict) -> None:
+    """Count the tokens of a reply; those of one answer out of a list stand in the list's record.
+
+    Where a server did not say how many they are, the length of a text tells about how many.
+    """
+    if "part_of" in record:
+        return
+    texts = (record["prompt"], record["text"])
+    told = [workshop.token_count(record[name]) for name in limits.SIZES]
+    sizes = [n or limits.bytes_of(text) // 4 for n, text in zip(told, texts, strict=True)]
+    row = (who, record["stage"], "batch" in record)
+    before = used.get(row, (0, 0))
+    used[row] = (before[0] + sizes[0], before[1] + sizes[1])
 
 
 def is_ours(config: workshop.Config, record: dict) -> bool:

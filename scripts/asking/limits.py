@@ -362,6 +362,7 @@ class LimitedModel(workshop.Model):
         # Whether the program that runs is that of its files; then, what they were at the start.
         self.is_program = getattr(options, "is_program", False)
         self.read_at_start = decided.read_at_start(config) if self.is_program else {}
+        self.rejected_before: dict | None = None  # stage -> rows that stand there; None: not read
 
         # The names of all models are known from here on.
         super().__init__(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from helpers.runs import check_counts, rows, summary_of
 from helpers.server import TRANSIENT, Server, scripted_model
 
 import self_instruct
-from scripts.asking import budget
+import self_instruct_workshop as workshop
+from scripts.asking import budget, estimate
 from self_instruct_workshop import STEP_FILES, Config
 
 Command = Callable[..., int]
@@ -80,6 +82,35 @@ def test_the_same_command_asks_nothing_more_and_a_higher_limit_goes_on(
     check_counts(tmp_path / "work", summary_of(tmp_path / "work"))
 
 
+def test_the_journal_is_read_once_before_a_run_and_once_for_each_round(
+    command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    rounds = []
+    open_file = builtins.open
+    run = workshop.run
+
+    def noted(file: object, *how: object, **more: object) -> object:
+        if isinstance(file, (str, Path)) and Path(file).name == "responses.jsonl":
+            opened.append(file)
+        return open_file(file, *how, **more)
+
+    def counted(*settings: object) -> dict:
+        rounds.append(settings)
+        return run(*settings)
+
+    command("--max-cost=0.005")
+    monkeypatch.setattr(builtins, "open", noted)
+    monkeypatch.setattr(workshop, "run", counted)
+    command("--max-cost=0.005", "--estimate")
+    assert len(opened) == 1 and not rounds
+    for limit in ("--max-cost=0.005", "--max-cost=0.02", "--max-cost=9"):
+        opened.clear()
+        rounds.clear()
+        command(limit)
+        assert rounds and len(opened) == 1 + len(rounds)
+
+
 def test_a_budget_that_is_enough_changes_nothing(
     command: Command, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -138,7 +169,7 @@ def test_a_killed_run_within_a_budget_counts_what_it_paid(
     (tmp_path / "work" / "run.json").unlink()  # as after a kill: the journal alone tells
     options = self_instruct.command_line().parse_args(["--max-cost=0.005"])
     config = Config(provider="openai", model="gpt-6-luna", work_dir=str(tmp_path / "work"))
-    _, dollars = budget.spent_so_far(config, options)
+    _, dollars = budget.spent_so_far(config, options, estimate.known_replies(config))
     lines = (tmp_path / "work" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     tokens = [sum(record[name] for record in records) for name in ("prompt_tokens", "reply_tokens")]

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
+from helpers.server import Server, scripted_model
 
+import self_instruct
 import self_instruct_workshop as workshop
 from self_instruct_workshop import Config, run
 
@@ -419,6 +421,122 @@ def test_a_last_line_torn_by_a_kill_is_passed_over(
     with open(folder / "responses.jsonl", "a", encoding="utf-8") as file:
         file.write('{"key": "torn')
     assert compare(folder, capsys) == whole
+
+
+# What the run has decided is not decided again where that is proved to come to the same.
+
+MODERN, PAPER, BOTH = {"modern"}, {"paper"}, {"modern", "paper"}
+
+
+class Compared:
+    """A run of the command line in one folder, and what compare_recipes.py says of it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> None:
+        self.folder = folder
+        self.capsys = capsys
+        self.flags = ["--work-dir", str(folder), "--first-wait", "0.01", "--yes", *flags]
+        self.run()
+
+    def run(self, *more: str) -> None:
+        assert self_instruct.main([*self.flags, *more], is_program=True) == 0
+
+    def decides(self, *flags: str, is_program: bool = True) -> set[str]:
+        """The recipes that decide stage 1 again. What is printed is what both would decide."""
+        recipes = set()
+        take = workshop.take_candidates
+
+        def noted(config: Config, *rest: object) -> int:
+            recipes.add(config.recipe)
+            return take(config, *rest)
+
+        pages = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workshop, "take_candidates", noted)
+            for taking in (False, is_program):
+                recipes.clear()
+                self.capsys.readouterr()
+                assert compare_recipes.main([str(self.folder), *flags], is_program=taking) == 0
+                pages.append(self.capsys.readouterr())
+        assert pages[0] == pages[1]
+        return recipes
+
+
+PRACTICE = ("--provider", "practice", "--num-instructions", "24")
+
+
+@pytest.mark.parametrize(
+    ("flags", "decide"),
+    [
+        ((), PAPER),
+        (("--language", "zh"), PAPER),
+        (("--num-instructions", "150"), PAPER),
+        (("--recipe", "paper"), MODERN),
+        (("--instances-per-instruction", "3", "--seed", "7", "--tasks-shown", "5"), PAPER),
+        (("--rouge-threshold", "0.4", "--no-second-try"), BOTH),
+        (("--no-second-answer",), BOTH),
+        (("--topics", "topics.json"), BOTH),
+        (("--until", "instances"), BOTH),
+    ],
+    ids=lambda value: " ".join(sorted(value)) or "default",
+)
+def test_of_a_finished_run_only_the_other_recipe_decides_and_all_is_as_if_both_did(
+    flags: tuple, decide: set, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("topics.json").write_text('{"law": 2, "cooking": 1}', encoding="utf-8")
+    run = Compared(tmp_path / "work", capsys, *PRACTICE, *flags)
+    assert run.decides("--language", "en") == decide
+    assert run.decides("--language", "zh") == decide
+    assert run.decides(is_program=False) == BOTH
+
+
+@pytest.mark.parametrize("size", ["", "4"])
+def test_a_run_with_lists_of_stage_2_is_taken_if_they_are_as_long_as_they_are_by_default(
+    size: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Server(scripted_model()) as server:
+        where = ("--provider", "local", "--base-url", server.url + "/v1", "--model", "m")
+        flags = (*where, "--num-instructions", "40", *(["--classify-together", size] * bool(size)))
+        run = Compared(tmp_path / "work", capsys, *flags)
+    assert run.decides() == (BOTH if size else PAPER)
+
+
+@pytest.mark.parametrize("name", [*workshop.STEP_FILES, "rejected.jsonl", "run.json"])
+def test_where_a_file_of_the_run_is_gone_both_decide(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = Compared(tmp_path / "work", capsys, *PRACTICE)
+    (run.folder / name).unlink()
+    assert run.decides() == BOTH
+
+
+def test_with_other_seed_tasks_than_the_run_s_both_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = Compared(tmp_path / "work", capsys, *PRACTICE)
+    (tmp_path / "seeds.txt").write_text("\n".join(SEEDS), encoding="utf-8")
+    assert run.decides("--seed-file", str(tmp_path / "seeds.txt")) == BOTH
+
+
+def test_a_run_that_did_not_need_all_replies_of_its_journal_is_decided_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = Compared(tmp_path / "work", capsys, *PRACTICE, "--num-instructions", "60")
+    run.run("--num-instructions", "20")
+    assert run.decides() == BOTH
+
+
+def test_where_a_question_was_asked_in_two_ways_both_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = Compared(tmp_path / "work", capsys, *PRACTICE)
+    path = run.folder / "responses.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    asked = next(row for row in records if row["stage"] == "instances")
+    other = {**asked, "key": "of another prompt", "text": "Input: the sea\nOutput: a wave"}
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(workshop.to_json(other))
+    run.run()  # which knows the other key of its question
+    assert run.decides() == BOTH
 
 
 WITHOUT_STAGE = (

@@ -261,6 +261,30 @@ def test_how_requests_go_is_no_decision(finished: Run, tmp_path: Path) -> None:
     equal_to_anew(finished, tmp_path, *how)
 
 
+def test_another_address_of_the_same_model_is_no_decision(tmp_path: Path, capsys: Say) -> None:
+    with Server(scripted_model()) as server:
+        where = ("--provider", "local", "--model", "m", "--num-instructions", "24")
+        run = Run(tmp_path / "work", capsys, *where, "--base-url", server.url + "/v1")
+        run()
+    moved = ("--base-url", "http://localhost:1/v1")
+    assert run.decides(*moved) == []
+    equal_to_anew(run, tmp_path, *moved)
+
+
+def test_rejected_jsonl_is_read_once_for_all_stages(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = decided.rejected_rows
+    folders = []
+
+    def noted(folder: Path) -> list[dict]:
+        folders.append(folder)
+        return read(folder)
+
+    monkeypatch.setattr(decided, "rejected_rows", noted)
+    assert finished.decides() == [] and folders == [finished.folder]
+
+
 def test_shorter_lists_of_stage_2_are_told_of_as_if_decided_anew(
     tmp_path: Path, capsys: Say
 ) -> None:
