@@ -3835,7 +3835,8 @@ class Window:
         self.most = config.concurrency
         self.timeout = config.request_timeout  # seconds; grows where one at a time is too slow
         self.longest = config.deadline  # seconds
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
+        self.places: dict[str, threading.Condition] = {}  # stage -> told when there may be one
         self.limits: dict[str, int] = {}  # stage -> how many of its requests
         self.in_flight: Counter[str] = Counter()
         self.waiting = 0  # requests without a place
@@ -3853,7 +3854,7 @@ class Window:
 
         Not with one: should that one hang, nothing would go on meanwhile.
         """
-        with self.changed:
+        with self.lock:
             self.limits.setdefault(stage, min(self.limit, 2))
 
     def has_place(self, stage: str) -> bool:
@@ -3865,22 +3866,25 @@ class Window:
     def turn(self, stage: str, stop: threading.Event) -> Iterator[float]:
         """Wait for a place, and hold it; give the seconds that the wait took."""
         started = time.monotonic()
-        with self.changed:
+        with self.lock:
+            place = self.places.setdefault(stage, threading.Condition(self.lock))
             self.waiting += 1
             while not self.has_place(stage) and not stop.is_set():
-                self.changed.wait(0.2)
+                place.wait(0.2)
             self.waiting -= 1
             self.in_flight[stage] += 1
         try:
             yield time.monotonic() - started
         finally:
-            with self.changed:
+            with self.lock:
                 self.in_flight[stage] -= 1
-                self.changed.notify_all()
+                free = self.limit - self.in_flight.total()
+                for one in self.places.values():
+                    one.notify(max(0, free))
 
     def answered(self, stage: str, seconds: float) -> None:
         """An answer took so long. After each round of answers the limit may change."""
-        with self.changed:
+        with self.lock:
             if stage not in self.answers:
                 self.set_limit(stage, int(self.timeout / 2 / max(seconds, 1e-3)))
                 return
@@ -3902,7 +3906,7 @@ class Window:
 
     def timed_out(self, stage: str, sent_at: float) -> bool:
         """An answer did not come. Return whether that is news, and not one more of its round."""
-        with self.changed:
+        with self.lock:
             if sent_at < self.shrunk_at:
                 return False
             self.shrunk_at = time.monotonic()
@@ -4137,7 +4141,9 @@ class Model(AbstractContextManager):
         self.tasks = items if stage in STAGES[1:] else self.tasks
         parts = iter([items])
         plan = items if callable(items) else lambda in_flight: next(parts, [])
-        executor = ThreadPoolExecutor(self.config.concurrency, "asking")
+        # A few more threads than may have a request in flight: some write a reply down meanwhile.
+        threads = self.config.concurrency + self.config.concurrency // 8
+        executor = ThreadPoolExecutor(threads, "asking")
         flight: deque[tuple[Any, Future]] = deque()
         try:
             while True:

@@ -140,7 +140,9 @@ def kills(
         running = start(server, folder, *flags)
         while aim != "start" and running.poll() is None:
             asked = sum(stage_of(request["prompt"]) == aim for request in server.requests[mark:])
-            if asked >= wanted or stage_printed(folder) >= stage + (aim != "filter"):
+            # Some requests of a stage are sent ahead of time, before it is announced.
+            at = stage_printed(folder)
+            if (at >= stage and asked >= wanted) or at >= stage + (aim != "filter"):
                 break
             time.sleep(0.0005)
         time.sleep(pause)

@@ -642,7 +642,8 @@ def test_a_kill_leaves_no_later_file_of_an_earlier_run(settings: Settings) -> No
     with Server(gate) as server:
         config = settings(**local(server, num_instructions=8))
         quiet(config)
-        running = start(settings(**local(server, num_instructions=24)))
+        # One at a time: nothing is asked ahead of its stage.
+        running = start(settings(**local(server, num_instructions=24, concurrency=1)))
         assert gate.reached.wait(PATIENCE)
         running.kill()
         running.communicate()
