@@ -396,6 +396,7 @@ class LimitedModel(workshop.Model):
         self.purse = Purse(max_tokens, max_cost, price, self.family)
         self.pace = Pace(options.requests_per_minute, options.tokens_per_minute, self.clock)
         self.warned = False
+        self.keys_of_tasks: dict[str, str] = {}  # instruction -> its key in stage 2
 
     def like(self, who: tuple[str, str], stage: str) -> workshop.Model:
         """As before; it costs what its own model does."""

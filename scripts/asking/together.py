@@ -97,10 +97,13 @@ def ask_about_all(model: Model, tasks: list[Task], size: int, seeds: list[Task])
 
 
 def key_of(model: Model, task: Task) -> str:
-    """The journal's key of the question about one task alone."""
-    sampling = workshop.parameters(model.config, "classify")
-    question = workshop.classify_question(model.config, task)
-    return model.question_key("classify", 0, sampling, question)[0]
+    """The journal's key of the question about one task alone; it is needed up to three times."""
+    if task.instruction not in model.keys_of_tasks:
+        sampling = workshop.parameters(model.config, "classify")
+        question = workshop.classify_question(model.config, task)
+        key = model.question_key("classify", 0, sampling, question)[0]
+        model.keys_of_tasks[task.instruction] = key
+    return model.keys_of_tasks[task.instruction]
 
 
 def agreement_in_a_list(model: Model, probes: list[Task]) -> dict:
