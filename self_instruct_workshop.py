@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6559: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6571: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -730,6 +730,7 @@ RULES = (
     "needs_more_than_text",
     "about_the_answerer",
     "prompt_echo",
+    "answer_in_instruction",
     "unfinished",
 )
 
@@ -1438,7 +1439,8 @@ ANSWERED = re.compile(  # what begins an answer, an example or an explanation be
     |the[ ](?:correct[ ])?answer[ ])
     """
 )
-# What matches that has one of these in it: they are found much faster.
+LABELLED = re.compile(r"[\s.。:：?？!！]+[-–—*•]?\s*\w+(?: \w+)?\s?[:：]")  # ": Label: ..."
+# What matches ANSWERED has one of these in it: they are found much faster.
 SIGN_OF_ANSWER = re.compile(r"""[-–—*•] |[:："“例]|```|e\.g\.|example|answer|比如|task [ir]""")
 LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
@@ -1453,22 +1455,26 @@ def modern_echo_problem(
     """
     if {candidate, f"- {candidate}"} & prompt_lines:
         return "prompt_echo"
-    known = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
-    known += [text for text, score in near if score]
+    shown = [re.sub(r"^\d+\. ", "", line) for line in prompt_lines]
+    close = [text for text, score in near if score]
     said = " ".join(candidate.casefold().split())
-    if any(answers_itself(said, task) for task in known):
+    if any(answers_itself(said, task) for task in shown + close):
+        return "prompt_echo"
+    # A task of the prompt may have lost its full stop: "Sort the words: Label: ..."
+    ends = ".。:：?？!！"
+    if any(answers_itself(said, task.rstrip(ends), LABELLED) for task in shown):
         return "prompt_echo"
     return ""
 
 
-def answers_itself(said: str, task: str) -> bool:
-    """Whether a candidate, in small letters, is this task with an answer behind it."""
+def answers_itself(said: str, task: str, sign: re.Pattern = ANSWERED) -> bool:
+    """Whether a candidate, in small letters, is this task with what begins an answer behind it."""
     task = " ".join(task.casefold().split())
     if len(task) <= 5 or task not in said:
         return False
     before, _, behind = said.partition(task)
     whole = not before or columns(task) >= LONG_TASK
-    return bool(whole and ANSWERED.match(behind))
+    return bool(whole and sign.match(behind))
 
 
 def modern_input(instruction: str, source: str) -> str:

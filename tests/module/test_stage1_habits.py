@@ -364,6 +364,9 @@ def test_the_name_of_a_task_with_its_number_is_no_part_of_it() -> None:
         ("7. Write a limerick about bread.", "Write a limerick about bread. Limerick: A loaf..."),
         ("8. Merge the intervals.", "Merge the intervals. ```python def merge(intervals):"),
         ("8. Merge the intervals.", "Merge the intervals. This task requires reading."),
+        # Its full stop has become a colon.
+        ("9. Merge the intervals, please.", "Merge the intervals, please: Label: Sorted. Then..."),
+        ("3. 说出两条河流的名字。", "说出两条河流的名字：标签：长江"),
     ],
 )
 def test_a_task_of_the_prompt_with_an_explanation_is_an_echo(shown: str, candidate: str) -> None:
@@ -374,6 +377,8 @@ def test_a_task_of_the_prompt_with_an_explanation_is_an_echo(shown: str, candida
     ("shown", "candidate"),
     [
         ("3. Sort the words.", "Sort the words. Put the longest first."),  # short by itself
+        ("3. Sort the words.", "Sort the words: plum, apple, pear."),  # with its input
+        ("3. Sort the words.", 'Sort the words: "plum, apple, pear"'),
         ("4. 翻译成英文。", "把下面的菜谱翻译成英文。再写成购物清单。"),
         ("5. Name three rivers of Europe and their sources.", "Name three rivers of Asia."),
     ],
@@ -384,7 +389,7 @@ def test_a_short_task_of_the_prompt_may_be_part_of_another(shown: str, candidate
 
 def test_a_task_of_the_pool_with_an_explanation_is_an_echo_though_the_prompt_has_it_not() -> None:
     known = "Check the row totals in the table and correct any that are wrong."
-    grown = f"{known} - Explanation: this task is about totals, which stand at the end of a row."
+    grown = f"{known} Solution: the rows are about totals, which stand at the end of a row."
     pool = InstructionPool()
     for text in (known, "Name three rivers of Europe."):
         pool.add(text)
