@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6559: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6563: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3013,7 +3013,7 @@ def write_whole(path: Path, lines: Iterable[str]) -> str:
         with file:
             for line in lines:
                 data = line.encode("utf-8", "replace")
-                same = same and (len(data) == len(line) or data.decode() == line)
+                same = same and (line.isascii() or data.decode() == line)
                 found.update(data)
                 file.write(data)
             file.flush()
@@ -6254,6 +6254,10 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
+    # Meanwhile other threads may ask ahead of time, and count.
+    with model.lock:
+        faults = Counter(model.faults)
+        tokens = {stage: Counter(used) for stage, used in model.tokens.items()}
     return {
         "status": results.status,
         "settings": asdict(config) | who_answers(model),
@@ -6262,9 +6266,9 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
         "undone_because": Counter(reasons),
-        "faults": model.faults,
+        "faults": faults,
         "refused_parameters": refused,
-        "tokens": model.tokens,
+        "tokens": tokens,
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
