@@ -57,7 +57,7 @@ class AskingAhead:
         self.results = workshop.Results()  # of the run, when its first stage has begun
         self.stage = ""  # the present one of ORDER
         self.threads = ThreadPoolExecutor(config.concurrency, "asking")
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.waiting: deque[Question] = deque()
         self.most_waiting = 4 * config.concurrency  # about: more would only take memory
         # What is asked by now: (one of ORDER, an instruction) -> set when it is done.
@@ -107,10 +107,12 @@ class AskingAhead:
         return reply
 
     def end(self) -> None:
-        """Ask nothing more. What is on its way may have a second, as in Model.ask_each."""
+        """Ask nothing more. What is on its way may have a second, if Model.ask_each gave none."""
+        waited = self.model.breaks_off
         self.model.breaks_off = True
         self.threads.shutdown(wait=False, cancel_futures=True)
-        wait([*self.model.ahead], timeout=1.0)
+        if not waited:
+            wait([*self.model.ahead], timeout=1.0)
 
     # ----------------------------------------------------------------------------------------------
     # Asking.
@@ -143,7 +145,8 @@ class AskingAhead:
             return False
         if not model.window.limits:  # so far the journal had all replies
             return False
-        name = self.waiting[0][0] if self.waiting else ""
+        with self.lock:
+            name = self.waiting[0][0] if self.waiting else ""
         return model.window.has_place("instances" if name == "instances" else "classify")
 
     def work(self) -> None:
@@ -193,9 +196,13 @@ class AskingAhead:
             more = [("classify", task) for task in item]
         elif name == "classify":
             more = [("instances", self.classified(item, reply))]
+        if len(self.waiting) < self.most_waiting:
+            self.add(*more)
+
+    def add(self, *questions: Question) -> None:
+        """Let them wait, unless their stage is at work by now."""
         with self.lock:
-            if len(self.waiting) < self.most_waiting:
-                self.waiting += [one for one in more if self.is_later(one[0])]
+            self.waiting += [one for one in questions if self.is_later(one[0])]
 
     def classified(self, task: Task, reply: workshop.Reply) -> Task:
         """The task as stage 3 will have it."""
@@ -220,7 +227,7 @@ class AskingAhead:
         config = self.model.config
         if workshop.RECIPES[config.recipe].checks_model:
             self.probes = workshop.probe_tasks(config, self.results.seeds)
-        self.waiting += [("probes", probe) for probe in self.probes]
+        self.add(*[("probes", probe) for probe in self.probes])
         self.step = self.judge_probes
 
     def judge_probes(self) -> None:
@@ -234,7 +241,7 @@ class AskingAhead:
         """As soon as there is a list to ask about, ask whether lists are any good."""
         self.look_for_new()
         if len(self.unlisted) >= self.model.together:
-            self.waiting.append(("first list", together.in_order(self.model, self.probes)))
+            self.add(("first list", together.in_order(self.model, self.probes)))
             self.step = self.judge_list
 
     def judge_list(self) -> None:
@@ -247,7 +254,7 @@ class AskingAhead:
         self.look_for_new()
         size = self.model.together
         while len(self.unlisted) >= size and len(self.waiting) < self.most_waiting:
-            self.waiting.append(("lists", self.unlisted[:size]))
+            self.add(("lists", self.unlisted[:size]))
             self.unlisted = self.unlisted[size:]
 
     def look_for_new(self) -> None:
@@ -256,14 +263,14 @@ class AskingAhead:
         self.seen += len(tasks)
         for task in tasks:
             if together.key_of(self.model, task) in self.model.journal.starts:
-                self.waiting.append(("classify", task))
+                self.add(("classify", task))
             else:
                 self.unlisted.append(task)
 
     def ask_one_by_one(self) -> None:
         self.look_for_new()
         room = max(0, self.most_waiting - len(self.waiting))
-        self.waiting += [("classify", task) for task in self.unlisted[:room]]
+        self.add(*[("classify", task) for task in self.unlisted[:room]])
         self.unlisted = self.unlisted[room:]
 
 
