@@ -261,10 +261,12 @@ class AskingAhead:
         """Look at the tasks that came since: the journal may know some from an earlier run."""
         tasks = self.results.tasks[self.seen :]
         self.seen += len(tasks)
+        # What is asked about a seed task is no part of a list, also before the journal has it.
+        probed = {probe.instruction for probe in self.probes}
         for task in tasks:
             if together.key_of(self.model, task) in self.model.journal.starts:
                 self.add(("classify", task))
-            else:
+            elif task.instruction not in probed:
                 self.unlisted.append(task)
 
     def ask_one_by_one(self) -> None:

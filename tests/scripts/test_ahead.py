@@ -381,3 +381,17 @@ def test_the_digest_of_a_file_is_that_of_its_text_or_there_is_none(
     written = (tmp_path / "file.jsonl").read_bytes()
     as_it_is = "\ud800" not in text
     assert found == (sha256(written).hexdigest() if as_it_is else "")
+
+
+def test_a_task_that_is_a_probe_too_is_in_no_list(settings: Settings) -> None:
+    """With seed tasks of one's own, a model may write one of those that stage 2 asks about."""
+    river = Task("machine_task_0", "Name a river.")
+    lake = Task("machine_task_1", "Name a lake.")
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            model.asking_ahead.probes = [Task("seed_task_0", "Name a river.")]
+            model.asking_ahead.results = Results(tasks=[river, lake])
+            model.asking_ahead.look_for_new()
+            assert model.asking_ahead.unlisted == [lake]
