@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6563: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6564: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4226,6 +4226,7 @@ class Model(AbstractContextManager):
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
             if stage == "generate" and not self.journal.in_rounds:
                 record["plan"] = PLAN
+            self.counted.add(key)  # below; not by another thread that finds it in the journal
             self.write_down(record, *(derive(record) if derive else []))
         self.count_tokens(stage, record, asked_now)
         reply = reply_of(record)

@@ -25,6 +25,7 @@ from self_instruct_workshop import (
     Task,
     UsageError,
     WorkshopError,
+    ask_options,
     run,
     summary_of,
     write_whole,
@@ -395,3 +396,27 @@ def test_a_task_that_is_a_probe_too_is_in_no_list(settings: Settings) -> None:
             model.asking_ahead.results = Results(tasks=[river, lake])
             model.asking_ahead.look_for_new()
             assert model.asking_ahead.unlisted == [lake]
+
+
+def test_a_reply_that_another_thread_reads_at_once_counts_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the journal before who has asked for it comes to count it."""
+    task = Task("machine_task_0", "Name a river.")
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            append = model.journal.append
+
+            def read_at_once(*records: dict) -> None:
+                append(*records)
+                with monkeypatch.context() as patch:
+                    patch.setattr(model.journal, "append", append)
+                    ask_options(config, model, task)
+
+            monkeypatch.setattr(model.journal, "append", read_at_once)
+            ask_options(config, model, task)
+            assert len(prompts(server)) == 1
+            assert model.tokens["classify"]["replies"] == 1
+            assert model.tokens["classify"]["asked_now"] == 1
