@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6571: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6586: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3019,7 +3019,7 @@ def write_whole(path: Path, lines: Iterable[str]) -> str:
         with file:
             for line in lines:
                 data = line.encode("utf-8", "replace")
-                same = same and (len(data) == len(line) or data.decode() == line)
+                same = same and (line.isascii() or data.decode() == line)
                 found.update(data)
                 file.write(data)
             file.flush()
@@ -3953,7 +3953,8 @@ class Model(AbstractContextManager):
         self.told: set[str] = set()  # notices that are printed once
         self.undone: list[tuple[str, str]] = []  # (stage, why) of requests that failed for good
         self.ahead: set[Future] = set()  # what is asked for later stages
-        self.breaks_off = False  # nothing more is asked for them
+        self.flight: deque[tuple[Any, Future]] = deque()  # what the present stage asks
+        self.leave_by = 0.0  # when a run that breaks off waits no longer; it asks nothing more
         self.questions: dict[str, set] = {}  # stage -> what a replayed journal has replies to
         self.answered: set[str] = set()  # stages of which the journal is known to hold a reply
         # What was used: stage -> replies, asked_now, cut, and tokens of prompts and replies.
@@ -4065,6 +4066,8 @@ class Model(AbstractContextManager):
         return other
 
     def __exit__(self, *_: Any) -> None:
+        for model in self.everyone():
+            model.break_off()
         self.stop.set()
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
@@ -4150,7 +4153,7 @@ class Model(AbstractContextManager):
         # A few more threads than may have a request in flight: some write a reply down meanwhile.
         threads = self.config.concurrency + self.config.concurrency // 8
         executor = ThreadPoolExecutor(threads, "asking")
-        flight: deque[tuple[Any, Future]] = deque()
+        self.flight = flight = deque()
         try:
             while True:
                 # An earlier program waited for all replies before it planned more.
@@ -4168,9 +4171,14 @@ class Model(AbstractContextManager):
                 yield item, reply
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-            if flight:  # Ctrl-C, say: what arrives within a second is kept
-                self.breaks_off = True
-                wait([*self.ahead, *(future for _, future in flight)], timeout=1.0)
+            if flight:  # Ctrl-C, say
+                self.break_off()
+
+    def break_off(self) -> None:
+        """Ask nothing more. What arrives within a second, all in all, is kept."""
+        self.leave_by = self.leave_by or time.monotonic() + 1.0
+        asked = [*self.ahead, *(future for _, future in self.flight)]
+        wait(asked, timeout=max(0.0, self.leave_by - time.monotonic()))
 
     def wait_for(self, flight: deque[tuple[Any, Future]]) -> Future:
         """Wait until the first is done; return it, or another that ends the whole run."""
@@ -4238,6 +4246,7 @@ class Model(AbstractContextManager):
             record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
             if stage == "generate" and not self.journal.in_rounds:
                 record["plan"] = PLAN
+            self.counted.add(key)  # below; not by another thread that finds it in the journal
             self.write_down(record, *(derive(record) if derive else []))
         self.count_tokens(stage, record, asked_now)
         reply = reply_of(record)
@@ -4297,6 +4306,8 @@ class Model(AbstractContextManager):
         Raises RequestFailed when `max_attempts` or `deadline` is used up.
         """
         self.check_key()
+        if self.leave_by:
+            raise RequestFailed("the run was stopped")
         if self.silent:
             self.give_up(self.silent)
         ends = time.monotonic() + self.config.deadline
@@ -6266,6 +6277,10 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
     counts = {"seed_tasks": len(results.seeds), "wanted": config.num_instructions}
     # "412 tokens" and "598 tokens" are one reason.
     reasons = [re.sub(r"(?<=\w )\d+", "N", why) for _, why in model.undone]
+    # Meanwhile other threads may ask ahead of time, and count.
+    with model.lock:
+        faults = Counter(model.faults)
+        tokens = {stage: Counter(used) for stage, used in model.tokens.items()}
     return {
         "status": results.status,
         "settings": asdict(config) | who_answers(model),
@@ -6274,9 +6289,9 @@ def summary_of(config: Config, model: Model, results: Results) -> dict:
         **({"topics": results.turns.table()} if config.topics and results.turns else {}),
         "agreement": results.agreement,
         "undone_because": Counter(reasons),
-        "faults": model.faults,
+        "faults": faults,
         "refused_parameters": refused,
-        "tokens": model.tokens,
+        "tokens": tokens,
         "spending": model.spending(results),
         "seconds": round(time.monotonic() - results.started, 1),
         "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -57,13 +57,13 @@ class AskingAhead:
         self.results = workshop.Results()  # of the run, when its first stage has begun
         self.stage = ""  # the present one of ORDER
         self.threads = ThreadPoolExecutor(config.concurrency, "asking")
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.waiting: deque[Question] = deque()
         self.most_waiting = 4 * config.concurrency  # about: more would only take memory
         # What is asked by now: (one of ORDER, an instruction) -> set when it is done.
         self.under_way: dict[tuple[str, str], threading.Event] = {}
         self.called = 0  # threads that have not begun yet
-        self.failed = False  # nothing more is asked ahead of time
+        self.failed = False  # the server is in trouble: nothing more is asked ahead of time
 
         # Of stage 1: which tasks have been looked at, and those of them to be asked about in a
         # list; the seed tasks asked about, with replies; and what follows from the replies.
@@ -106,12 +106,6 @@ class AskingAhead:
         self.take(stage, item, reply)
         return reply
 
-    def end(self) -> None:
-        """Ask nothing more. What is on its way may have a second, as in Model.ask_each."""
-        self.model.breaks_off = True
-        self.threads.shutdown(wait=False, cancel_futures=True)
-        wait([*self.model.ahead], timeout=1.0)
-
     # ----------------------------------------------------------------------------------------------
     # Asking.
 
@@ -139,11 +133,12 @@ class AskingAhead:
     def may_ask(self) -> bool:
         """Whether what waits may be sent: there is a place, and the stage itself needs none."""
         model = self.model
-        if self.failed or model.breaks_off or model.stop.is_set() or model.window.waiting:
+        if self.failed or model.leave_by or model.stop.is_set() or model.window.waiting:
             return False
         if not model.window.limits:  # so far the journal had all replies
             return False
-        name = self.waiting[0][0] if self.waiting else ""
+        with self.lock:
+            name = self.waiting[0][0] if self.waiting else ""
         return model.window.has_place("instances" if name == "instances" else "classify")
 
     def work(self) -> None:
@@ -172,10 +167,9 @@ class AskingAhead:
         try:
             reply = self.asks[name](item)
         except RequestFailed:
-            pass
+            pass  # it is left for its stage
         finally:
             with self.lock:
-                self.failed = self.failed or not reply  # it is left for its stage
                 self.under_way.pop((name, name_of(item))).set()
         self.take(name, item, reply)
 
@@ -193,9 +187,13 @@ class AskingAhead:
             more = [("classify", task) for task in item]
         elif name == "classify":
             more = [("instances", self.classified(item, reply))]
+        if len(self.waiting) < self.most_waiting:
+            self.add(*more)
+
+    def add(self, *questions: Question) -> None:
+        """Let them wait, unless their stage is at work by now."""
         with self.lock:
-            if len(self.waiting) < self.most_waiting:
-                self.waiting += [one for one in more if self.is_later(one[0])]
+            self.waiting += [one for one in questions if self.is_later(one[0])]
 
     def classified(self, task: Task, reply: workshop.Reply) -> Task:
         """The task as stage 3 will have it."""
@@ -220,7 +218,7 @@ class AskingAhead:
         config = self.model.config
         if workshop.RECIPES[config.recipe].checks_model:
             self.probes = workshop.probe_tasks(config, self.results.seeds)
-        self.waiting += [("probes", probe) for probe in self.probes]
+        self.add(*[("probes", probe) for probe in self.probes])
         self.step = self.judge_probes
 
     def judge_probes(self) -> None:
@@ -234,7 +232,7 @@ class AskingAhead:
         """As soon as there is a list to ask about, ask whether lists are any good."""
         self.look_for_new()
         if len(self.unlisted) >= self.model.together:
-            self.waiting.append(("first list", together.in_order(self.model, self.probes)))
+            self.add(("first list", together.in_order(self.model, self.probes)))
             self.step = self.judge_list
 
     def judge_list(self) -> None:
@@ -247,23 +245,25 @@ class AskingAhead:
         self.look_for_new()
         size = self.model.together
         while len(self.unlisted) >= size and len(self.waiting) < self.most_waiting:
-            self.waiting.append(("lists", self.unlisted[:size]))
+            self.add(("lists", self.unlisted[:size]))
             self.unlisted = self.unlisted[size:]
 
     def look_for_new(self) -> None:
         """Look at the tasks that came since: the journal may know some from an earlier run."""
         tasks = self.results.tasks[self.seen :]
         self.seen += len(tasks)
+        # What is asked about a seed task is no part of a list, also before the journal has it.
+        probed = {probe.instruction for probe in self.probes}
         for task in tasks:
             if together.key_of(self.model, task) in self.model.journal.starts:
-                self.waiting.append(("classify", task))
-            else:
+                self.add(("classify", task))
+            elif task.instruction not in probed:
                 self.unlisted.append(task)
 
     def ask_one_by_one(self) -> None:
         self.look_for_new()
         room = max(0, self.most_waiting - len(self.waiting))
-        self.waiting += [("classify", task) for task in self.unlisted[:room]]
+        self.add(*[("classify", task) for task in self.unlisted[:room]])
         self.unlisted = self.unlisted[room:]
 
 

@@ -584,18 +584,19 @@ class LimitedModel(workshop.Model):
 
     def __exit__(self, *error: Any) -> None:
         if self.asking_ahead:
-            self.asking_ahead.end()
+            self.asking_ahead.threads.shutdown(wait=False, cancel_futures=True)
         super().__exit__(*error)
 
     def note_fault(self, what: str, last: bool) -> None:
         """As before; what was asked ahead of time will be asked again."""
         if last and self.here.ahead:
-            raise workshop.RequestFailed(what)
+            self.give_up(what)
         super().note_fault(what, last)
 
     def give_up(self, what: str) -> None:
         """As before; what was asked ahead of time ends no run."""
         if self.here.ahead:
+            self.asking_ahead.failed = True
             raise workshop.RequestFailed(what)
         super().give_up(what)
 

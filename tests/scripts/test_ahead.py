@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,18 @@ from helpers.server import LISTS, Server, scripted_model
 import self_instruct
 from scripts.asking import limits
 from scripts.asking.limits import LimitedModel
-from self_instruct_workshop import STEP_FILES, Config, Task, UsageError, WorkshopError, run
+from self_instruct_workshop import (
+    STEP_FILES,
+    Config,
+    Results,
+    Task,
+    UsageError,
+    WorkshopError,
+    ask_options,
+    run,
+    summary_of,
+    write_whole,
+)
 
 Settings = Callable[..., Config]
 ONE = ("Among which options is the answer chosen?", "答案从哪些选项里选？")
@@ -314,3 +327,96 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_asked(settings: 
     with Server(scripted_model()) as server, pytest.raises(UsageError):
         ask(settings(**local(server, num_instructions=40)), "--max-cost", "1")
     assert not server.requests
+
+
+def test_what_is_added_while_a_stage_begins_is_neither_lost_nor_an_error(
+    settings: Settings,
+) -> None:
+    """The main thread begins a stage, while another one looks for more to ask."""
+    task = Task("machine_task_0", "Name a river.")
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            ahead = model.asking_ahead
+            ahead.begin("generate", print)
+            ahead.add(("probes", task), ("classify", task))
+            others: list[threading.Thread] = []
+            is_later = ahead.is_later
+
+            def slowly(name: str) -> bool:
+                if threading.current_thread() is threading.main_thread():
+                    others.append(threading.Thread(target=ahead.add, args=[("instances", task)]))
+                    others[-1].start()
+                    others[-1].join(0.1)
+                return is_later(name)
+
+            ahead.is_later = slowly
+            ahead.begin("probes", print)
+            for other in others:
+                other.join()
+            assert [name for name, _ in ahead.waiting] == ["classify", "instances", "instances"]
+
+
+def test_what_is_counted_meanwhile_does_not_change_a_summary(settings: Settings) -> None:
+    """It is written when a stage ends, and by then others may ask ahead of time."""
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            model.tokens["generate"] = Counter(replies=1)
+            model.faults["500"] = 1
+            summary = summary_of(config, model, Results())
+            model.tokens["generate"]["replies"] = 2
+            model.tokens["classify"] = Counter(replies=1)
+            model.faults["cut"] = 1
+            assert summary["tokens"] == {"generate": {"replies": 1}}
+            assert summary["faults"] == {"500": 1}
+
+
+@pytest.mark.parametrize("text", ["plain", "文字 é", "a lone \ud800", "文字 \ud800"])
+def test_the_digest_of_a_file_is_that_of_its_text_or_there_is_none(
+    text: str, tmp_path: Path
+) -> None:
+    found = write_whole(tmp_path / "file.jsonl", ["{}\n", text + "\n"])
+    written = (tmp_path / "file.jsonl").read_bytes()
+    as_it_is = "\ud800" not in text
+    assert found == (sha256(written).hexdigest() if as_it_is else "")
+
+
+def test_a_task_that_is_a_probe_too_is_in_no_list(settings: Settings) -> None:
+    """With seed tasks of one's own, a model may write one of those that stage 2 asks about."""
+    river = Task("machine_task_0", "Name a river.")
+    lake = Task("machine_task_1", "Name a lake.")
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            model.asking_ahead.probes = [Task("seed_task_0", "Name a river.")]
+            model.asking_ahead.results = Results(tasks=[river, lake])
+            model.asking_ahead.look_for_new()
+            assert model.asking_ahead.unlisted == [lake]
+
+
+def test_a_reply_that_another_thread_reads_at_once_counts_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the journal before who has asked for it comes to count it."""
+    task = Task("machine_task_0", "Name a river.")
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            append = model.journal.append
+
+            def read_at_once(*records: dict) -> None:
+                append(*records)
+                with monkeypatch.context() as patch:
+                    patch.setattr(model.journal, "append", append)
+                    ask_options(config, model, task)
+
+            monkeypatch.setattr(model.journal, "append", read_at_once)
+            ask_options(config, model, task)
+            assert len(prompts(server)) == 1
+            assert model.tokens["classify"]["replies"] == 1
+            assert model.tokens["classify"]["asked_now"] == 1
