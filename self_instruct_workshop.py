@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6586: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6587: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4153,6 +4153,7 @@ class Model(AbstractContextManager):
         # A few more threads than may have a request in flight: some write a reply down meanwhile.
         threads = self.config.concurrency + self.config.concurrency // 8
         executor = ThreadPoolExecutor(threads, "asking")
+        self.leave_by = 0.0  # a notebook's cell that was interrupted may run again
         self.flight = flight = deque()
         try:
             while True:

@@ -19,6 +19,7 @@ import self_instruct
 from scripts.asking import limits
 from scripts.asking.limits import LimitedModel
 from self_instruct_workshop import (
+    DEFAULT_SEEDS,
     STEP_FILES,
     Config,
     Results,
@@ -26,6 +27,8 @@ from self_instruct_workshop import (
     UsageError,
     WorkshopError,
     ask_options,
+    generate_instructions,
+    load_seed_tasks,
     run,
     summary_of,
     write_whole,
@@ -299,6 +302,19 @@ def test_behind_an_interruption_nothing_more_is_asked(settings: Settings) -> Non
         # The next run asks what this one has not, and nothing else.
         ask(config)
         assert max(questions(server).values()) == 1
+
+
+def test_an_interrupted_cell_of_a_notebook_can_run_again(settings: Settings) -> None:
+    with Server(scripted_model(), delay=0.01) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=4))
+        seeds = load_seed_tasks(DEFAULT_SEEDS["en"])
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            asking = model.ask_each("classify", partial(ask_options, config, model), seeds)
+            next(asking)
+            asking.close()
+            tasks = generate_instructions(config, model, seeds)
+            assert len(tasks) == 40 and not model.undone
 
 
 def test_a_place_in_flight_is_for_the_stage_at_work_first(settings: Settings) -> None:
