@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6587: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6590: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -1434,6 +1434,7 @@ ANSWERED = re.compile(  # what begins an answer, an example or an explanation be
     |\(?(?:e\.g\.|(?:for[ ]example|examples?|answer)\b)   # "e.g. ...", "(For example ..."
     |[（(]?(?:例[：:如]|比如|示例)                          # "例：...", "比如..."
     |\w+(?:[ ]\w+)?[ ]?[:：]                              # "Explanation: ...", "答案：..."
+    |\d{1,2}[.)、][ \t]                                    # "1. To begin with, ..."
     |```|["“]                                             # code, or a quotation
     |(?:this|the)[ ]task[ ](?:is|requires|involves)\b
     |the[ ](?:correct[ ])?answer[ ])
@@ -1441,7 +1442,9 @@ ANSWERED = re.compile(  # what begins an answer, an example or an explanation be
 )
 LABELLED = re.compile(r"[\s.。:：?？!！]+[-–—*•]?\s*\w+(?: \w+)?\s?[:：]")  # ": Label: ..."
 # What matches ANSWERED has one of these in it: they are found much faster.
-SIGN_OF_ANSWER = re.compile(r"""[-–—*•] |[:："“例]|```|e\.g\.|example|answer|比如|task [ir]""")
+SIGN_OF_ANSWER = re.compile(
+    r"""[-–—*•] |\d[.)、] |[:："“例]|```|e\.g\.|example|answer|比如|task [ir]"""
+)
 LONG_TASK = 24  # columns: a task from here on is no part of another one by chance
 
 

@@ -364,6 +364,7 @@ def test_the_name_of_a_task_with_its_number_is_no_part_of_it() -> None:
         ("7. Write a limerick about bread.", "Write a limerick about bread. Limerick: A loaf..."),
         ("8. Merge the intervals.", "Merge the intervals. ```python def merge(intervals):"),
         ("8. Merge the intervals.", "Merge the intervals. This task requires reading."),
+        ("8. Merge the intervals.", "Merge the intervals. 1. To merge them, sort them first."),
         # Its full stop has become a colon.
         ("9. Merge the intervals, please.", "Merge the intervals, please: Label: Sorted. Then..."),
         ("3. 说出两条河流的名字。", "说出两条河流的名字：标签：长江"),
