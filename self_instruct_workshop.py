@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6590: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6593: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -4069,8 +4069,7 @@ class Model(AbstractContextManager):
         return other
 
     def __exit__(self, *_: Any) -> None:
-        for model in self.everyone():
-            model.break_off()
+        self.break_off()
         self.stop.set()
         self.senders.shutdown(wait=False, cancel_futures=True)
         self.folder_lock.release()
@@ -4179,9 +4178,11 @@ class Model(AbstractContextManager):
                 self.break_off()
 
     def break_off(self) -> None:
-        """Ask nothing more. What arrives within a second, all in all, is kept."""
-        self.leave_by = self.leave_by or time.monotonic() + 1.0
-        asked = [*self.ahead, *(future for _, future in self.flight)]
+        """Ask nothing more of any model. What arrives within a second, all in all, is kept."""
+        asked = list(self.ahead)
+        for model in self.everyone():
+            model.leave_by = model.leave_by or time.monotonic() + 1.0
+            asked += [future for _, future in model.flight]
         wait(asked, timeout=max(0.0, self.leave_by - time.monotonic()))
 
     def wait_for(self, flight: deque[tuple[Any, Future]]) -> Future:
@@ -6238,6 +6239,8 @@ def write_summary(config: Config, model: Model, results: Results) -> dict:
 
     A run that wrote no step file of its own leaves the files of the run before it.
     """
+    if results.status == "interrupted":
+        model.break_off()  # what arrives by now counts
     model.check_folder()
     give_up_kept(model, results)
     summary = summary_of(config, model, results)

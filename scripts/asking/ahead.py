@@ -11,7 +11,8 @@ stand in another order.
 Only what is certain to be asked is asked: nothing behind --until, no list of stage 2 before the
 model is known to agree with people on seed tasks, and nothing at all with a limit on spending (its
 money is for whole rows), in batches, in a replay, or where stages are answered by several models.
-What fails is left for its stage, and then nothing more is asked ahead of time.
+What fails is left for its stage, which asks again; where a server gives no answer, nothing more is
+asked ahead of time.
 """
 
 from __future__ import annotations

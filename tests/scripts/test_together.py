@@ -298,7 +298,9 @@ def test_a_list_that_gets_no_reply_is_asked_one_by_one(settings: Settings, tmp_p
         return "500" if prompt.endswith(LISTS) and next(faults) < 2 else ""
 
     with Server(scripted_model(), faults=choose) as server:
-        summary = ask(settings(**local(server, tmp_path / "w"), max_attempts=2, patience=20), 10)
+        # One at a time: nothing is asked ahead of its stage, and so none of it a second time.
+        where = local(server, tmp_path / "w", concurrency=1)
+        summary = ask(settings(**where, max_attempts=2, patience=20), 10)
         assert summary["status"] == "complete" and not summary["undone_because"]
         assert asked(server) == (2, PROBES + 25)
 
