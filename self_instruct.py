@@ -19,6 +19,7 @@ if sys.version_info < (3, 11):
     raise SystemExit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
 import argparse
+import gc
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -222,4 +223,6 @@ def main(arguments: list[str] | None = None, is_program: bool = False) -> int:
 
 
 if __name__ == "__main__":
+    # Nearly all that a run makes stays until its end: look less often for what can go.
+    gc.set_threshold(100_000, 50, 100)
     workshop.leave(main(is_program=True))
