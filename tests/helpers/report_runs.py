@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import threading
 import random
 import re
 from collections import Counter
@@ -189,7 +190,7 @@ def big_run(folder: Path, tasks: int) -> dict:
     model.refused, model.tokens, model.spending = {}, tokens, lambda results: {}
     model.address, model.check_folder = "", lambda: None
     model.others, model.everyone, model.of = {}, lambda: [model], lambda stage: model
-    model.config, model.decided = config, {}
+    model.config, model.decided, model.lock = config, {}, threading.Lock()
     workshop.write_whole(folder / "responses.jsonl", journal)
     for stage, name in zip(workshop.STAGES, workshop.STEP_FILES, strict=True):
         workshop.write_whole(folder / name, map(workshop.to_json, results.rows(stage)))
