@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import threading
 import random
 import re
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
