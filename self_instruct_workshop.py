@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6593: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6598: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -667,7 +667,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
@@ -4152,7 +4152,7 @@ class Model(AbstractContextManager):
         self.tasks = items if stage in STAGES[1:] else self.tasks
         parts = iter([items])
         plan = items if callable(items) else lambda in_flight: next(parts, [])
-        # A few more threads than may have a request in flight: some write a reply down meanwhile.
+        # A few more threads than may have a request in flight: some read a reply meanwhile.
         threads = self.config.concurrency + self.config.concurrency // 8
         executor = ThreadPoolExecutor(threads, "asking")
         self.leave_by = 0.0  # a notebook's cell that was interrupted may run again
@@ -4237,22 +4237,24 @@ class Model(AbstractContextManager):
             prompt = record["prompt"] if record else prompt
             if self.provider.base_url:
                 self.window.enter(stage)
-            try:
-                reply, sent = self.send(prompt, {**parameters, **self.provider.extra})
-            except RequestFailed:
-                if not self.here.ahead:
-                    self.unanswered.add(stage)
-                raise
-            text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
-            reply.text = without_key(self.key, text)
-            reply.prompt = prompt
-            reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = {"version": VERSION, "key": key, **identity, **vars(reply)}
-            record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
-            if stage == "generate" and not self.journal.in_rounds:
-                record["plan"] = PLAN
-            self.counted.add(key)  # below; not by another thread that finds it in the journal
-            self.write_down(record, *(derive(record) if derive else []))
+            # The place in flight is held until the reply is on disk: a kill costs no more.
+            with ExitStack() as place:
+                try:
+                    reply, sent = self.send(prompt, {**parameters, **self.provider.extra}, place)
+                except RequestFailed:
+                    if not self.here.ahead:
+                        self.unanswered.add(stage)
+                    raise
+                text = reply.text.encode("utf-8", "replace").decode()  # as the disk will have it
+                reply.text = without_key(self.key, text)
+                reply.prompt = prompt
+                reply.created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+                record = {"version": VERSION, "key": key, **identity, **vars(reply)}
+                record |= {"max_tokens": limit, "parameters": sent, "base_url": self.base_url}
+                if stage == "generate" and not self.journal.in_rounds:
+                    record["plan"] = PLAN
+                self.counted.add(key)  # below; not by another thread that finds it in the journal
+                self.write_down(record, *(derive(record) if derive else []))
         self.count_tokens(stage, record, asked_now)
         reply = reply_of(record)
         reply.stop_at(parameters.get("stop", []))
@@ -4305,10 +4307,11 @@ class Model(AbstractContextManager):
             spent.update(replies=1, asked_now=int(asked_now), cut=int(cut))
             spent.update(prompt=record["prompt_tokens"], reply=record["reply_tokens"])
 
-    def send(self, prompt: str, parameters: dict) -> tuple[Reply, dict]:
+    def send(self, prompt: str, parameters: dict, place: ExitStack) -> tuple[Reply, dict]:
         """Send until a reply comes; return it with the parameters sent.
 
-        Raises RequestFailed when `max_attempts` or `deadline` is used up.
+        `place` then holds its place in flight. Raises RequestFailed when `max_attempts` or
+        `deadline` is used up.
         """
         self.check_key()
         if self.leave_by:
@@ -4320,18 +4323,20 @@ class Model(AbstractContextManager):
         loading = None
         while not self.stop.is_set():
             try:
-                with self.window.turn(self.here.stage, self.stop) as waited:
-                    # Meanwhile others may have learnt what the server refuses.
-                    sent = self.adapted(parameters)
-                    ends += waited + self.admit(prompt, sent)
-                    if self.stop.is_set():
-                        break
-                    reply = self.send_once(prompt, sent, ends - time.monotonic())
+                waited = place.enter_context(self.window.turn(self.here.stage, self.stop))
+                # Meanwhile others may have learnt what the server refuses.
+                sent = self.adapted(parameters)
+                ends += waited + self.admit(prompt, sent)
+                if self.stop.is_set():
+                    break
+                reply = self.send_once(prompt, sent, ends - time.monotonic())
                 self.failed_in_a_row = 0
                 return reply, sent
             except ParameterRefused as refusal:
+                place.close()
                 self.refuse(refusal.args[0])
             except Transient as found:
+                place.close()
                 # A last try that the deadline cut short says less than the one before.
                 fault = loading if loading and isinstance(found, Silent) else found
                 loading = fault if isinstance(fault, Loading) else loading

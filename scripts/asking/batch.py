@@ -28,7 +28,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -235,12 +235,12 @@ class Batches:
         """What a batch says to the question that this thread asks."""
         return getattr(self.here, "answer", None)
 
-    def send(self, prompt: str, parameters: dict) -> tuple[workshop.Reply, dict]:
+    def send(self, prompt: str, parameters: dict, place: ExitStack) -> tuple[workshop.Reply, dict]:
         """As before; where a batch has answered, that is the reply."""
         if self.answer is not None:
             return self.answer.reply, self.answer.sent
         self.sent_live = True
-        return super().send(prompt, parameters)
+        return super().send(prompt, parameters, place)
 
     def write_down(self, *records: dict) -> None:
         """As before; of a batch's reply, note the batch, and count it at the price of batches."""

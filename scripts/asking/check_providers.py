@@ -15,7 +15,7 @@ if __name__ == "__main__":  # a part, no program: said before an import fails
 import io
 import tempfile
 import time
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import replace
 
 import self_instruct_workshop as workshop
@@ -80,7 +80,8 @@ def ask(model: workshop.Model) -> str:
     short = {"max_tokens": TOKENS, **model.provider.extra}
     parameters = workshop.parameters(model.config, "classify") | short
     started = time.monotonic()
-    reply, _ = model.send(PROMPT, parameters)
+    with ExitStack() as place:
+        reply, _ = model.send(PROMPT, parameters, place)
     took = time.monotonic() - started
 
     # Say what came.
