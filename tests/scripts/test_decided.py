@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.runs import summary_of
@@ -315,9 +316,9 @@ def test_topics_that_somebody_changes_in_the_midst_of_a_run_are_decided_anew(
     run = Run(tmp_path / "work", capsys, *PRACTICE, "--topics", "topics.json")
     send = LimitedModel.send
 
-    def changing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+    def changing(model: LimitedModel, prompt: Prompt, *rest: Any) -> tuple:
         topics.write_text('{"law": 3, "cooking": 1}', encoding="utf-8")
-        return send(model, prompt, parameters)
+        return send(model, prompt, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(LimitedModel, "send", changing)
@@ -331,9 +332,9 @@ def test_a_program_that_is_renewed_in_the_midst_of_a_run_decides_anew(
     shutil.rmtree(finished.folder)
     send = LimitedModel.send
 
-    def renewing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+    def renewing(model: LimitedModel, prompt: Prompt, *rest: Any) -> tuple:
         monkeypatch.setattr(decided, "program", lambda: "that of next week")
-        return send(model, prompt, parameters)
+        return send(model, prompt, *rest)
 
     monkeypatch.setattr(LimitedModel, "send", renewing)
     finished()
@@ -417,11 +418,11 @@ def test_a_question_that_never_gets_a_reply_is_asked_again_each_time(
     refused = []
     send = LimitedModel.send
 
-    def refusing(model: LimitedModel, prompt: Prompt, parameters: dict) -> tuple:
+    def refusing(model: LimitedModel, prompt: Prompt, *rest: Any) -> tuple:
         if "Do the task. Write only the answer" in workshop.as_text(prompt):
             refused.append(prompt)
             raise RequestFailed("413 too large")
-        return send(model, prompt, parameters)
+        return send(model, prompt, *rest)
 
     # Nothing is undone by that: a second answer is missing.
     shutil.rmtree(finished.folder)
