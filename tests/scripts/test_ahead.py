@@ -6,7 +6,8 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -42,6 +43,16 @@ FILES = [*STEP_FILES, "rejected.jsonl"]
 def ask(config: Config, *flags: str) -> dict:
     options = self_instruct.command_line().parse_args(["--yes", *flags])
     return run(config, say=lambda text: None, model_class=partial(LimitedModel, options=options))
+
+
+@contextmanager
+def asked(settings: Settings) -> Iterator[tuple[LimitedModel, Server]]:
+    """A model of a run that may ask ahead of time, and its server."""
+    with Server(scripted_model()) as server:
+        config = settings(**local(server, num_instructions=40, concurrency=8))
+        options = self_instruct.command_line().parse_args([])
+        with LimitedModel(config, options) as model:
+            yield model, server
 
 
 def stage_of(prompt: str) -> str:
@@ -350,44 +361,38 @@ def test_what_is_added_while_a_stage_begins_is_neither_lost_nor_an_error(
 ) -> None:
     """The main thread begins a stage, while another one looks for more to ask."""
     task = Task("machine_task_0", "Name a river.")
-    with Server(scripted_model()) as server:
-        config = settings(**local(server, num_instructions=40, concurrency=8))
-        options = self_instruct.command_line().parse_args([])
-        with LimitedModel(config, options) as model:
-            ahead = model.asking_ahead
-            ahead.begin("generate", print)
-            ahead.add(("probes", task), ("classify", task))
-            others: list[threading.Thread] = []
-            is_later = ahead.is_later
+    with asked(settings) as (model, _):
+        ahead = model.asking_ahead
+        ahead.begin("generate", print)
+        ahead.add(("probes", task), ("classify", task))
+        others: list[threading.Thread] = []
+        is_later = ahead.is_later
 
-            def slowly(name: str) -> bool:
-                if threading.current_thread() is threading.main_thread():
-                    others.append(threading.Thread(target=ahead.add, args=[("instances", task)]))
-                    others[-1].start()
-                    others[-1].join(0.1)
-                return is_later(name)
+        def slowly(name: str) -> bool:
+            if threading.current_thread() is threading.main_thread():
+                others.append(threading.Thread(target=ahead.add, args=[("instances", task)]))
+                others[-1].start()
+                others[-1].join(0.1)
+            return is_later(name)
 
-            ahead.is_later = slowly
-            ahead.begin("probes", print)
-            for other in others:
-                other.join()
-            assert [name for name, _ in ahead.waiting] == ["classify", "instances", "instances"]
+        ahead.is_later = slowly
+        ahead.begin("probes", print)
+        for other in others:
+            other.join()
+        assert [name for name, _ in ahead.waiting] == ["classify", "instances", "instances"]
 
 
 def test_what_is_counted_meanwhile_does_not_change_a_summary(settings: Settings) -> None:
     """It is written when a stage ends, and by then others may ask ahead of time."""
-    with Server(scripted_model()) as server:
-        config = settings(**local(server, num_instructions=40, concurrency=8))
-        options = self_instruct.command_line().parse_args([])
-        with LimitedModel(config, options) as model:
-            model.tokens["generate"] = Counter(replies=1)
-            model.faults["500"] = 1
-            summary = summary_of(config, model, Results())
-            model.tokens["generate"]["replies"] = 2
-            model.tokens["classify"] = Counter(replies=1)
-            model.faults["cut"] = 1
-            assert summary["tokens"] == {"generate": {"replies": 1}}
-            assert summary["faults"] == {"500": 1}
+    with asked(settings) as (model, _):
+        model.tokens["generate"] = Counter(replies=1)
+        model.faults["500"] = 1
+        summary = summary_of(model.config, model, Results())
+        model.tokens["generate"]["replies"] = 2
+        model.tokens["classify"] = Counter(replies=1)
+        model.faults["cut"] = 1
+        assert summary["tokens"] == {"generate": {"replies": 1}}
+        assert summary["faults"] == {"500": 1}
 
 
 @pytest.mark.parametrize("text", ["plain", "文字 é", "a lone \ud800", "文字 \ud800"])
@@ -404,14 +409,11 @@ def test_a_task_that_is_a_probe_too_is_in_no_list(settings: Settings) -> None:
     """With seed tasks of one's own, a model may write one of those that stage 2 asks about."""
     river = Task("machine_task_0", "Name a river.")
     lake = Task("machine_task_1", "Name a lake.")
-    with Server(scripted_model()) as server:
-        config = settings(**local(server, num_instructions=40, concurrency=8))
-        options = self_instruct.command_line().parse_args([])
-        with LimitedModel(config, options) as model:
-            model.asking_ahead.probes = [Task("seed_task_0", "Name a river.")]
-            model.asking_ahead.results = Results(tasks=[river, lake])
-            model.asking_ahead.look_for_new()
-            assert model.asking_ahead.unlisted == [lake]
+    with asked(settings) as (model, _):
+        model.asking_ahead.probes = [Task("seed_task_0", "Name a river.")]
+        model.asking_ahead.results = Results(tasks=[river, lake])
+        model.asking_ahead.look_for_new()
+        assert model.asking_ahead.unlisted == [lake]
 
 
 def test_a_reply_that_another_thread_reads_at_once_counts_once(
@@ -419,20 +421,17 @@ def test_a_reply_that_another_thread_reads_at_once_counts_once(
 ) -> None:
     """It stands in the journal before who has asked for it comes to count it."""
     task = Task("machine_task_0", "Name a river.")
-    with Server(scripted_model()) as server:
-        config = settings(**local(server, num_instructions=40, concurrency=8))
-        options = self_instruct.command_line().parse_args([])
-        with LimitedModel(config, options) as model:
-            append = model.journal.append
+    with asked(settings) as (model, server):
+        append = model.journal.append
 
-            def read_at_once(*records: dict) -> None:
-                append(*records)
-                with monkeypatch.context() as patch:
-                    patch.setattr(model.journal, "append", append)
-                    ask_options(config, model, task)
+        def read_at_once(*records: dict) -> None:
+            append(*records)
+            with monkeypatch.context() as patch:
+                patch.setattr(model.journal, "append", append)
+                ask_options(model.config, model, task)
 
-            monkeypatch.setattr(model.journal, "append", read_at_once)
-            ask_options(config, model, task)
-            assert len(prompts(server)) == 1
-            assert model.tokens["classify"]["replies"] == 1
-            assert model.tokens["classify"]["asked_now"] == 1
+        monkeypatch.setattr(model.journal, "append", read_at_once)
+        ask_options(model.config, model, task)
+        assert len(prompts(server)) == 1
+        assert model.tokens["classify"]["replies"] == 1
+        assert model.tokens["classify"]["asked_now"] == 1
