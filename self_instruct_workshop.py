@@ -25,7 +25,7 @@ Vocabulary, as in the paper:
     output-first  the label is written first, then an input for it; used for classification
 
 Map: the lesson, lines 1-648: settings, Task, the whole workshop, stage 1, similarity, stages 2-4;
-the machine room, lines 649-6598: reading what chat models write, checking settings, seed tasks,
+the machine room, lines 649-6599: reading what chat models write, checking settings, seed tasks,
 topics, files, asking, providers, practice, the recipe `paper`, what is shown, the program.
 """
 
@@ -3864,12 +3864,15 @@ class Window:
         Not with one: should that one hang, nothing would go on meanwhile.
         """
         with self.lock:
-            self.limits.setdefault(stage, min(self.limit, 2))
+            self.limits[stage] = self.limit_of(stage)
+
+    def limit_of(self, stage: str) -> int:
+        """How many requests of a stage; two of one that has not begun."""
+        return self.limits.get(stage, min(self.limit, 2))
 
     def has_place(self, stage: str) -> bool:
         """Whether one more request of this stage may be sent now."""
-        of_stage = self.limits.get(stage, min(self.limit, 2))
-        return self.in_flight[stage] < of_stage and self.in_flight.total() < self.limit
+        return self.in_flight[stage] < self.limit_of(stage) and self.in_flight.total() < self.limit
 
     @contextmanager
     def turn(self, stage: str, stop: threading.Event) -> Iterator[float]:
@@ -4164,7 +4167,7 @@ class Model(AbstractContextManager):
                     flight += [(item, executor.submit(ask, item)) for item in plan(len(flight))]
                 if not flight:
                     return
-                self.ask_ahead(stage)
+                self.ask_ahead()
                 item, reply = flight[0][0], None
                 try:
                     reply = self.wait_for(flight).result()
@@ -4476,7 +4479,7 @@ class Model(AbstractContextManager):
         """What run.json says about money and limits."""
         return {}
 
-    def ask_ahead(self, stage: str) -> None:
+    def ask_ahead(self) -> None:
         """Use free places for what later stages will ask: scripts/asking/ahead.py does."""
 
     # Whoever can prove that a stage would decide as it has before may take that from its file:
@@ -5790,9 +5793,7 @@ class Results:
     agreement: dict = field(default_factory=dict)  # of stage 2 with people, on seed tasks
     earlier: dict = field(default_factory=dict)  # run.json of the run before this one
     written: list[str] = field(default_factory=list)  # the step files of this run
-    digests: dict[str, str] = field(
-        default_factory=dict
-    )  # stage -> SHA-256 of its step file, or ""
+    digests: dict[str, str] = field(default_factory=dict)  # stage -> what write_rows returned
     files: dict[str, Path] = field(default_factory=dict)  # stage -> where its rows are, not here
     is_new_dataset: bool = False  # whether the dataset is another one than stood there before
     kept_in: str = ""  # the folder with the files of the run that this one replaced

@@ -577,7 +577,7 @@ class LimitedModel(workshop.Model):
             ask = self.asking_ahead.begin(stage, ask)
         return super().ask_each(stage, ask, items)
 
-    def ask_ahead(self, stage: str) -> None:
+    def ask_ahead(self) -> None:
         """As ahead.py has it."""
         if self.asking_ahead:
             self.asking_ahead.use_free_places()
